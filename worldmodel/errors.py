@@ -1,0 +1,31 @@
+"""The user's mistakes: told in one line that names the thing and the way out."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend. The command line prints its message alone, and ends with status 2."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A half-sentence naming the choice closest to `name`, or all of them where none is close."""
+    choices = list(choices)
+    by_lower = {choice.lower(): choice for choice in choices}
+    if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5):
+        return f"did you mean {by_lower[close[0]]!r}?"
+    return f"choose one of: {', '.join(choices)}" if choices else "there is none to choose from"
+
+
+def choose(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Return `name` if it is one of `choices`.
+
+    Raises:
+        UserError: naming the nearest choice and all of them.
+    """
+    choices = list(choices)
+    if name in choices:
+        return name
+    hint = nearest(name, choices)
+    every = "" if hint.startswith("choose") else f" ({kind}s: {', '.join(choices)})"
+    raise UserError(f"unknown {kind} {name!r}: {hint}{every}")
