@@ -1,0 +1,48 @@
+"""What several tests need: small real datasets and the program as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldmodel.envs.collect import CollectOptions, collect
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+TOY = CollectOptions(
+    env_id="toy_env:Toy-v0", steps=600, num_envs=3, max_episode_steps=40, policy="toy_env:integer_actions"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy") / "data"
+    collect(TOY, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pendulum_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pendulum") / "data"
+    collect(CollectOptions(env_id="Pendulum-v1", steps=2000, max_episode_steps=100, observe=[0, 1]), folder)
+    return folder
+
+
+@pytest.fixture
+def worldmodel(tmp_path):
+    """Run the program in an empty folder; returns the finished process."""
+
+    def run(*arguments, cwd=tmp_path, timeout=120) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        command = [sys.executable, "-m", "worldmodel.cli", *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+    return run

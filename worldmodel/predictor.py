@@ -1,0 +1,110 @@
+"""The latent predictor: a cell, a head, the two time loops, and the one place where an episode's start resets h."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.cells import make_cell
+from worldmodel.nets import mlp
+
+
+class ClosedLoop(NamedTuple):
+    """Predictions that saw every observation."""
+
+    pred: Tensor  # (B, T, Z): the predicted latent of frame t + 1
+    h: Tensor  # (B, T, D): the state after step t
+    carry: Tensor  # (B, D): the state after the last step, detached, for the next segment
+
+
+class OpenLoop(NamedTuple):
+    """Predictions that saw their own predictions only."""
+
+    pred: Tensor  # (B, H, Z)
+    h: Tensor  # (B, H, D)
+
+
+class LatentPredictor(nn.Module):
+    """Predicts the next latent from the latent z, the action a and a hidden state h under an update rule.
+
+        pred, delta, h_next = predictor(z, h, a)
+
+    Args:
+        latent_dim: Z.
+        action_dim: A; 0 where there are no actions.
+        hidden_dim: the width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM
+            (twice) and stacked GRU and LSTM (times the layers).
+        rule: a name of RULES.
+        layers: 1 or 2. Of the update network; GRU and LSTM are stacked.
+        gate_bias: where the gate's bias starts, for the gated rules.
+
+    Raises:
+        UserError: for an unknown rule (naming the nearest) or another number of layers.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        action_dim: int,
+        hidden_dim: int,
+        rule: str = "gated_norm",
+        layers: int = 2,
+        gate_bias: float = -1.0,
+    ) -> None:
+        super().__init__()
+        self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias)
+        self.head = mlp(self.cell.read_dim, latent_dim, hidden_dim, depth=1)
+        self.state_dim = self.cell.state_dim
+        self.read_dim = self.cell.read_dim
+
+    def initial_state(self, z: Tensor) -> Tensor:
+        """The state at an episode's start, zeros (B, D), for the lanes of z (B, ..., Z)."""
+        # In the parameters' dtype: under autocast z may be in half precision, and the state must not be.
+        return z.new_zeros(z.shape[0], self.state_dim, dtype=next(self.parameters()).dtype)
+
+    def forward(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step: z (B, Z), h (B, D), a (B, A) -> the next latent (B, Z), h_next - h (B, D), h_next (B, D)."""
+        h_next = self.cell.step(self.cell.project(z, a), h)
+        return self.head(self.cell.read(h_next)), h_next - h, h_next
+
+    def closed_loop(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None) -> ClosedLoop:
+        """Unroll over a segment, seeing z_t at every step. Resets h to zeros before each frame with `is_first`.
+
+        Args:
+            z: (B, T, Z).
+            a: (B, T, A); a_t is taken at z_t.
+            is_first: (B, T) bool.
+            h: (B, D), the state before frame 0; None: zeros.
+
+        `carry` is detached: its value goes on to the next segment, its graph does not. For a gradient through time
+        beyond the segment use `h[:, -1]`.
+        """
+        zeros = self.initial_state(z)
+        h_t = zeros if h is None else h.to(zeros.dtype)
+        x_TBX = rearrange(self.cell.project(z, a), "b t x -> t b x")
+        reset_TB1 = rearrange(is_first, "b t -> t b 1")
+        states = []
+        for x_t, reset in zip(x_TBX.unbind(), reset_TB1.unbind(), strict=True):
+            h_t = self.cell.step(x_t, h_t.masked_fill(reset, 0.0))
+            states.append(h_t)
+        h_TBD = torch.stack(states)
+        pred_TBZ = self.head(self.cell.read(h_TBD))
+        carry = h_t.detach().clone()  # a view would keep the whole segment alive
+        return ClosedLoop(rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d"), carry)
+
+    def open_loop(self, z: Tensor, h: Tensor, a: Tensor) -> OpenLoop:
+        """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
+        preds, states = [], []
+        for a_t in a.unbind(dim=1):
+            z, _, h = self(z, h, a_t)
+            preds.append(z)
+            states.append(h)
+        return OpenLoop(torch.stack(preds, dim=1), torch.stack(states, dim=1))
+
+
+def previous_states(h: Tensor, is_first: Tensor, carry: Tensor | None = None) -> Tensor:
+    """The state that each step started from, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets."""
+    first = torch.zeros_like(h[:, 0]) if carry is None else carry.to(h.dtype)
+    before = torch.cat([first.unsqueeze(1), h[:, :-1]], dim=1)
+    return before.masked_fill(is_first.unsqueeze(-1), 0.0)
