@@ -1,0 +1,72 @@
+"""The lane schedule: every transition once, episodes whole and in order, a function of (seed, n)."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.data.lanes import LaneSchedule
+
+lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)  # transitions
+
+
+def schedule_of(transitions, lanes, steps, seed=0):
+    return LaneSchedule(np.array(transitions) + 1, lanes, steps, seed)
+
+
+@settings(deadline=None, max_examples=150)
+@given(transitions=lengths, lanes=st.integers(1, 6), steps=st.integers(1, 20), epoch=st.integers(0, 3))
+def test_every_transition_exactly_once_an_epoch(transitions, lanes, steps, epoch):
+    schedule = schedule_of(transitions, lanes, steps)
+    seen = Counter()
+    for n in range(epoch * schedule.batches_per_epoch, (epoch + 1) * schedule.batches_per_epoch):
+        frames = schedule.batch(n)
+        assert frames.episode.shape == (lanes, steps + 1)
+        for lane, t in np.argwhere(frames.valid):
+            seen[int(frames.episode[lane, t]), int(frames.step[lane, t])] += 1
+    assert seen == Counter({(e, t): 1 for e, length in enumerate(transitions) for t in range(length)})
+
+
+@settings(deadline=None, max_examples=50)
+@given(transitions=lengths, lanes=st.integers(1, 4), steps=st.integers(1, 20))
+def test_a_lane_is_a_continuous_stream(transitions, lanes, steps):
+    schedule = schedule_of(transitions, lanes, steps)
+    batches = [schedule.batch(n) for n in range(schedule.batches_per_epoch)]
+    for before, after in zip(batches, batches[1:], strict=False):
+        assert (before.episode[:, -1] == after.episode[:, 0]).all()
+        assert (before.step[:, -1] == after.step[:, 0]).all()
+    episode = np.concatenate([b.episode[:, :-1] for b in batches], axis=1)
+    step = np.concatenate([b.step[:, :-1] for b in batches], axis=1)
+    is_first = np.concatenate([b.is_first for b in batches], axis=1)
+    changes = episode[:, 1:] != episode[:, :-1]
+    assert (is_first[:, 0]).all(), "an epoch starts every lane with an episode's first frame"
+    assert (is_first[:, 1:][changes]).all()
+    inside = ~changes & (episode[:, 1:] >= 0)
+    assert (step[:, 1:][inside] == step[:, :-1][inside] + 1).all()
+    assert not is_first[:, 1:][inside].any()
+
+
+@pytest.mark.parametrize("special", [[1], [7], [8], [9], [1, 7, 8, 9, 16, 17]])
+def test_lengths_around_the_segment(special):
+    schedule = schedule_of(special, 2, 8)
+    total = sum(int(schedule.batch(n).valid.sum()) for n in range(schedule.batches_per_epoch))
+    assert total == sum(special)
+
+
+def test_a_function_of_seed_and_number():
+    transitions = list(range(3, 30))
+    one, other = schedule_of(transitions, 4, 8), schedule_of(transitions, 4, 8)
+    for n in (40, 3, 0, 17):  # any order
+        assert (one.batch(n).episode == other.batch(n).episode).all()
+    per_epoch = one.batches_per_epoch
+    first_epoch, second_epoch = one.batch(0).episode, one.batch(per_epoch).episode
+    assert (first_epoch != second_epoch).any(), "epochs are shuffled differently"
+    assert (one.batch(0).episode != schedule_of(transitions, 4, 8, seed=1).batch(0).episode).any()
+    assert one.batch(per_epoch - 1).valid.any(), "no batch is empty"
+
+
+def test_lanes_are_even():
+    schedule = schedule_of([200] * 64, 16, 32)
+    assert schedule.padding < 0.05

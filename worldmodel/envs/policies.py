@@ -1,0 +1,99 @@
+"""Policies that collect data: callables `(observations, is_first) -> actions` on all environments at once."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+
+from worldmodel.errors import UserError, nearest
+
+# (N, ...) observations (all entries, also hidden ones), (N,) bool: an episode starts here -> (N, ...) actions
+Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def make_policy(name: str, space: spaces.Space, num_envs: int, seed: int) -> Policy:
+    """A policy for `num_envs` environments with the single action space `space`.
+
+    Args:
+        name: `uniform`, `smooth`, or `module:function` / `file.py:function` of the user's own, a Policy.
+
+    Raises:
+        UserError: if there is no such policy, or it does not serve this action space.
+    """
+    match name:
+        case "uniform":
+            return _uniform(space, num_envs, seed)
+        case "smooth":
+            return _smooth(space, num_envs, seed)
+    if ":" not in name:
+        raise UserError(f"unknown policy {name!r}: {nearest(name, ['uniform', 'smooth'])} Your own: module:function")
+    return _load(name)
+
+
+def _uniform(space: spaces.Space, num_envs: int, seed: int) -> Policy:
+    """Independent draws from the action space."""
+    many = batch_space(space, num_envs)
+    many.seed(seed)
+    return lambda observations, is_first: many.sample()
+
+
+def _smooth(space: spaces.Space, num_envs: int, seed: int, memory: float = 0.9) -> Policy:
+    """Actions that persist: for a Box an AR(1) process whose stationary spread fills the bounds, else sticky draws.
+
+    Independent draws average out over a few steps and hardly move a body with inertia.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(space, spaces.Box):
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise UserError(
+                "the smooth policy needs bounded actions; this Box is unbounded: give your own module:function"
+            )
+        middle, half = (space.low + space.high) / 2, (space.high - space.low) / 2
+        state = np.zeros((num_envs, *space.shape))
+
+        def act_box(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+            nonlocal state
+            noise = rng.standard_normal(state.shape)
+            fresh = np.broadcast_to(is_first.reshape(-1, *[1] * len(space.shape)), state.shape)
+            state = np.where(fresh, noise, memory * state + np.sqrt(1 - memory**2) * noise)
+            return (middle + half * np.clip(state, -1, 1)).astype(space.dtype)
+
+        return act_box
+
+    many = batch_space(space, num_envs)
+    many.seed(seed)
+    last = many.sample()
+
+    def act_sticky(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        nonlocal last
+        redraw = (rng.random(num_envs) > memory) | is_first
+        last = np.where(redraw.reshape(-1, *[1] * (np.ndim(last) - 1)), many.sample(), last)
+        return last
+
+    return act_sticky
+
+
+def _load(name: str) -> Policy:
+    where, function = name.rsplit(":", 1)
+    try:
+        if where.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            assert spec and spec.loader
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, "")  # a module beside the user, as `python -m` would find it
+            module = importlib.import_module(where)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise UserError(f"the policy {name!r} cannot be loaded: {error}") from error
+    policy = getattr(module, function, None)
+    if not callable(policy):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{where} has no function {function!r}: {nearest(function, names)}")
+    return cast(Policy, policy)
