@@ -1,0 +1,167 @@
+"""Open-loop curves with models whose errors are known."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from toy_env import next_observation
+
+from worldmodel.data.episodes import Episodes
+from worldmodel.evaluation.figures import rollout_figure, save
+from worldmodel.evaluation.horizon import horizon_curves
+
+
+def toy_episodes(*lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    obs, action = [], []
+    for length in lengths:
+        o = rng.integers(0, 29, 2).astype(np.float32)
+        actions = rng.integers(-2, 3, (length, 1)).astype(np.float32)
+        rows = [o]
+        for a in actions:
+            rows.append(o := next_observation(o, a))
+        obs += rows
+        action += [*actions, np.zeros(1, np.float32)]
+    frames = np.array(lengths) + 1
+    zeros = np.zeros(len(obs), np.float32)
+    return Episodes(
+        np.stack(obs), np.stack(action), zeros, zeros > 0, frames, [f"file, episode {i}" for i in range(len(lengths))]
+    )
+
+
+class Imagined(NamedTuple):
+    obs: torch.Tensor
+    z: torch.Tensor
+    h: torch.Tensor
+
+
+class Exact:
+    """Knows the toy environment; its state counts the frames that it has seen."""
+
+    device = torch.device("cpu")
+
+    def encode(self, obs):
+        return obs
+
+    def closed_loop(self, obs, action, is_first, h):
+        h = torch.zeros(len(obs), 1) if h is None else h
+        states = []
+        for first in is_first.unbind(1):
+            h = h.masked_fill(first.unsqueeze(1), 0) + 1
+            states.append(h)
+        return obs, torch.stack(states, 1), h
+
+    def step(self, z, a):
+        return torch.from_numpy(next_observation(z.numpy(), a.numpy()))
+
+    def open_loop(self, z, h, action):
+        self.started_with = getattr(self, "started_with", h)
+        rows = []
+        for a in action.unbind(1):
+            rows.append(z := self.step(z, a))
+        preds = torch.stack(rows, 1)
+        return Imagined(preds, preds, h.unsqueeze(1).expand(-1, len(rows), -1))
+
+
+class CopyLast(Exact):
+    def step(self, z, a):
+        return z
+
+
+class FailsAfter(Exact):
+    """Exact for a number of steps, then a constant."""
+
+    def __init__(self, steps):
+        self.steps, self.done = steps, 0
+
+    def step(self, z, a):
+        self.done += 1
+        return super().step(z, a) if self.done <= self.steps else torch.full_like(z, 1e3)
+
+
+def test_an_exact_model_has_no_error_at_any_horizon():
+    model = Exact()
+    curves = horizon_curves(model, toy_episodes(300, 250, 120), steps=10, multiples=(1, 2, 5, 10), starts=4)
+    assert (curves.nmse == 0).all() and len(curves.horizon) == 100 and curves.crossing is None
+    lengths = [100, 100, 100, 50, 100, 100, 100, 50, 100, 90, 70, 50]  # from 4 starts to the end, at most 100
+    assert curves.valid_time == pytest.approx(np.mean(lengths), abs=0.5)
+    assert (curves.hidden_norm[:10] > 0).all()
+
+
+def test_copy_last_is_the_copying_model():
+    episodes = toy_episodes(300, 250)
+    curves = horizon_curves(CopyLast(), episodes, steps=10, multiples=(1, 2, 5))
+    np.testing.assert_allclose(curves.nmse, curves.copy_last)
+    assert 1.2 < curves.copy_last.mean() < 2.8, "two independent draws differ by twice the variance"
+    assert curves.mean.mean() == pytest.approx(1.0, abs=0.1)
+
+
+def test_copy_last_by_hand():
+    """An observation that rises by one a step: copying it H steps ahead is off by H."""
+    obs = np.arange(41, dtype=np.float32)[:, None]
+    one = np.zeros(41, np.float32)
+    episodes = Episodes(obs, one[:, None], one, one > 0, np.array([41]), ["ramp"])
+    curves = horizon_curves(CopyLast(), episodes, steps=5, multiples=(1, 2), burn_in=3)
+    np.testing.assert_allclose(curves.copy_last, curves.horizon**2 / obs.var(), rtol=1e-6)
+
+
+def test_the_state_has_seen_every_frame_before_the_start():
+    model = Exact()
+    curves = horizon_curves(model, toy_episodes(300), steps=7, multiples=(1,), starts=5, burn_in=20)
+    starts = np.linspace(20, 300 - 7, 5).astype(int)
+    assert curves.burn_in == 20
+    assert model.started_with.flatten().tolist() == starts.tolist()
+
+
+def test_valid_time_and_crossing():
+    curves = horizon_curves(FailsAfter(12), toy_episodes(200, 200), steps=10, multiples=(1, 2, 5))
+    assert curves.crossing == 13 and curves.valid_time == 13
+
+
+def test_episodes_shorter_than_the_horizon():
+    curves = horizon_curves(Exact(), toy_episodes(1, 2, 9, 30), steps=32)
+    assert curves.burn_in >= 1 and 1 <= len(curves.horizon) <= 30 and (curves.nmse == 0).all()
+    tiny = horizon_curves(Exact(), toy_episodes(1), steps=32)
+    assert len(tiny.horizon) == 1 and tiny.burn_in == 0
+
+
+def test_a_poisoned_episode_stays_alone():
+    clean = toy_episodes(100, 100, 100)
+    dirty_obs = clean.obs.copy()
+    dirty_obs[clean.rows(1)] = np.nan
+    model = Exact()
+    good = horizon_curves(model, clean, steps=10, multiples=(1, 2))
+    states = {}
+    for name, obs in (("clean", clean.obs), ("dirty", dirty_obs)):
+        episodes = Episodes(obs, clean.action, clean.reward, clean.terminated, clean.num_frames, clean.names)
+        states[name] = horizon_curves(Exact(), episodes, steps=10, multiples=(1, 2), num_examples=3).examples
+    for i in (0, 2):
+        np.testing.assert_array_equal(states["clean"][i].prediction, states["dirty"][i].prediction)
+    assert (good.nmse == 0).all()
+
+
+def test_a_constant_observation_does_not_count():
+    episodes = toy_episodes(100, 100)
+    constant = np.concatenate([episodes.obs, np.full((len(episodes.obs), 1), 3.0, np.float32)], axis=1)
+    wider = Episodes(
+        constant, episodes.action, episodes.reward, episodes.terminated, episodes.num_frames, episodes.names
+    )
+
+    class Wide(Exact):
+        def step(self, z, a):
+            return torch.cat([super().step(z[:, :2], a), z[:, 2:] + 1e-3], 1)
+
+    curves = horizon_curves(Wide(), wider, steps=10, multiples=(1,))
+    assert (curves.nmse == 0).all()
+
+
+def test_a_state_that_explodes_is_a_result(tmp_path):
+    class Explodes(Exact):
+        def step(self, z, a):
+            return z * 1e12
+
+    curves = horizon_curves(Explodes(), toy_episodes(100, 100), steps=10, multiples=(1, 2))
+    assert np.isinf(curves.nmse[-1]) and curves.crossing == 1
+    save(rollout_figure(curves, 10, "explodes"), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000

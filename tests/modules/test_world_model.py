@@ -1,0 +1,196 @@
+"""The world model's losses: what reaches them is true, what is masked does not, both objectives learn."""
+
+import pytest
+import torch
+from torch import nn
+from toy_env import next_observation, reward_of
+
+from worldmodel import RULES, EpisodeDataModule, WorldModel
+from worldmodel.errors import UserError
+from worldmodel.predictor import ClosedLoop, OpenLoop
+
+SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}
+
+
+def as_torch(function):
+    return lambda *tensors: torch.from_numpy(function(*[t.numpy() for t in tensors]))
+
+
+class Oracle(nn.Module):
+    """A predictor that knows the toy environment exactly; its state is the observation and action of the step."""
+
+    state_dim = read_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.cell = self
+        self.read = lambda h: h
+
+    def closed_loop(self, z, a, is_first, h=None):
+        state = torch.cat([z, a], -1)
+        return ClosedLoop(as_torch(next_observation)(z, a), state, state[:, -1])
+
+    def open_loop(self, z, h, a):
+        preds = []
+        for a_t in a.unbind(1):
+            z = as_torch(next_observation)(z, a_t)
+            preds.append(z)
+        return OpenLoop(torch.stack(preds, 1), torch.zeros(*a.shape[:2], 3))
+
+
+class RewardOracle(nn.Module):
+    def forward(self, state):
+        obs, action = state[..., :2], state[..., 2:]
+        reward = as_torch(reward_of)(obs, action, as_torch(next_observation)(obs, action))
+        return torch.stack([reward, torch.zeros_like(reward)], -1)
+
+
+def oracle_terms(batch):
+    model = WorldModel(2, 1, latent_dim=2, open_loop_steps=4)
+    model.encoder, model.decoder, model.predictor, model.heads = nn.Identity(), nn.Identity(), Oracle(), RewardOracle()
+    terms, _, _ = model.losses(batch)
+    return {name: terms[name].item() for name in ("prediction", "reward", "open_loop")}
+
+
+def toy_batches(path, **options):
+    data = EpisodeDataModule(path, steps=8, lanes=3, **options)
+    loader = iter(data.train_dataloader())
+    return [next(loader) for _ in range(len(data.train_dataloader()))]
+
+
+def test_every_transition_that_reaches_the_loss_is_true(toy_data):
+    batches = toy_batches(toy_data)
+    assert sum(int(b["valid"].sum()) for b in batches) > 300
+    for batch in batches:
+        assert oracle_terms(batch) == {"prediction": 0.0, "reward": 0.0, "open_loop": 0.0}
+
+
+@pytest.mark.parametrize("field", ["action", "reward"])
+def test_a_reader_that_shifts_by_one_is_caught(toy_data, field):
+    batches = [b for b in toy_batches(toy_data) if b["valid"].all(dim=1).any()]
+    term = {"action": "prediction", "reward": "reward"}[field]
+    for batch in batches:
+        shifted = batch | {field: batch[field].roll(1, dims=1)}
+        assert oracle_terms(shifted)[term] > 1
+
+
+def test_terminal_steps_are_where_the_environment_ended(toy_data):
+    for batch in toy_batches(toy_data):
+        after = batch["obs"][:, 1:, 0]
+        assert torch.equal(batch["terminated"], batch["valid"] & (after == 0))
+
+
+@pytest.mark.parametrize("objective", ["reconstruction", "latent"])
+def test_a_poisoned_episode_changes_nothing_for_another(toy_data, objective):
+    """Neither what the model computes for another episode, nor what that one adds to the losses."""
+    torch.manual_seed(0)
+    model = WorldModel(2, 1, objective=objective, open_loop_steps=4, **SMALL)
+    batch = toy_batches(toy_data)[1]
+    lane, boundary = next((b, t) for b, t in batch["is_first"].nonzero().tolist() if t > 2)
+    batch["valid"][lane, :boundary] = False  # what the poisoned episode itself adds is left out of both
+    poisoned = dict(batch)
+    poisoned["carry"] = torch.zeros(3, 10).index_fill(0, torch.tensor(lane), float("nan"))
+    for name in ("obs", "action", "reward"):
+        poisoned[name] = batch[name].clone()
+        poisoned[name][lane, :boundary] = float("nan")
+    (clean_terms, clean_h, _), (terms, h, _) = model.losses(batch), model.losses(poisoned)
+    others = [i for i in range(3) if i != lane]
+    assert torch.equal(clean_h[others], h[others]) and torch.equal(clean_h[lane, boundary:], h[lane, boundary:])
+    assert {k: v.item() for k, v in clean_terms.items()} == {k: v.item() for k, v in terms.items()}
+
+
+def test_padding_has_no_gradient(toy_data):
+    """Whatever stands where a step is not valid, the gradient is the same."""
+    batch = next(b for b in toy_batches(toy_data) if not b["valid"].all())
+    gradients = []
+    for filler in (0.0, 5.0):
+        torch.manual_seed(0)
+        model = WorldModel(2, 1, open_loop_steps=8, **SMALL)
+        other = dict(batch)
+        other["action"] = torch.where(batch["valid"].unsqueeze(-1), batch["action"], filler)
+        other["reward"] = torch.where(batch["valid"], batch["reward"], filler)
+        terms, _, _ = model.losses(other)
+        model._total(terms).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+OBJECTIVES = [
+    {"objective": "reconstruction"},
+    {"objective": "reconstruction", "open_loop_steps": 4},
+    {"objective": "latent"},
+    {"objective": "latent", "target": "stop_gradient", "open_loop_steps": 8},
+    {"objective": "latent", "anti_collapse": "sigreg"},
+]
+
+
+@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda o: "-".join(map(str, o.values())))
+@pytest.mark.parametrize("rule", RULES)
+def test_all_terms_are_finite_and_every_parameter_learns(toy_data, rule, options):
+    torch.manual_seed(0)
+    model = WorldModel(2, 1, rule=rule, **SMALL, **options)
+    terms, h, carry = model.losses(toy_batches(toy_data)[0])
+    assert set(terms) == set(model.weights) and all(value.isfinite() for value in terms.values())
+    assert torch.equal(h[:, -1], carry)
+    model._total(terms).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without, f"DDP raises for parameters without gradient: {without}"
+
+
+def test_the_probe_sends_no_gradient_into_the_model(toy_data):
+    model = WorldModel(2, 1, objective="latent", **SMALL)
+    terms, _, _ = model.losses(toy_batches(toy_data)[0])
+    terms["probe"].backward()
+    assert all(p.grad is None for p in (*model.encoder.parameters(), *model.predictor.parameters()))
+    assert all(p.grad is not None for p in model.decoder.parameters())
+
+
+def test_open_loop_steps_must_divide_the_segment(toy_data):
+    model = WorldModel(2, 1, open_loop_steps=3, **SMALL)
+    with pytest.raises(UserError, match="does not divide the segment of 8"):
+        model.losses(toy_batches(toy_data)[0])
+
+
+def test_open_loop_in_the_units_of_the_data(pendulum_data):
+    data = EpisodeDataModule(pendulum_data)
+    model = WorldModel(2, 1, **SMALL)
+    model.obs_norm.fit(*data.statistics["obs"])
+    episode = data.splits["val"]
+    obs = torch.from_numpy(episode.obs[:10]).unsqueeze(0)
+    assert torch.allclose(model.obs_norm.inverse(model.obs_norm(obs)), obs, atol=1e-6)
+    imagined = model.open_loop(model.encode(obs[:, 0]), torch.zeros(1, 10), torch.zeros(1, 7, 1))
+    assert imagined.obs.shape == (1, 7, 2) and imagined.reward.shape == imagined.proceeds.shape == (1, 7)
+    assert ((imagined.proceeds > 0) & (imagined.proceeds < 1)).all()
+
+
+def test_golden_losses(pendulum_data):
+    """Twenty steps of training tell a refactoring from a change. A change on purpose writes the new numbers here."""
+    torch.manual_seed(0)
+    data = EpisodeDataModule(pendulum_data, steps=16, lanes=4)
+    model = WorldModel(2, 1, open_loop_steps=8, **SMALL)
+    for name, norm in (("obs", model.obs_norm), ("action", model.action_norm), ("reward", model.reward_norm)):
+        norm.fit(*data.statistics[name])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loader, carry, seen = iter(data.train_dataloader()), None, []
+    for _ in range(20):
+        batch = next(loader)
+        if carry is not None:
+            batch["carry"] = carry
+        terms, _, carry = model.losses(batch)
+        loss = model._total(terms)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    assert seen[::5] + seen[-1:] == pytest.approx(GOLDEN, rel=1e-3)
+
+
+GOLDEN = [4.53793, 3.02603, 3.4972, 2.81426, 1.70694]
+
+
+def test_a_diverged_step_cannot_hide_in_the_validation_loss():
+    metric = WorldModel(2, 1, **SMALL).val_means["loss"]
+    metric.update(torch.tensor(1.0), weight=torch.tensor(7.0))
+    assert metric.compute() == 1.0
+    metric.update(torch.tensor(float("nan")), weight=torch.tensor(3.0))
+    assert metric.compute() == float("inf")

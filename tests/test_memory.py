@@ -1,0 +1,49 @@
+"""Memory does not grow with the episode's length."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import TESTS
+
+from worldmodel.envs.collect import CollectOptions, collect
+
+RUN = """
+import resource, sys, warnings
+from pathlib import Path
+import lightning.pytorch as pl
+import torch
+from worldmodel import EpisodeDataModule, WorldModel
+from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.callbacks.tbptt import TruncatedBPTT
+
+folder = Path(sys.argv[1])
+warnings.filterwarnings("ignore")
+torch.set_num_threads(1)
+pl.seed_everything(0, verbose=False)
+data = EpisodeDataModule(folder, steps=100, lanes=1, test_fraction=0.3, val_fraction=0.3)
+model = WorldModel(data.obs_dim, data.action_dim, open_loop_steps=10)
+trainer = pl.Trainer(
+    accelerator="cpu", devices=1, max_steps=1000, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    callbacks=[TruncatedBPTT(), RolloutEvaluation(multiples=[1, 2], max_episodes=1)], use_distributed_sampler=False,
+    enable_model_summary=False, default_root_dir=folder, limit_val_batches=1000,
+)
+trainer.fit(model, data)
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(folder, length) -> int:
+    """Kilobytes at the most of a process that trains 1000 segments on 300,000 steps in episodes of this length."""
+    options = CollectOptions(env_id="Pendulum-v1", steps=300_000, num_envs=3, max_episode_steps=length)
+    collect(options, folder)
+    command = [sys.executable, "-c", RUN, str(folder)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=TESTS, timeout=500)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return int(process.stdout.split("peak")[1])
+
+
+@pytest.mark.slow
+def test_an_episode_of_100k_steps_takes_the_memory_of_one_of_1k(tmp_path):
+    short, long = peak(tmp_path / "short", 1_000), peak(tmp_path / "long", 100_000)
+    assert long <= 1.02 * short, f"{long / short:.3f}: {short} kB for 1k steps, {long} kB for 100k"

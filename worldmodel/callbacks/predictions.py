@@ -1,0 +1,54 @@
+"""What `worldmodel predict` leaves behind: one HDF5 file of predictions beside what came true."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from worldmodel.data.durable import whole_file
+
+
+class PredictionWriter(pl.Callback):
+    """Writes the closed-loop predictions of every transition, one row each, to predictions.h5 in the run's folder.
+
+    Datasets: `obs`, `reward`, `continue` (predicted), `next_obs`, `true_reward` (what came), `episode`, `step` (of the
+    frame that the prediction was made at), `episode_names`. On several ranks: predictions-<rank>.h5, each its lanes.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.path: Path | None = None
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        kept = {name: outputs[name] for name in ("obs", "reward", "continue")}
+        kept |= {"next_obs": batch["obs"][:, 1:], "true_reward": batch["reward"]}
+        kept |= {name: batch[name] for name in ("episode", "step")}
+        for name, values in kept.items():
+            self._rows[name].append(torch.as_tensor(values)[batch["valid"]].cpu().numpy())
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        log_dir = trainer.log_dir  # a collective: on every rank
+        if log_dir is None or not self._rows:
+            return
+        rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
+        self.path = Path(log_dir) / f"predictions{rank}.h5"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
+        order = np.lexsort((rows["step"], rows["episode"]))
+        names = trainer.datamodule.splits["val"].names  # type: ignore[attr-defined]
+        with whole_file(self.path) as temporary, h5py.File(temporary, "w") as file:
+            for name, values in rows.items():
+                file.create_dataset(name, data=values[order], fletcher32=True)
+            file["episode_names"] = list(names)

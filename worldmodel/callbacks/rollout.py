@@ -1,0 +1,120 @@
+"""Open-loop evaluation far past the trained horizon, after each validation and at the end of the fit."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from matplotlib.figure import Figure
+
+from worldmodel.errors import UserError
+from worldmodel.evaluation.figures import rollout_figure, save
+from worldmodel.evaluation.horizon import HorizonCurves, horizon_curves
+
+
+class RolloutEvaluation(pl.Callback):
+    """Measures the error of open-loop rollouts at multiples of the trained horizon, against copy-last and the mean.
+
+    Asks the module for `encode`, `closed_loop` and `open_loop` (see evaluation.horizon.Model), the DataModule for
+    `splits[split]` (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` for
+    every multiple H that the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first
+    horizon whose error passes the threshold; absent where none does); writes `rollout.csv` and `rollout.png` into the
+    run's folder and the picture to every logger that takes pictures. On several ranks, each computes the same.
+
+    Args:
+        multiples: of the segment length, at which the error is logged.
+        burn_in: frames that the model sees before a rollout; null: as many as a segment has.
+        starts: rollouts of an episode.
+        max_episodes: of the split, that are evaluated.
+        threshold: of the normalised error, for the valid prediction time and the crossing.
+        examples: rollouts in the picture.
+    """
+
+    def __init__(
+        self,
+        multiples: list[int] | None = None,
+        burn_in: int | None = None,
+        starts: int = 8,
+        max_episodes: int = 64,
+        threshold: float = 0.5,
+        examples: int = 3,
+    ) -> None:
+        self.multiples = tuple(sorted(multiples or (1, 2, 5, 10, 50)))
+        if self.multiples[0] < 1 or starts < 1 or max_episodes < 1 or examples < 1 or (burn_in or 0) < 0:
+            raise UserError("rollout.multiples, starts, max_episodes, examples must be at least 1, burn_in at least 0")
+        self.burn_in, self.starts, self.max_episodes = burn_in, starts, max_episodes
+        self.threshold, self.examples = threshold, examples
+        self.curves: HorizonCurves | None = None
+        self._evaluated_step: int | None = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pl_module.log_dict(self._evaluate(trainer, pl_module, "val"))
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log_dict(self._evaluate(trainer, pl_module, "test"))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate the last weights, if no validation just did."""
+        if self._evaluated_step == trainer.global_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        pl_module.eval()
+        metrics = self._evaluate(trainer, pl_module, "val")
+        pl_module.train()
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _evaluate(self, trainer: pl.Trainer, pl_module: Any, split: str) -> dict[str, float]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        whole = data.splits[split]
+        episodes = whole.select(range(self.max_episodes)) if len(whole) > self.max_episodes else whole
+        how = (self.multiples, self.burn_in, self.starts, self.threshold, self.examples)
+        self.curves = horizon_curves(pl_module, episodes, data.steps, *how, reference=whole)
+        self._evaluated_step = trainer.global_step
+        log_dir = trainer.log_dir  # a collective: on every rank
+        if trainer.is_global_zero and log_dir is not None:
+            folder = Path(log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_csv(self.curves, folder / "rollout.csv")
+            rule = pl_module.hparams.get("rule", type(pl_module).__name__)
+            source = getattr(data, "env_id", type(data).__name__)
+            title = f"{source}, {rule}: open loop after {trainer.global_step} training steps"
+            figure = rollout_figure(self.curves, data.steps, title)
+            save(figure, folder / "rollout.png")
+            _log_picture(trainer, figure, folder / "rollout.png")
+        return rollout_metrics(self.curves, data.steps, self.multiples)
+
+
+def rollout_metrics(curves: HorizonCurves, steps: int, multiples: tuple[int, ...]) -> dict[str, float]:
+    """The curves at multiples of T steps; at their last horizon, where they reach no multiple."""
+    reached = [m * steps for m in multiples if m * steps <= len(curves.horizon)] or [len(curves.horizon)]
+    metrics = {
+        f"rollout/{name}@{horizon}": float(getattr(curves, name)[horizon - 1])
+        for horizon in reached
+        for name in ("nmse", "copy_last", "mean")
+    }
+    metrics["rollout/valid_prediction_time"] = curves.valid_time
+    if curves.crossing is not None:
+        metrics["rollout/crossing"] = float(curves.crossing)
+    return metrics
+
+
+def _write_csv(curves: HorizonCurves, path: Path) -> None:
+    names = ("nmse", "copy_last", "mean", "hidden_norm", "rollouts")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["horizon", "metric", "value"])
+        for i, horizon in enumerate(curves.horizon):
+            writer.writerows((int(horizon), name, float(getattr(curves, name)[i])) for name in names)
+
+
+def _log_picture(trainer: pl.Trainer, figure: Figure, path: Path) -> None:
+    for logger in trainer.loggers:
+        log_image = getattr(logger, "log_image", None)  # W&B
+        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)  # TensorBoard
+        if callable(log_image):
+            log_image("rollout/picture", [str(path)], step=trainer.global_step)
+        elif callable(add_figure):
+            add_figure("rollout/picture", figure, trainer.global_step)

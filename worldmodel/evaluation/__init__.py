@@ -1,0 +1,1 @@
+"""How far a model sees: error against horizon, baselines, figures, tables."""

@@ -1,0 +1,94 @@
+"""Pictures of rollouts and of the error against the horizon."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from worldmodel.evaluation.horizon import Example, HorizonCurves
+
+TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
+
+
+def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: int = 3) -> Figure:
+    """Truth against open-loop prediction for a few rollouts, the error curve, and the state's norm.
+
+    Args:
+        curves: of a model.
+        steps: T, the trained horizon, marked in every panel.
+        title: above all.
+        max_entries: observation entries that are drawn.
+    """
+    examples = curves.examples
+    entries = min(max_entries, examples[0].truth.shape[1])
+    figure = Figure(figsize=(13, 2.1 * entries + 4), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[2.1 * entries, 3.6])
+    upper, lower = halves
+    panels = upper.subplots(entries, len(examples), squeeze=False, sharey="row", sharex="col")
+    for column, example in zip(panels.T, examples, strict=True):
+        for entry, axes in enumerate(column):
+            _trajectory(axes, example, entry, steps)
+        column[0].set_title(example.name, fontsize=9)
+        column[-1].set_xlabel("steps without observations")
+    for entry, axes in enumerate(panels[:, 0]):
+        axes.set_ylabel(f"observation[{entry}]")
+    panels[0, 0].legend(loc="lower left", fontsize=8, ncols=2)
+    error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
+    _error(error, curves, steps)
+    _norm(norm, curves, steps)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG."""
+    figure.savefig(path, dpi=110)
+
+
+def _trajectory(axes: Axes, example: Example, entry: int, steps: int) -> None:
+    shown = min(len(example.prediction), 10 * steps)
+    truth, prediction = example.truth[: shown + 1, entry], example.prediction[:shown, entry]
+    axes.plot(np.arange(shown + 1), truth, color=TRUTH, linewidth=2.2, alpha=0.45, label="truth")
+    axes.plot(np.arange(1, shown + 1), prediction, color=MODEL, linewidth=1.2, label="model, open loop")
+    _mark_horizon(axes, steps)
+    spread = float(np.ptp(truth)) or 1.0  # a prediction that runs away must not flatten the truth
+    axes.set_ylim(truth.min() - 0.4 * spread, truth.max() + 0.4 * spread)
+    axes.margins(x=0.01)
+    axes.grid(alpha=0.25)
+
+
+def _error(axes: Axes, curves: HorizonCurves, steps: int) -> None:
+    for values, color, label in (
+        (curves.copy_last, COPY, "copy the last observation"),
+        (curves.mean, MEAN, "predict the mean"),
+        (curves.nmse, MODEL, "model, open loop"),
+    ):
+        axes.plot(curves.horizon, np.where(np.isfinite(values), values, np.nan), color=color, label=label)
+    axes.axhline(curves.threshold, color=TRUTH, linewidth=0.8, linestyle=":")
+    if curves.crossing is not None:
+        axes.plot(curves.crossing, curves.threshold, "o", color=MODEL, markersize=5)
+        label = f"passes {curves.threshold:g} at step {curves.crossing}"
+        place = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 9}
+        axes.annotate(label, (curves.crossing, curves.threshold), (-6, -6), **place)
+    _mark_horizon(axes, steps)
+    finite = curves.nmse[np.isfinite(curves.nmse) & (curves.nmse > 0)]
+    axes.set(xscale="log", yscale="log", xlabel="horizon (steps)", ylabel="error / variance")
+    axes.set_ylim(min(finite.min() if len(finite) else 1e-2, 0.5) / 2, 8)
+    axes.set_title(f"open-loop error (vertical line: the trained horizon, {steps} steps)", fontsize=10)
+    axes.legend(fontsize=8, loc="lower right")
+    axes.grid(alpha=0.25, which="both")
+
+
+def _norm(axes: Axes, curves: HorizonCurves, steps: int) -> None:
+    axes.plot(curves.horizon, np.where(np.isfinite(curves.hidden_norm), curves.hidden_norm, np.nan), color=MODEL)
+    _mark_horizon(axes, steps)
+    axes.set(xscale="log", xlabel="horizon (steps)", ylabel="mean ‖h‖")
+    axes.set_ylim(0, 1.25 * max(curves.hidden_norm[np.isfinite(curves.hidden_norm)], default=1.0))
+    axes.set_title("hidden state", fontsize=10)
+    axes.grid(alpha=0.25, which="both")
+
+
+def _mark_horizon(axes: Axes, steps: int) -> None:
+    axes.axvline(steps, color=TRUTH, linewidth=0.8, linestyle="--", alpha=0.6)

@@ -1,0 +1,1 @@
+"""LightningModules and the LightningDataModule that feeds them."""

@@ -1,0 +1,46 @@
+"""AdamW with a warm-up, constant or cosine behind it."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Schedule = Literal["constant", "cosine"]
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    schedule: Schedule,
+    warmup_steps: int,
+    planned_steps: float,
+) -> Any:
+    """What `configure_optimizers` returns.
+
+    Args:
+        parameters: those that require no gradient are left out.
+        learning_rate: at its highest.
+        weight_decay: on matrices only, not on biases and normalisation.
+        schedule: behind the warm-up; the cosine ends at a hundredth.
+        warmup_steps: over which the rate rises linearly.
+        planned_steps: of the whole fit; infinite: constant.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, warmup_steps))
+        if schedule == "constant" or not math.isfinite(planned_steps):
+            return warm
+        done = min(1.0, step / max(1, planned_steps))
+        return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,305 @@
+"""The world model: encoder, latent predictor, decoder and heads, and how they are trained."""
+
+from copy import deepcopy
+from typing import Any, Literal, NamedTuple, cast
+
+import lightning.pytorch as pl
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from worldmodel import losses
+from worldmodel.batch import Batch
+from worldmodel.errors import UserError
+from worldmodel.modules.normalizer import Normalizer
+from worldmodel.modules.optimizer import Schedule, adamw
+from worldmodel.nets import mlp
+from worldmodel.predictor import LatentPredictor, previous_states
+
+
+class Imagined(NamedTuple):
+    """An open-loop rollout in the units of the data."""
+
+    obs: Tensor  # (B, H, O)
+    reward: Tensor  # (B, H)
+    proceeds: Tensor  # (B, H): probability that the step does not end in a terminal state
+    z: Tensor  # (B, H, Z)
+    h: Tensor  # (B, H, D)
+
+
+class WorldModel(pl.LightningModule):
+    """A recurrent latent world model on vectors.
+
+    `reconstruction` decodes the predicted latent and compares it with the next observation; `latent` compares it with
+    the next latent of a target encoder, keeps the latents from collapsing, and trains the decoder as a probe, without
+    gradient into the model, so that both objectives are judged in observation units.
+
+    The carry contract: `batch["carry"]` (B, D) holds the state before the segment (absent: zeros), the step returns
+    `outputs["carry"]`, the state behind it, and `outputs["h"]` (B, T, D).
+
+    Args:
+        obs_dim: O, entries of an observation.
+        action_dim: A, entries of an action (one-hot where discrete).
+        latent_dim: Z.
+        hidden_dim: width of the hidden state.
+        rule: the update rule: residual, gated, gated_norm, direct, unit_norm, gru or lstm.
+        layers: of the update network, 1 or 2 (gru and lstm: stacked).
+        gate_bias: where the gate's bias starts.
+        width: of the hidden layers of encoder, decoder and heads.
+        depth: hidden layers of encoder and decoder.
+        objective: reconstruction or latent.
+        open_loop_steps: k; rollouts of k steps from every k-th frame are trained too. 0: none. Must divide the segment.
+        open_loop_weight: of that term, relative to the one-step prediction.
+        reward_weight: of the reward head's loss.
+        continue_weight: of the continue head's loss.
+        consistency_weight: with `reconstruction`, of |pred - z_next|^2, which lets a prediction stand in for a latent.
+        target: with `latent`, an exponential moving average of the encoder, or the encoder itself without gradient.
+        ema_decay: of that average.
+        anti_collapse: with `latent`, VICReg's variance and covariance terms, or SIGReg.
+        anti_collapse_weight: of these terms.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW, on matrices only.
+        lr_schedule: constant, or a cosine to a hundredth over the planned steps.
+        warmup_steps: over which the learning rate rises linearly.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        latent_dim: int = 32,
+        hidden_dim: int = 128,
+        rule: str = "gated_norm",
+        layers: int = 2,
+        gate_bias: float = -1.0,
+        width: int = 128,
+        depth: int = 1,
+        objective: Literal["reconstruction", "latent"] = "reconstruction",
+        open_loop_steps: int = 0,
+        open_loop_weight: float = 0.3,
+        reward_weight: float = 1.0,
+        continue_weight: float = 0.1,
+        consistency_weight: float = 1.0,
+        target: Literal["ema", "stop_gradient"] = "ema",
+        ema_decay: float = 0.99,
+        anti_collapse: Literal["variance_covariance", "sigreg"] = "variance_covariance",
+        anti_collapse_weight: float = 1.0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        lr_schedule: Schedule = "cosine",
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        at_least = {"latent_dim": 1, "hidden_dim": 1, "width": 1, "depth": 0, "open_loop_steps": 0, "warmup_steps": 0}
+        for name, least in at_least.items():
+            if self.hparams[name] < least:
+                raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least {least}")
+        if learning_rate <= 0:
+            raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
+        self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
+        self.encoder = mlp(obs_dim, latent_dim, width, depth)
+        self.predictor = LatentPredictor(latent_dim, action_dim, hidden_dim, rule, layers, gate_bias)
+        self.decoder = mlp(latent_dim, obs_dim, width, depth)
+        self.heads = mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
+        self.target_encoder: nn.Module | None = None
+        if objective == "latent" and target == "ema":
+            self.target_encoder = deepcopy(self.encoder).requires_grad_(False)
+        self.weights = self._term_weights()
+        # a NaN counts as infinite: by default it is left out, and a diverged model would look good
+        self.val_means = nn.ModuleDict(
+            {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", *self.weights)}
+        )
+
+    def _term_weights(self) -> dict[str, float]:
+        hp = self.hparams
+        if hp["objective"] == "reconstruction":
+            weights: dict[str, Any] = {
+                "prediction": 1.0,
+                "autoencoding": 1.0,
+                "consistency": hp["consistency_weight"],
+            }
+        else:
+            names = ("variance", "covariance") if hp["anti_collapse"] == "variance_covariance" else ("sigreg",)
+            weights = {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, hp["anti_collapse_weight"])
+        weights |= {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
+        if hp["open_loop_steps"]:
+            weights["open_loop"] = hp["open_loop_weight"]
+        return weights
+
+    def check_segment(self, length: int) -> None:
+        """Raise UserError if segments of this many steps cannot be divided into the open-loop rollouts."""
+        if (steps := self.hparams["open_loop_steps"]) and length % steps:
+            raise UserError(f"model.open_loop_steps {steps} does not divide the segment of {length} steps (data.steps)")
+
+    # --- the model, in the units of the data ---------------------------------------------------------------------
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (..., O) -> latents (..., Z)."""
+        return self.encoder(self.obs_norm(obs))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (..., Z) -> observations (..., O)."""
+        return self.obs_norm.inverse(self.decoder(z))
+
+    def closed_loop(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict each next observation from all before it.
+
+        Args:
+            obs: (B, T, O).
+            action: (B, T, A).
+            is_first: (B, T) bool.
+            h: (B, D), the state before the first frame; None: zeros.
+
+        Returns:
+            The predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D).
+        """
+        loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
+        return self.decode(loop.pred), loop.h, loop.carry
+
+    def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
+        """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
+        loop = self.predictor.open_loop(z, h, self.action_norm(action))
+        reward, proceeds = self._heads(loop.h)
+        reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
+        return Imagined(self.decode(loop.pred), reward, proceeds.sigmoid(), loop.pred, loop.h)
+
+    def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
+        """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
+        before = previous_states(h, batch["is_first"], batch.get("carry"))
+        z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
+        return self.predictor.cell.gate(self.predictor.cell.project(z, a), before)
+
+    def _heads(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        reward, proceeds = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
+        return reward, proceeds
+
+    # --- losses --------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The terms of the loss, the states (B, T, D) and the carry (B, D) of a segment."""
+        obs, action = self.obs_norm(batch["obs"]), self.action_norm(batch["action"])
+        valid, count = batch["valid"], batch["num_valid"]
+        z_all = self.encoder(obs)
+        z, next_obs = z_all[:, :-1], obs[:, 1:]
+        loop = self.predictor.closed_loop(z, action, batch["is_first"], batch.get("carry"))
+        reward, proceeds = self._heads(loop.h)
+
+        def mean(error: Tensor) -> Tensor:
+            return losses.masked_mean(error, valid, count)
+
+        terms = {
+            "reward": mean(losses.squared_error(reward.unsqueeze(-1), self.reward_norm(batch["reward"].unsqueeze(-1)))),
+            "continue": mean(losses.binary_cross_entropy(proceeds, 1 - batch["terminated"].to(proceeds.dtype))),
+        }
+        if self.hparams["objective"] == "reconstruction":
+            terms["prediction"] = mean(losses.squared_error(self.decoder(loop.pred), next_obs))
+            terms["autoencoding"] = mean(losses.squared_error(self.decoder(z), obs[:, :-1]))
+            terms["consistency"] = mean(losses.squared_error(loop.pred, z_all[:, 1:].detach()))
+        else:
+            target = self._target(obs, z_all)
+            terms["prediction"] = mean(losses.squared_error(loop.pred, target))
+            terms["probe"] = mean(losses.squared_error(self.decoder(z.detach()), obs[:, :-1]))
+            terms |= self._anti_collapse(z, batch)
+        if steps := self.hparams["open_loop_steps"]:
+            pred = self._open_loop_predictions(z, action, loop.h, batch, steps)
+            if self.hparams["objective"] == "reconstruction":
+                error = losses.squared_error(self.decoder(pred), next_obs)
+            else:
+                error = losses.squared_error(pred, self._target(obs, z_all))
+            terms["open_loop"] = losses.masked_mean(error, losses.valid_rollout(valid, steps), count)
+        return terms, loop.h, loop.carry
+
+    def _open_loop_predictions(self, z: Tensor, action: Tensor, h: Tensor, batch: Batch, steps: int) -> Tensor:
+        """Latents (B, T, Z) predicted by rollouts of `steps` steps that start at every `steps`-th frame."""
+        self.check_segment(z.shape[1])
+        before = previous_states(h, batch["is_first"], batch.get("carry"))
+        starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, before))
+        actions = rearrange(action, "b (n k) a -> (b n) k a", k=steps)
+        pred = self.predictor.open_loop(starts_z, starts_h, actions).pred
+        return rearrange(pred, "(b n) k z -> b (n k) z", b=len(z))
+
+    def _target(self, obs: Tensor, z_all: Tensor) -> Tensor:
+        """The latents of the next frames (B, T, Z) that `latent` predicts, without gradient."""
+        if self.target_encoder is None:
+            return z_all[:, 1:].detach()
+        with torch.no_grad():
+            return self.target_encoder(obs[:, 1:])
+
+    def _anti_collapse(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        if self.hparams["anti_collapse"] == "variance_covariance":
+            variance, covariance = losses.variance_covariance(z, batch["valid"])
+            return {"variance": variance, "covariance": covariance}
+        # Directions from the batch's position, not from the global generator: nothing else that draws numbers
+        # (validation, a worker, a restart) can change the training.
+        generator = torch.Generator().manual_seed(int(batch["position"]))
+        directions = torch.randn(z.shape[-1], 64, generator=generator).to(z)
+        return {"sigreg": losses.sigreg(z, batch["valid"], directions)}
+
+    # --- Lightning -----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
+            self.obs_norm.fit(*statistics["obs"])
+            self.action_norm.fit(*statistics["action"])
+            self.reward_norm.fit(*statistics["reward"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        terms, h, carry = self.losses(batch)
+        loss = self._total(terms)
+        trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
+        if every and (trainer.global_step + 1) % every == 0:
+            named = {"train/loss": loss} | {f"train/loss_{name}": value for name, value in terms.items()}
+            self.log_dict(named, sync_dist=True)  # the mean over ranks is the mean over all valid steps
+        return {"loss": loss, "carry": carry, "h": h.detach()}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, "test")
+
+    def _evaluation_step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        terms, h, carry = self.losses(batch)
+        for name, value in {"loss": self._total(terms), **terms}.items():
+            metric = cast(MeanMetric, self.val_means[name])
+            metric.update(value, weight=batch["num_valid"].clone())
+            key = f"{stage}/loss" if name == "loss" else f"{stage}/loss_{name}"
+            self.log(key, metric, on_step=False, on_epoch=True, batch_size=len(h))
+        return {"carry": carry, "h": h}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Closed-loop predictions of each next observation, reward and continue probability, with the data's units."""
+        obs, h, carry = self.closed_loop(batch["obs"][:, :-1], batch["action"], batch["is_first"], batch.get("carry"))
+        reward, proceeds = self._heads(h)
+        reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
+        predicted = {"obs": obs.float(), "reward": reward.float(), "continue": proceeds.sigmoid().float()}
+        return {**predicted, "carry": carry, "h": h}
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # here, not in on_train_batch_end: a checkpoint of this step is written before that hook
+        if self.target_encoder is not None:
+            decay = self.hparams["ema_decay"]
+            with torch.no_grad():
+                pairs = zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True)
+                for average, online in pairs:
+                    average.lerp_(online, 1 - decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is data: nothing in it says what to import."""
+        checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).pop("_instantiator", None)
+
+    def configure_optimizers(self) -> Any:
+        hp, planned = self.hparams, self.trainer.estimated_stepping_batches
+        rate, schedule = (hp["learning_rate"], hp["weight_decay"]), (hp["lr_schedule"], hp["warmup_steps"])
+        return adamw(self.parameters(), *rate, *schedule, planned)
