@@ -1,0 +1,68 @@
+"""The command line. Nothing heavy is imported before a command is chosen."""
+
+import sys
+
+from worldmodel.commands.parser import fail
+from worldmodel.errors import UserError, nearest
+
+COMMANDS = {
+    "fit": "train a world model: worldmodel fit --config conf/quickstart.yaml",
+    "validate": "evaluate a checkpoint on the validation episodes",
+    "test": "evaluate a checkpoint on the test episodes",
+    "predict": "write a checkpoint's predictions of the validation episodes to a file",
+    "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
+}
+TRAINING = ("fit", "validate", "test", "predict")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the `worldmodel` program."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(_help())
+    elif command == "--version":
+        from worldmodel import __version__
+
+        print(f"worldmodel {__version__}")
+    elif command not in COMMANDS:
+        fail(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
+    else:
+        _run(command, argv)
+
+
+def _run(command: str, argv: list[str]) -> None:
+    try:
+        if command in TRAINING:
+            from worldmodel.commands.training import main as training
+
+            training(argv)
+        else:
+            from worldmodel.commands.collect import main as collect
+
+            collect(argv[1:])
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("worldmodel: interrupted\n")
+        raise SystemExit(130) from None
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: worldmodel COMMAND [OPTIONS]",
+            "",
+            "Trains recurrent latent world models, and shows how far they can see.",
+            "",
+            *lines,
+            "",
+            "`worldmodel COMMAND --help` lists a command's options.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

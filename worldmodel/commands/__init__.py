@@ -1,0 +1,1 @@
+"""What the command line runs. Each command imports what it needs when it runs."""

@@ -1,0 +1,56 @@
+"""Checkpoints that a user names: found, read as plain data, and held against the model that was asked for."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldmodel.errors import UserError, nearest
+from worldmodel.modules.world_model import WorldModel
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file, or the last checkpoint of the run whose folder is named; a UserError names the nearest below runs/."""
+    if path.is_dir() and (inside := path / "checkpoints" / "last.ckpt").is_file():
+        return inside
+    if not path.is_file():
+        there = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
+        raise UserError(f"no checkpoint at {path}: {nearest(str(path), there)}")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read without running anything that the file holds; a UserError if it is no checkpoint, or damaged."""
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        _ = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        return checkpoint
+    except (RuntimeError, EOFError, OSError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a checkpoint of this program, or it is damaged") from error
+
+
+def check_arguments(checkpoint: dict[str, Any], model: WorldModel) -> None:
+    """Raise UserError, naming every difference, if the checkpoint is of a model with other arguments."""
+    had = checkpoint["hyper_parameters"]
+    differ = [
+        f"model.{name} is {value!r}, in the checkpoint {had.get(name)!r}"
+        for name, value in model.hparams.items()
+        if not name.startswith("_") and had.get(name) != value
+    ]
+    if differ:
+        raise UserError(
+            f"the checkpoint is of another model: {'; '.join(differ)}."
+            " Give the arguments of its own run, or that run's config.yaml"
+        )
+
+
+def check_unfinished(checkpoint: dict[str, Any], trainer: dict[str, Any]) -> None:
+    """Raise UserError if the checkpoint's run has nothing left to train under the Trainer's options."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    done = {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
+    for name, reached in done.items():
+        if trainer[name] is not None and 0 <= trainer[name] <= reached:
+            raise UserError(
+                f"the checkpoint's run is finished: trainer.{name} {trainer[name]} is reached; raise it to go on"
+            )

@@ -1,0 +1,56 @@
+"""The loggers of a run: metrics.csv always, Weights & Biases where it is asked for."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+WandbMode = Literal["offline", "online", "disabled"]
+
+
+def make_loggers(folder: Path, wandb: WandbMode, project: str, is_first_rank: bool, **names: str) -> list[Logger]:
+    """CSVLogger first, since the Trainer's log_dir follows the first one.
+
+    Args:
+        folder: of the run.
+        wandb: `online` falls back to `offline`, and says so, without an account or where the server cannot be reached.
+        project: in W&B.
+        is_first_rank: only this process starts W&B.
+        names: `name`, `group` and `job_type` of the run in W&B.
+    """
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    if wandb != "disabled":
+        if is_first_rank and wandb == "online":
+            wandb = _reachable()
+        options: dict[str, Any] = {"save_dir": folder, "project": project, "settings": _settings(wandb), **names}
+        loggers.append(WandbLogger(**options))
+    return loggers
+
+
+def _settings(mode: WandbMode) -> Any:
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))  # before Lightning passes it an option that it warns of
+    # No machine, user, path, git or environment facts in a run that may be shared: the config says what was run.
+    hidden: dict[str, Any] = {
+        "disable_git": True,
+        "save_code": False,
+        "x_disable_meta": True,
+        "host": "",
+        "username": "",
+    }
+    return wandb.Settings(mode=mode, silent=True, console="off", x_save_requirements=False, init_timeout=20, **hidden)
+
+
+def _reachable() -> Literal["online", "offline"]:
+    """Ask the server who we are; tell the user where it does not answer."""
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    try:
+        _ = wandb.Api(timeout=10).viewer
+        return "online"
+    except (WandbError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+    print(f"W&B cannot be used online: {reason}. The run is kept offline; `wandb sync` sends it later.")
+    return "offline"

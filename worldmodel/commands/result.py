@@ -1,0 +1,61 @@
+"""What a run came to, as the last thing that it prints."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from worldmodel.evaluation.horizon import HorizonCurves
+
+FILES = ("config.yaml", "metrics.csv", "rollout.csv", "rollout.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+
+
+def print_result(metrics: dict[str, float], curves: HorizonCurves | None, steps: int, folder: Path) -> None:
+    """A table of the open-loop error, the other numbers, and where everything lies.
+
+    Args:
+        metrics: the Trainer's callback_metrics as numbers.
+        curves: of the last rollout evaluation, if there was one.
+        steps: T, the trained horizon.
+        folder: of the run.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    if curves is not None:
+        console.print(_horizon_table(metrics, steps))
+        for line in _horizon_lines(curves):
+            console.print(line)
+    losses = {name: metrics[name] for name in ("train/loss", "val/loss", "test/loss") if name in metrics}
+    if losses:
+        console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+    files = [name for name in FILES if (folder / name).exists()] + sorted(
+        p.name for p in folder.glob("predictions*.h5")
+    )
+    if (folder / "wandb").is_dir():
+        files.append("wandb/")
+    console.print(f"files: {', '.join(files)}")
+    console.print(f"run: {folder}")
+
+
+def _horizon_table(metrics: dict[str, float], steps: int) -> Table:
+    table = Table(title="open-loop error / variance (1.0: no better than predicting the mean)", title_justify="left")
+    for heading in ("horizon", "trained x", "model", "copy last", "mean", "copy last / model"):
+        table.add_column(heading, justify="right")
+    horizons = sorted(int(name.split("@")[1]) for name in metrics if name.startswith("rollout/nmse@"))
+    for horizon in horizons:
+        model, copy, mean = (metrics[f"rollout/{name}@{horizon}"] for name in ("nmse", "copy_last", "mean"))
+        ratio = f"{copy / model:.1f}" if model else "inf"
+        times = f"{horizon / steps:g}"
+        table.add_row(str(horizon), times, f"{model:.4g}", f"{copy:.3g}", f"{mean:.3g}", ratio)
+    return table
+
+
+def _horizon_lines(curves: HorizonCurves) -> list[str]:
+    last = int(curves.horizon[-1])
+    crosses = f"stays below {curves.threshold:g} up to horizon {last}, the longest measured"
+    if curves.crossing is not None:
+        crosses = f"crosses {curves.threshold:g} at horizon {curves.crossing}"
+    rollouts = f"{int(curves.rollouts[0])} rollouts after {curves.burn_in} observed frames"
+    return [
+        f"the error {crosses}; valid prediction time {curves.valid_time:.1f} steps on average",
+        f"({rollouts}; {int(curves.rollouts[-1])} of them reach horizon {last})",
+    ]

@@ -1,0 +1,228 @@
+"""`worldmodel fit | validate | test | predict`: LightningCLI around WorldModel and EpisodeDataModule."""
+
+import logging
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
+from worldmodel.callbacks.last_checkpoint import LastCheckpoint
+from worldmodel.callbacks.predictions import PredictionWriter
+from worldmodel.callbacks.progress import FitProgress
+from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.commands.checkpoints import check_arguments, check_unfinished, find_checkpoint, read_checkpoint
+from worldmodel.commands.loggers import WandbMode, make_loggers
+from worldmodel.commands.parser import explain, fail
+from worldmodel.commands.result import print_result
+from worldmodel.commands.run_folder import is_first_rank, run_folder
+from worldmodel.envs.collect import CollectOptions
+from worldmodel.errors import UserError
+from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.world_model import WorldModel
+
+
+class TrainingParser(LightningArgumentParser):
+    """LightningCLI's parser, with this program's errors: one line, the nearest right choice, status 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # --model.rul is a mistake, not --model.rule
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        fail(explain(message, self._keys()))
+
+    def _keys(self) -> list[str]:
+        parsers: list[Any] = [self]
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+        options = [name for parser in parsers for name in parser._option_string_actions if name.startswith("--")]
+        return options + [f"--data.collect.{name}" for name in CollectOptions.__annotations__]
+
+
+class SaveConfig(SaveConfigCallback):
+    """config.yaml in the run's folder, and the same configuration in every logger that takes one."""
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config.as_dict())
+
+
+class TrainingCLI(LightningCLI):
+    """The four subcommands that need a Trainer. Each run gets a folder, loggers and the callbacks of this package."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(
+            WorldModel,
+            EpisodeDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={
+                "log_every_n_steps": 50,
+                "gradient_clip_val": 1.0,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the lane schedule divides lanes among the ranks itself
+                "num_sanity_val_steps": 0,
+            },
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."},
+            auto_configure_optimizers=False,
+            args=argv,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add = parser.add_argument
+        add("--experiment", type=str | None, default=None, help="groups runs; default: the config file's name")
+        add("--run_dir", type=Path | None, default=None, help="the run's folder; default: runs/<experiment>/<run>")
+        add("--wandb", type=WandbMode, default="offline", help="Weights & Biases; online without account: offline")
+        add("--project", type=str, default="worldmodel", help="the project in Weights & Biases")
+        add(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="of torch on the CPU; one is often fastest for small models",
+        )
+        add("--checkpoint_every", type=int, default=500, help="optimizer steps between two saves of last.ckpt")
+        parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
+        parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
+        parser.add_lightning_class_args(RolloutEvaluation, "rollout")
+        parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
+        parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Not as LightningCLI does, which silently replaces model arguments by the checkpoint's."""
+        self.checkpoint = None
+        config = self.config[self.config["subcommand"]]
+        if path := config.get("ckpt_path"):
+            config["ckpt_path"] = str(find_checkpoint(Path(path)))
+            self.checkpoint = read_checkpoint(Path(config["ckpt_path"]))
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.config["subcommand"]]
+        if threads := config["threads"]:
+            torch.set_num_threads(threads)
+        # config.yaml must serve for another run: it keeps the experiment's name, and not the folder that is taken now
+        if config["experiment"] is None:
+            config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"
+        self.run_dir, config["run_dir"] = config["run_dir"], None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.checkpoint is not None:
+            check_arguments(self.checkpoint, self.model)
+            if self.subcommand == "fit":
+                check_unfinished(self.checkpoint, self._get(self.config_init, "trainer"))
+        elif self.subcommand != "fit":
+            raise UserError(
+                f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a run's folder or a checkpoint"
+            )
+        self.model.check_segment(self.datamodule.steps)
+        self.folder = self._make_folder()
+        job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
+        callbacks: list[Callback] = [PredictionWriter()]
+        if config["trainer"]["enable_progress_bar"] is not False:
+            callbacks.append(FitProgress())
+        if job == "fit" and config["trainer"]["enable_checkpointing"] is not False:
+            checkpoints = self.folder / "checkpoints"
+            best = ModelCheckpoint(checkpoints, filename="best", monitor="val/loss", enable_version_counter=False)
+            callbacks += [LastCheckpoint(checkpoints, config["checkpoint_every"]), best]
+        given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
+        names = {"name": self.folder.name, "group": config["experiment"], "job_type": job}
+        loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), **names)
+        try:
+            return super().instantiate_trainer(
+                logger=loggers + _as_list(None if isinstance(given, bool) else given),
+                callbacks=callbacks + _as_list(config["trainer"]["callbacks"]),
+                use_distributed_sampler=False,
+                **kwargs,
+            )
+        except (
+            ValueError,
+            ImportError,
+            MisconfigurationException,
+        ) as error:
+            with suppress(OSError):
+                self.folder.rmdir()  # nothing is in it yet
+            raise UserError(f"the Trainer refuses its options: {error}") from error
+
+    def _make_folder(self) -> Path:
+        config = self.config[str(self.subcommand)]
+        env = self.datamodule.env_id.replace("/", "-").replace(":", "-")
+        prefix = "" if self.subcommand == "fit" else f"{self.subcommand}-"
+        name = f"{prefix}{self.model.hparams['rule']}-{env}-s{config['seed_everything']}"
+        return run_folder(config["experiment"], name, self.run_dir)
+
+    def predict(self, **kwargs: Any) -> None:
+        """PredictionWriter writes what is wanted of the outputs; kept in memory they would grow with the data."""
+        kwargs["return_predictions"] = False
+        self.trainer.predict(**kwargs)
+
+    def before_fit(self) -> None:
+        if is_first_rank():
+            size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            core = sum(p.numel() for p in self.model.predictor.cell.parameters())
+            train, val = self.datamodule.splits["train"], self.datamodule.splits["val"]
+            print(f"model: {self.model.hparams['rule']}, {size:,} parameters, {core:,} of them in the recurrence")
+            split = f"{len(train)} episodes with {train.num_transitions:,} steps to train on, {len(val)} to validate"
+            print(f"data: {self.datamodule.env_id}, {split}")
+
+    def after_fit(self) -> None:
+        if self.trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            rollout = self._get(self.config_init, "rollout")
+            print_result(metrics, rollout.curves, self.datamodule.steps, self.folder)
+
+    after_validate = after_test = after_predict = after_fit
+
+
+def main(argv: list[str]) -> None:
+    """Run a subcommand, named by the first argument."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # what Lightning warns of here is meant so: in-process loading is fastest for vectors; the folder holds config.yaml
+    # before the first validation, there is no best checkpoint yet
+    meant = (
+        "does not have many workers",
+        "Experiment logs directory",
+        "could not find the monitored key",
+        "LeafSpec",
+        "all_gather is deprecated",
+        "LightningCLI's args parameter",
+    )
+    for message in (f".*{words}.*" for words in meant):
+        warnings.filterwarnings("ignore", message)
+    _check_yaml(argv)
+    try:
+        TrainingCLI(argv)
+    except SystemExit as stop:  # Lightning ends an interrupted run with status 1
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise SystemExit(130) from None
+        raise
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+
+
+def _check_yaml(argv: list[str]) -> None:
+    """A config that is no YAML is named with the line: the parser's own message names neither."""
+    pairs = zip(["", *argv], argv, strict=False)
+    paths = [
+        word.split("=", 1)[-1] for flag, word in pairs if flag in ("--config", "-c") or word.startswith("--config=")
+    ]
+    for path in filter(os.path.isfile, paths):
+        try:
+            yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {error}") from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
