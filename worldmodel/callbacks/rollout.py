@@ -80,7 +80,8 @@ class RolloutEvaluation(pl.Callback):
             _write_csv(self.curves, folder / "rollout.csv")
             rule = pl_module.hparams.get("rule", type(pl_module).__name__)
             source = getattr(data, "env_id", type(data).__name__)
-            title = f"{source}, {rule}: open loop after {trainer.global_step} training steps"
+            trained = f" after {trainer.global_step} training steps" if trainer.state.fn == "fit" else ""
+            title = f"{source}, {rule}: open loop{trained}"
             figure = rollout_figure(self.curves, data.steps, title)
             save(figure, folder / "rollout.png")
             _log_picture(trainer, figure, folder / "rollout.png")

@@ -69,14 +69,12 @@ def _error(axes: Axes, curves: HorizonCurves, steps: int) -> None:
     axes.axhline(curves.threshold, color=TRUTH, linewidth=0.8, linestyle=":")
     if curves.crossing is not None:
         axes.plot(curves.crossing, curves.threshold, "o", color=MODEL, markersize=5)
-        label = f"passes {curves.threshold:g} at step {curves.crossing}"
-        place = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 9}
-        axes.annotate(label, (curves.crossing, curves.threshold), (-6, -6), **place)
     _mark_horizon(axes, steps)
     finite = curves.nmse[np.isfinite(curves.nmse) & (curves.nmse > 0)]
     axes.set(xscale="log", yscale="log", xlabel="horizon (steps)", ylabel="error / variance")
     axes.set_ylim(min(finite.min() if len(finite) else 1e-2, 0.5) / 2, 8)
-    axes.set_title(f"open-loop error (vertical line: the trained horizon, {steps} steps)", fontsize=10)
+    passes = "" if curves.crossing is None else f"passes {curves.threshold:g} at step {curves.crossing}; "
+    axes.set_title(f"open-loop error ({passes}dashed: the trained horizon, {steps} steps)", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
     axes.grid(alpha=0.25, which="both")
 
