@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
+from worldmodel.callbacks.last_checkpoint import LastCheckpoint
 from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 
@@ -41,7 +42,7 @@ def fit(path, folder, callbacks=(), workers=0, steps=40, model=None, ckpt_path=N
         default_root_dir=folder,
         callbacks=[TruncatedBPTT(start), *callbacks],
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(c, LastCheckpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -181,3 +182,22 @@ def test_other_precisions_train_and_roll_out(toy_data, tmp_path, rule, precision
     model = WorldModel(2, 1, **SMALL, rule=rule)
     trainer, _ = fit(toy_data, tmp_path, [HiddenNormMonitor(), rollout], model=model, steps=5, precision=precision)
     assert trainer.global_step == 5 and rollout.curves is not None
+
+
+def test_going_on_behind_max_steps_skips_nothing(toy_data, tmp_path):
+    """Stopped by max_steps in mid-epoch, last.ckpt continues with the very next batch, to the same weights."""
+    options = {"lr_schedule": "constant", **SMALL}  # a cosine depends on the steps that are planned
+    torch.manual_seed(0)
+    start = WorldModel(2, 1, **options).state_dict()
+
+    def fit_from_start(callbacks, steps=-1, ckpt_path=None):
+        model = WorldModel(2, 1, **options)
+        model.load_state_dict(start)
+        return fit(toy_data, tmp_path, callbacks, steps=steps, model=model, ckpt_path=ckpt_path, max_epochs=3)[1]
+
+    whole, rest = Recorder(), Recorder()
+    expected = fit_from_start([whole])
+    fit_from_start([LastCheckpoint(tmp_path)], steps=27)
+    resumed = fit_from_start([rest], ckpt_path=tmp_path / "last.ckpt")
+    assert [int(b["position"]) for b in rest.batches] == list(range(27, len(whole.batches)))
+    assert torch.equal(weights(resumed), weights(expected))

@@ -31,11 +31,16 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._saved_step:
+        step = trainer.global_step
+        if (step % self.every_n_steps == 0 or step == trainer.max_steps) and step != self._saved_step:
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
+        """Save, but where max_steps stopped in mid-epoch: by now the Trainer counts that epoch as complete, and a fit
+        that goes on from here would skip the rest of it. The save behind its last step is the right one."""
+        whole_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if whole_epoch or self._saved_step != trainer.global_step:
+            self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """On Ctrl-C, say what is kept: in the middle of a step the state is not worth saving."""
