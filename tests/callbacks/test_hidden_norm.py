@@ -6,7 +6,12 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from worldmodel.callbacks.hidden_norm import HiddenNormMonitor, norm_growth
+from worldmodel.callbacks.hidden_norm import HiddenNormMonitor, growth_moments
+
+
+def norm_growth(*arguments):
+    covariance, variance = growth_moments(*arguments)
+    return covariance / variance.clamp(min=1)
 
 
 def stretch_of(*lengths):

@@ -23,7 +23,7 @@ class HiddenNormMonitor(pl.Callback):
     gates; with a hyper-parameter `rule` the rule's bound.
 
     Logged: `hidden/norm_mean`, `hidden/norm_max` (of ||h||), `hidden/delta_norm` (mean ||h_next - h||),
-    `hidden/gate_mean`, `hidden/norm_growth` (see `norm_growth`), `hidden/bound_margin` (1 - max|h_i| / bound).
+    `hidden/gate_mean`, `hidden/norm_growth` (see `growth_moments`), `hidden/bound_margin` (1 - max|h_i| / bound).
 
     Args:
         every_n_steps: how often; None: the Trainer's log_every_n_steps.
@@ -103,8 +103,8 @@ class HiddenNormMonitor(pl.Callback):
             warnings.warn(f"the hidden state {what} {message}", stacklevel=2)
 
 
-def norm_growth(norm: Tensor, is_first: Tensor, valid: Tensor) -> Tensor:
-    """The slope of ||h|| over the steps of an episode: least squares with an intercept for each stretch of an episode.
+def growth_moments(norm: Tensor, is_first: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """For the slope of ||h|| over an episode's steps: least squares, an intercept for each stretch of an episode.
 
     Args:
         norm: (B, T).
@@ -112,14 +112,8 @@ def norm_growth(norm: Tensor, is_first: Tensor, valid: Tensor) -> Tensor:
         valid: (B, T) bool, which steps count.
 
     Returns:
-        (): the change of the norm in one step; 0 where no stretch has two steps.
+        Numerator and denominator of the slope, () each, which add up over ranks; both 0 where no stretch has two steps.
     """
-    covariance, variance = growth_moments(norm, is_first, valid)
-    return covariance / variance.clamp(min=1)
-
-
-def growth_moments(norm: Tensor, is_first: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of `norm_growth`, which add up over ranks."""
     lanes, steps = norm.shape
     stretch = is_first.long().cumsum(dim=1) + (steps + 1) * torch.arange(lanes, device=norm.device).unsqueeze(1)
     time = torch.arange(steps, device=norm.device, dtype=norm.dtype).expand_as(norm)
