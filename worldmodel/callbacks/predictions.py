@@ -38,7 +38,7 @@ class PredictionWriter(pl.Callback):
         for name, values in kept.items():
             self._rows[name].append(torch.as_tensor(values)[batch["valid"]].cpu().numpy())
 
-    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         log_dir = trainer.log_dir  # a collective: on every rank
         if log_dir is None or not self._rows:
             return
@@ -47,7 +47,7 @@ class PredictionWriter(pl.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
         order = np.lexsort((rows["step"], rows["episode"]))
-        names = trainer.datamodule.splits["val"].names  # type: ignore[attr-defined]
+        names = trainer.datamodule.splits["val"].names
         with whole_file(self.path) as temporary, h5py.File(temporary, "w") as file:
             for name, values in rows.items():
                 file.create_dataset(name, data=values[order], fletcher32=True)

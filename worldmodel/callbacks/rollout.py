@@ -55,9 +55,9 @@ class RolloutEvaluation(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.log_dict(self._evaluate(trainer, pl_module, "test"))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Evaluate the last weights, if no validation just did."""
-        if self._evaluated_step == trainer.global_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._evaluated_step == trainer.global_step or trainer.fast_dev_run:
             return
         pl_module.eval()
         metrics = self._evaluate(trainer, pl_module, "val")
@@ -66,8 +66,8 @@ class RolloutEvaluation(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 
-    def _evaluate(self, trainer: pl.Trainer, pl_module: Any, split: str) -> dict[str, float]:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def _evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
+        data: Any = trainer.datamodule
         whole = data.splits[split]
         episodes = whole.select(range(self.max_episodes)) if len(whole) > self.max_episodes else whole
         how = (self.multiples, self.burn_in, self.starts, self.threshold, self.examples)
