@@ -33,5 +33,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[dev,mujoco]'
+	$(PIP) --editable '.[dev]'
 	touch $@

@@ -19,7 +19,8 @@ from torch import Tensor
 class Batch(TypedDict):
     """One segment of every lane. Observations, actions and rewards are in the units of the data."""
 
-    obs: Tensor  # (B, T+1, O) float
+    obs: Tensor  # (B, T+1, O) float: vectors, then the pixels of images, channels last, from 0 to 255
+    pixels: NotRequired[Tensor]  # (B, T+1, P) uint8: on the way from the loader, before they are joined to obs
     action: Tensor  # (B, T, A) float; zeros where not valid
     reward: Tensor  # (B, T) float
     terminated: Tensor  # (B, T) bool: the step led to a terminal state

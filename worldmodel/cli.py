@@ -11,6 +11,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test episodes",
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
+    "data": "look at a dataset, check it, convert another format: worldmodel data info|check|convert|compact PATH",
 }
 TRAINING = ("fit", "validate", "test", "predict")
 
@@ -37,6 +38,10 @@ def _run(command: str, argv: list[str]) -> None:
             from worldmodel.commands.training import main as training
 
             training(argv)
+        elif command == "data":
+            from worldmodel.commands.data import main as data
+
+            data(argv[1:])
         else:
             from worldmodel.commands.collect import main as collect
 

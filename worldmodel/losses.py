@@ -1,5 +1,8 @@
 """Losses as pure functions: unreduced errors (B, T), `masked_mean` to reduce them, scalar terms against collapse."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,6 +11,22 @@ from torch import Tensor
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
     """Mean over the last axis of (pred - target)^2: (B, T, X), (B, T, X) -> (B, T)."""
     return (pred - target).square().mean(dim=-1)
+
+
+def observation_error(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Sum over the last axis of weights (pred - target)^2: (B, T, O), (B, T, O), (O,) -> (B, T); see part_weights."""
+    return ((pred - target).square() * weights).sum(dim=-1)
+
+
+def part_weights(obs_dim: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
+    """(O,) weights of the entries of an observation, which sum to 1.
+
+    The vector and each image (H, W, C) count alike, however many entries they have: the mean over an image's pixels
+    stands beside the mean over the vector's entries.
+    """
+    sizes = [math.prod(shape) for shape in images]
+    sizes = [size for size in (obs_dim - sum(sizes), *sizes) if size]
+    return torch.cat([torch.full((size,), 1 / (len(sizes) * size)) for size in sizes])
 
 
 def binary_cross_entropy(logit: Tensor, target: Tensor) -> Tensor:

@@ -1,6 +1,15 @@
-"""Feed-forward networks: encoders, decoders, heads."""
+"""Feed-forward networks: encoders, decoders, heads.
 
-from torch import nn
+An observation (..., O) is one vector: `vector_dim` entries, then the pixels of each image, channels last.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shape = tuple[int, int, int]  # (H, W, C) of an image
 
 
 def mlp(input_dim: int, output_dim: int, width: int, depth: int) -> nn.Sequential:
@@ -13,3 +22,110 @@ def mlp(input_dim: int, output_dim: int, width: int, depth: int) -> nn.Sequentia
         layers += [nn.Linear(input_dim, width), nn.LayerNorm(width), nn.SiLU()]
         input_dim = width
     return nn.Sequential(*layers, nn.Linear(input_dim, output_dim))
+
+
+def stages(shape: Shape) -> list[tuple[int, int]]:
+    """(H, W) behind each convolution: halved, rounded up, until the shorter side is at most 4 pixels."""
+    height, width, _ = shape
+    sizes = []
+    while min(height, width) > 4:
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
+    return sizes
+
+
+class ImageEncoder(nn.Sequential):
+    """Images (N, C, H, W) -> (N, output_dim): convolutions of stride 2, the channels doubling from `channels` on."""
+
+    def __init__(self, shape: Shape, output_dim: int, channels: int) -> None:
+        layers: list[nn.Module] = []
+        inputs, sizes = shape[2], stages(shape)
+        for i in range(len(sizes)):
+            outputs = channels * 2**i
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(1, outputs), nn.SiLU()]
+            inputs = outputs
+        height, width = sizes[-1]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs * height * width, output_dim))
+
+
+class ImageDecoder(nn.Module):
+    """(N, input_dim) -> images (N, C, H, W): the encoder backwards, cropped to a size that is no power of two."""
+
+    def __init__(self, shape: Shape, input_dim: int, channels: int) -> None:
+        super().__init__()
+        self.shape, sizes = shape, stages(shape)
+        top = channels * 2 ** (len(sizes) - 1)
+        self.start = (top, *sizes[-1])
+        self.spread = nn.Linear(input_dim, math.prod(self.start))
+        self.sizes = [*reversed(sizes[:-1]), shape[:2]]
+        widths = [channels * 2**i for i in reversed(range(len(sizes) - 1))]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip([top, *widths], widths, strict=False):
+            up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+            layers.append(nn.Sequential(up, nn.GroupNorm(1, outputs), nn.SiLU()))
+        layers.append(nn.ConvTranspose2d(channels, shape[2], 4, stride=2, padding=1))
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.spread(x)).unflatten(1, self.start)
+        for layer, (height, width) in zip(self.layers, self.sizes, strict=True):
+            x = layer(x)[..., :height, :width]
+        return x
+
+
+class ObservationEncoder(nn.Module):
+    """Observations (..., O) -> latents (..., output_dim): each image to `width` features, then an mlp of everything."""
+
+    def __init__(
+        self, vector_dim: int, images: list[Shape], output_dim: int, width: int, depth: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.sizes = [vector_dim, *(math.prod(shape) for shape in images)]
+        self.shapes = images
+        self.images = nn.ModuleList(ImageEncoder(shape, width, channels) for shape in images)
+        self.joint = mlp(vector_dim + len(images) * width, output_dim, width, depth)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        vector, *pixels = obs.flatten(0, -2).split(self.sizes, dim=-1)
+        seen = [
+            encode(flat.unflatten(-1, shape).permute(0, 3, 1, 2))  # channels last in memory, as convolutions like it
+            for encode, flat, shape in zip(self.images, pixels, self.shapes, strict=True)
+        ]
+        return self.joint(torch.cat([vector, *seen], dim=-1)).unflatten(0, obs.shape[:-1])
+
+
+class ObservationDecoder(nn.Module):
+    """Latents (..., input_dim) -> observations (..., O)."""
+
+    def __init__(
+        self, vector_dim: int, images: list[Shape], input_dim: int, width: int, depth: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.sizes = [vector_dim, *[width] * len(images)]
+        self.joint = mlp(input_dim, sum(self.sizes), width, depth)
+        self.images = nn.ModuleList(ImageDecoder(shape, width, channels) for shape in images)
+
+    def forward(self, z: Tensor) -> Tensor:
+        vector, *features = self.joint(z.flatten(0, -2)).split(self.sizes, dim=-1)
+        pixels = [
+            decode(part).permute(0, 2, 3, 1).flatten(1) for decode, part in zip(self.images, features, strict=True)
+        ]
+        return torch.cat([vector, *pixels], dim=-1).unflatten(0, z.shape[:-1])
+
+
+def observation_encoder(
+    obs_dim: int, images: list[Shape], output_dim: int, width: int, depth: int, channels: int
+) -> nn.Module:
+    """(..., O) -> (..., output_dim): an mlp, where there are no images."""
+    if not images:
+        return mlp(obs_dim, output_dim, width, depth)
+    return ObservationEncoder(obs_dim - sum(map(math.prod, images)), images, output_dim, width, depth, channels)
+
+
+def observation_decoder(
+    obs_dim: int, images: list[Shape], input_dim: int, width: int, depth: int, channels: int
+) -> nn.Module:
+    """(..., input_dim) -> (..., O): an mlp, where there are no images."""
+    if not images:
+        return mlp(input_dim, obs_dim, width, depth)
+    return ObservationDecoder(obs_dim - sum(map(math.prod, images)), images, input_dim, width, depth, channels)

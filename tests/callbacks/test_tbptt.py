@@ -128,7 +128,7 @@ def test_validation_has_its_own_state(toy_data, tmp_path):
     episodes = data.splits["val"]
     for i in range(len(episodes)):
         rows = episodes.rows(i)
-        obs, action = torch.from_numpy(episodes.obs[rows])[None], torch.from_numpy(episodes.action[rows])[None]
+        obs, action = (torch.from_numpy(part(rows))[None] for part in (episodes.obs, episodes.action))
         is_first = torch.zeros(1, obs.shape[1] - 1, dtype=torch.bool)
         pred, _, _ = model.closed_loop(obs[:, :-1], action[:, :-1], is_first)
         total += (pred - obs[:, 1:]).square().mean(-1).sum().item()

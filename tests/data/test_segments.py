@@ -3,24 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from memory import all_obs, episodes_of
 
 from worldmodel import EpisodeDataModule
-from worldmodel.data.episodes import Episodes
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.segments import Segments
 from worldmodel.errors import UserError
 
 
-def episodes_of(*transitions):
-    frames = np.array(transitions) + 1
-    total = int(frames.sum())
-    ones = np.ones((total, 2), np.float32)
-    return Episodes(ones, ones[:, :1], ones[:, 0], ones[:, 0] > 0, frames, [str(i) for i in range(len(frames))])
+def ones_of(*transitions):
+    total = sum(transitions) + len(transitions)
+    return episodes_of(np.ones((total, 2)), np.ones((total, 1)), transitions, np.ones(total), np.ones(total))
 
 
 def test_padding_is_zero_whatever_stands_in_the_data():
-    episodes = episodes_of(9, 3, 3)
-    episodes.obs[0] = episodes.action[0] = episodes.reward[0] = np.nan  # the row that an index of 0 would pick
+    episodes = ones_of(9, 3, 3)
+    episodes.frames[0] = np.nan  # the row that an index of 0 would pick
     segments = Segments(episodes, LaneSchedule(episodes.num_frames, 2, 4, shuffle=False))
     padded = 0
     for n in range(len(segments)):
@@ -34,7 +32,7 @@ def test_padding_is_zero_whatever_stands_in_the_data():
 
 
 def test_ranks_divide_the_lanes_and_agree_on_the_count():
-    episodes = episodes_of(*range(3, 20))
+    episodes = ones_of(*range(3, 20))
     schedule = LaneSchedule(episodes.num_frames, 4, 5)
     whole = Segments(episodes, schedule)
     parts = [Segments(episodes, schedule, rank, 2) for rank in range(2)]
@@ -64,8 +62,8 @@ def test_splits_are_whole_episodes_and_disjoint(toy_data):
 def test_statistics_are_the_training_splits(pendulum_data):
     data = EpisodeDataModule(pendulum_data)
     mean, std = data.statistics["obs"]
-    np.testing.assert_allclose(mean, data.splits["train"].obs.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(std, data.splits["train"].obs.std(0), rtol=1e-4)
+    np.testing.assert_allclose(mean, all_obs(data.splits["train"]).mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(std, all_obs(data.splits["train"]).std(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "value"), [("steps", 0), ("lanes", -1)])

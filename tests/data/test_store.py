@@ -1,30 +1,40 @@
-"""Datasets on disk: exactly what was written comes back, and what is wrong is named."""
+"""Datasets on disk: exactly what was written comes back, nothing acknowledged is lost, what is wrong is named."""
 
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
-from worldmodel.data import spaces
+from worldmodel.data import shards, spaces
 from worldmodel.data.durable import sha256, whole_file
-from worldmodel.data.episodes import Episode
-from worldmodel.data.store import EpisodeWriter, load_episodes, read_file, read_manifest
+from worldmodel.data.episode import Episode
+from worldmodel.data.manifest import read_manifest, sealed, write_manifest
+from worldmodel.data.store import EpisodeWriter, compact, open_dataset
 from worldmodel.errors import UserError
 
 SPACES = {
-    "observation_space": spaces.describe(gym_spaces.Box(-np.inf, np.inf, (3,), np.float64)),
+    "observation_space": spaces.describe_observation(
+        gym_spaces.Dict(
+            {
+                "arm": gym_spaces.Dict({"angle": gym_spaces.Box(-np.inf, np.inf, (3,), np.float64)}),
+                "camera": gym_spaces.Box(0, 255, (16, 12, 3), np.uint8),
+            }
+        )
+    ),
     "action_space": spaces.describe(gym_spaces.Discrete(4, start=1)),
 }
 
 
 def episode(length, seed=0):
     rng = np.random.default_rng([seed, length])
-    observations = rng.standard_normal((length + 1, 3))
-    return Episode(
-        observations, rng.integers(1, 5, length), rng.standard_normal(length), length % 2 == 0, length % 2 == 1
-    )
+    frames = rng.integers(0, 256, (length + 1, 16, 12, 3), dtype=np.uint8)
+    observations = {"arm/angle": rng.standard_normal((length + 1, 3)), "camera": frames}
+    ends = length % 2 == 0, length % 2 == 1
+    return Episode(observations, rng.integers(1, 5, length), rng.standard_normal(length), *ends, rate=20.0)
 
 
 def write(folder, episodes, **options):
@@ -35,39 +45,118 @@ def write(folder, episodes, **options):
     return folder
 
 
-def refresh_checksum(folder):
-    """Make the manifest agree with a file that a test has changed on purpose."""
+def read(folder):
+    return [one for _, one in open_dataset(folder).episodes()]
+
+
+def assert_equal(first, second):
+    assert first.observations.keys() == second.observations.keys()
+    for key, values in first.observations.items():
+        np.testing.assert_array_equal(values, second.observations[key])
+        assert values.dtype == second.observations[key].dtype
+    np.testing.assert_array_equal(first.actions, second.actions)
+    np.testing.assert_array_equal(first.rewards, second.rewards)
+    ends = [(one.terminated, one.truncated, one.rate) for one in (first, second)]
+    assert ends[0] == ends[1]
+
+
+LENGTHS = (1, 5, 2, 40, 3)
+
+
+# what each option does: many shards; parts of one episode in several shards; a file an episode, merged at the end
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [({}, 1), ({"shard_bytes": 20_000}, 3), ({"shard_bytes": 3000}, 15), ({"flush_seconds": 0}, 1)],
+)
+def test_round_trip(tmp_path, options, files):
+    written = [episode(length) for length in LENGTHS]
+    folder = write(tmp_path / "d", written, **options)
     manifest = read_manifest(folder)
-    manifest["files"][0]["sha256"] = sha256(folder / manifest["files"][0]["name"])
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert (manifest["episodes"], manifest["steps"], manifest["complete"]) == (5, 51, True)
+    for before, after in zip(written, read(folder), strict=True):
+        assert_equal(before, after)
+    listed = {entry["name"] for entry in manifest["files"]} | {"manifest.json"}
+    assert {path.name for path in folder.iterdir()} == listed and all("part" not in name for name in listed)
+    assert len(listed) == files + 1
 
 
-def test_round_trip(tmp_path):
-    written = [episode(length) for length in (1, 5, 2, 40, 3)]
-    folder = write(tmp_path / "d", written, steps_per_file=10)
-    manifest = read_manifest(folder)
-    assert (manifest["episodes"], manifest["steps"], len(manifest["files"])) == (5, 51, 2)
-    read = [e for entry in manifest["files"] for e in read_file(folder, entry)]
-    for before, after in zip(written, read, strict=True):
-        np.testing.assert_array_equal(before.observations, after.observations)
-        np.testing.assert_array_equal(before.actions, after.actions)
-        np.testing.assert_array_equal(before.rewards, after.rewards)
-        assert (before.terminated, before.truncated) == (after.terminated, after.truncated)
+def test_without_hdf5plugin_lzf_serves(tmp_path, monkeypatch):
+    written = [episode(length) for length in LENGTHS]
+    zstd = write(tmp_path / "zstd", written)
+    monkeypatch.setattr(shards, "has_zstd", lambda: False)
+    lzf = write(tmp_path / "lzf", written)
+    codes = []
+    for folder in (zstd, lzf):
+        with h5py.File(folder / "episodes-00000.h5") as file:
+            plist = file["observations/camera"].id.get_create_plist()
+            codes.append({plist.get_filter(i)[0] for i in range(plist.get_nfilters())})
+            assert file["observations/camera"].chunks[0] == 16
+            every = []
+            file.visititems(lambda name, item, seen=every: seen.append(item))
+            assert all(item.fletcher32 for item in every if isinstance(item, h5py.Dataset)), "fletcher32 everywhere"
+    assert codes == [{32015, h5py.h5z.FILTER_FLETCHER32}, {32000, h5py.h5z.FILTER_FLETCHER32}]
+    for before, after in zip(read(zstd), read(lzf), strict=True):
+        assert_equal(before, after)
 
 
-def test_in_memory_rows(tmp_path):
-    written = [episode(length) for length in (1, 4, 3)]
-    episodes, skipped = load_episodes(write(tmp_path / "d", written))
-    assert (len(episodes), skipped, episodes.num_transitions) == (3, 0, 8)
-    for i, one in enumerate(written):
-        rows = episodes.rows(i)
-        np.testing.assert_array_equal(episodes.obs[rows], one.observations.astype(np.float32))
-        np.testing.assert_array_equal(episodes.action[rows][:-1].argmax(1) + 1, one.actions)
-        assert not episodes.action[rows][-1].any() and episodes.reward[rows][-1] == 0
-        assert episodes.terminated[rows].tolist() == [False] * (len(one) - 1) + [one.terminated, False]
-    chosen = episodes.select([2, 0])
-    np.testing.assert_array_equal(chosen.obs[chosen.rows(0)], episodes.obs[episodes.rows(2)])
-    np.testing.assert_array_equal(chosen.obs[chosen.rows(1)], episodes.obs[episodes.rows(0)])
+def test_appending_extends(tmp_path):
+    folder = write(tmp_path / "d", [episode(4), episode(5)])
+    first = read_manifest(folder)["files"]
+    write(folder, [episode(6)], append=True)
+    assert read_manifest(folder)["files"][:1] == first, "what was there stays as it is"
+    assert [len(one) for one in read(folder)] == [4, 5, 6]
+    compact(folder)
+    assert [len(one) for one in read(folder)] == [4, 5, 6] and len(read_manifest(folder)["files"]) == 1
+    assert len(list(folder.glob("*.h5"))) == 1
+
+
+def test_another_dataset_is_not_overwritten(tmp_path):
+    folder = write(tmp_path / "d", [episode(3)])
+    with pytest.raises(UserError, match=r"already holds a dataset \(1 episodes\).*--append"):
+        EpisodeWriter(folder, SPACES)
+    other = SPACES | {"action_space": {"type": "Discrete", "n": 5, "start": 0}}
+    with pytest.raises(UserError, match="episodes of another action space"):
+        EpisodeWriter(folder, other, append=True)
+    wrong = Episode({"camera": np.zeros((2, 16, 12, 3), np.uint8)}, np.ones(1), np.ones(1), False, True)
+    writer = EpisodeWriter(folder, SPACES, append=True)
+    with pytest.raises(UserError, match="has the observations camera; it must have arm/angle, camera"):
+        writer.add(wrong)
+
+
+def test_a_flush_acknowledges(tmp_path):
+    writer = EpisodeWriter(tmp_path / "d", SPACES, flush_seconds=1e9)
+    writer.add(episode(3))
+    assert writer.episodes == 0 and read(tmp_path / "d") == []
+    assert writer.flush() == 1 and [len(one) for one in read(tmp_path / "d")] == [3]
+    assert not read_manifest(tmp_path / "d")["complete"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tests.data.test_store import SPACES, EpisodeWriter, episode
+writer = EpisodeWriter(Path(sys.argv[1]), SPACES, append=True)
+writer.add(episode(7)); writer.flush(); writer.add(episode(8))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path):
+    folder = write(tmp_path / "d", [episode(3)])
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(UserError, match=rf"process {process.pid} on \S+ is writing to"):
+            EpisodeWriter(folder, SPACES, append=True)
+        with pytest.raises(UserError, match=rf"process {process.pid}"):
+            compact(folder)
+        process.kill()
+    assert [len(one) for one in read(folder)] == [3, 7], "what was acknowledged, and nothing else"
+    (folder / "part-00009.h5").write_bytes(b"left behind")
+    write(folder, [episode(2)], append=True)
+    assert [len(one) for one in read(folder)] == [3, 7, 2]
+    assert not list(folder.glob("part-*")) and not list(folder.glob(".*"))
 
 
 def test_every_space_becomes_a_vector():
@@ -76,16 +165,29 @@ def test_every_space_becomes_a_vector():
         (gym_spaces.Discrete(3), np.array([0, 2, 1, 1, 0]), 3),
         (gym_spaces.MultiDiscrete([2, 3]), np.array([[0, 2]] * 5), 5),
         (gym_spaces.MultiBinary(4), np.ones((5, 4)), 4),
+        (gym_spaces.Box(0, 255, (7, 7, 3), np.uint8), np.ones((5, 7, 7, 3)), 147),  # too small for an image
     ]
     for space, values, size in cases:
         described = json.loads(json.dumps(spaces.describe(space)))
         made = spaces.features(values, described)
         assert made.shape == (5, size) == (5, spaces.num_features(described)) and made.dtype == np.float32
+        assert spaces.image_shape(described) is None
     assert spaces.features(np.array([[0, 2]]), spaces.describe(gym_spaces.MultiDiscrete([2, 3]))).tolist() == [
         [1, 0, 0, 0, 1]
     ]
-    with pytest.raises(UserError, match="Dict space is not supported"):
-        spaces.describe(gym_spaces.Dict({}))
+    with pytest.raises(UserError, match="Text space is not supported"):
+        spaces.describe(gym_spaces.Text(3))
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (64, 48, 3), (4, 64, 48)])
+def test_images_become_rows_with_the_channels_last(shape):
+    leaf = spaces.describe(gym_spaces.Box(0, 255, shape, np.uint8))
+    h, w, c = spaces.image_shape(leaf)
+    assert (h, w) == (64, 48)
+    values = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    rows = spaces.image_rows(values, leaf).reshape(5, h, w, c)
+    expected = values.transpose(0, 2, 3, 1) if shape[0] == 4 else values.reshape(5, h, w, c)
+    np.testing.assert_array_equal(rows, expected)
 
 
 def test_whole_or_not_at_all(tmp_path):
@@ -100,66 +202,55 @@ def test_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "after" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_files_without_a_manifest_are_no_dataset(tmp_path):
-    writer = EpisodeWriter(tmp_path / "d", SPACES, steps_per_file=1)
-    writer.add(episode(3))  # a file is there, and then the process dies
-    assert list((tmp_path / "d").glob("*.h5"))
-    with pytest.raises(UserError, match="no dataset at .*worldmodel collect"):
-        load_episodes(tmp_path / "d")
-
-
-def test_a_folder_is_written_once(tmp_path):
-    folder = write(tmp_path / "d", [episode(3)])
-    with pytest.raises(UserError, match="already holds a dataset"):
-        EpisodeWriter(folder, SPACES)
-
-
-def test_every_flipped_byte_is_noticed(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     folder = write(tmp_path / "d", [episode(20)])
-    path = folder / "episodes-00000.h5"
-    good = path.read_bytes()
-    for place in np.random.default_rng(0).integers(0, len(good), 50):
-        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        with pytest.raises(UserError, match=r"episodes-00000.h5 was changed or damaged"):
-            load_episodes(folder)
-    path.write_bytes(good[: len(good) // 2])
-    with pytest.raises(UserError, match="changed or damaged"):
-        load_episodes(folder)
-    path.unlink()
-    with pytest.raises(UserError, match="is missing, but the manifest lists it"):
-        load_episodes(folder)
-
-
-def test_non_finite_values_are_named_or_skipped(tmp_path):
-    bad = episode(5)
-    bad.observations[2, 1] = np.nan
-    folder = write(tmp_path / "d", [episode(4), bad, episode(6)])
-    with pytest.raises(UserError, match=r"episodes-00000.h5, episode 1, step 2: the observation is not finite"):
-        load_episodes(folder)
-    episodes, skipped = load_episodes(folder, "skip")
-    assert (len(episodes), skipped) == (2, 1) and np.isfinite(episodes.obs).all()
+    (folder / "episodes-00000.h5").unlink()
+    with pytest.raises(UserError, match="episodes-00000.h5 is missing, and its episodes 0 to 0 with it"):
+        read(folder)
 
 
 def test_contradictions_are_named(tmp_path):
     folder = write(tmp_path / "d", [episode(4), episode(5)])
-    with h5py.File(folder / "episodes-00000.h5", "r+") as file:
-        file["lengths"][...] = [4, 6]
-    refresh_checksum(folder)
-    with pytest.raises(UserError, match="do not fit 2 episodes"):
-        load_episodes(folder)
-    with h5py.File(folder / "episodes-00000.h5", "r+") as file:
-        file["lengths"][...] = [9, 0]
-    refresh_checksum(folder)
-    with pytest.raises(UserError, match="episode 1: it has one observation and no transition"):
-        load_episodes(folder)
+    path = folder / "episodes-00000.h5"
+    for lengths, message in (([4, 6], "do not fit 2 episodes"), ([9, 0], "episode 1: it has one observation")):
+        with h5py.File(path, "r+") as file:
+            file["lengths"][...] = lengths
+        manifest = read_manifest(folder)  # which agrees, as a hostile one would
+        manifest["files"][0] |= {"sha256": sha256(path), "bytes": path.stat().st_size}
+        write_manifest(folder, manifest)
+        with pytest.raises(UserError, match=message):
+            read(folder)
 
 
-def test_an_empty_dataset_and_a_broken_manifest(tmp_path):
-    with pytest.raises(UserError, match="holds no episodes"):
-        load_episodes(write(tmp_path / "d", []))
-    (tmp_path / "d" / "manifest.json").write_text("{")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"files": "x"}, "files must be a list"),
+        (lambda m: m | {"files": [{"name": 3}]}, "entry 0 of files must have name"),
+        (lambda m: m | {"observation_space": None}, "must name at least one key"),
+        (lambda m: m | {"observation_space": {"o": {"type": "Bix"}}}, "observation_space, o: .* its type must be"),
+        (lambda m: m | {"action_space": {"type": "Box", "shape": [-1], "dtype": "f4"}}, "sizes of the Box space are"),
+        (lambda m: {k: v for k, v in m.items() if k != "action_space"}, "lacks action_space"),
+        (lambda m: m | {"files": [m["files"][0] | {"name": "../other/episodes-00000.h5"}]}, "not lie in its folder"),
+        (lambda m: m | {"files": [m["files"][0] | {"name": "link.h5"}]}, "'link.h5', which does not lie in its folder"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_named(tmp_path, change, message):
+    folder, other = write(tmp_path / "d", [episode(3)]), write(tmp_path / "other", [episode(3)])
+    (folder / "link.h5").symlink_to(other / "episodes-00000.h5")
+    (folder / "manifest.json").write_text(sealed(change(read_manifest(folder))))  # its own sum is right
+    with pytest.raises(UserError, match=message):
+        open_dataset(folder)
+
+
+def test_a_folder_without_a_manifest(tmp_path):
+    with pytest.raises(UserError, match="does not exist; make one with `worldmodel collect"):
+        open_dataset(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no manifest.json"):
+        open_dataset(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
-        load_episodes(tmp_path / "d")
-    (tmp_path / "d" / "manifest.json").write_text("{}")
+        open_dataset(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="not a worldmodel-episodes manifest"):
-        load_episodes(tmp_path / "d")
+        open_dataset(tmp_path)

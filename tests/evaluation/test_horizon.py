@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from memory import all_obs, episodes_of
 from toy_env import next_observation
 
-from worldmodel.data.episodes import Episodes
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.horizon import horizon_curves
 
@@ -23,11 +23,7 @@ def toy_episodes(*lengths, seed=0):
             rows.append(o := next_observation(o, a))
         obs += rows
         action += [*actions, np.zeros(1, np.float32)]
-    frames = np.array(lengths) + 1
-    zeros = np.zeros(len(obs), np.float32)
-    return Episodes(
-        np.stack(obs), np.stack(action), zeros, zeros > 0, frames, [f"file, episode {i}" for i in range(len(lengths))]
-    )
+    return episodes_of(np.stack(obs), np.stack(action), lengths)
 
 
 class Imagined(NamedTuple):
@@ -41,10 +37,7 @@ class Exact:
 
     device = torch.device("cpu")
 
-    def encode(self, obs):
-        return obs
-
-    def closed_loop(self, obs, action, is_first, h):
+    def observe(self, obs, action, is_first, h):
         h = torch.zeros(len(obs), 1) if h is None else h
         states = []
         for first in is_first.unbind(1):
@@ -100,8 +93,7 @@ def test_copy_last_is_the_copying_model():
 def test_copy_last_by_hand():
     """An observation that rises by one a step: copying it H steps ahead is off by H."""
     obs = np.arange(41, dtype=np.float32)[:, None]
-    one = np.zeros(41, np.float32)
-    episodes = Episodes(obs, one[:, None], one, one > 0, np.array([41]), ["ramp"])
+    episodes = episodes_of(obs, np.zeros((41, 1)), [40])
     curves = horizon_curves(CopyLast(), episodes, steps=5, multiples=(1, 2), burn_in=3)
     np.testing.assert_allclose(curves.copy_last, curves.horizon**2 / obs.var(), rtol=1e-6)
 
@@ -127,26 +119,20 @@ def test_episodes_shorter_than_the_horizon():
 
 
 def test_a_poisoned_episode_stays_alone():
-    clean = toy_episodes(100, 100, 100)
-    dirty_obs = clean.obs.copy()
-    dirty_obs[clean.rows(1)] = np.nan
-    model = Exact()
-    good = horizon_curves(model, clean, steps=10, multiples=(1, 2))
-    states = {}
-    for name, obs in (("clean", clean.obs), ("dirty", dirty_obs)):
-        episodes = Episodes(obs, clean.action, clean.reward, clean.terminated, clean.num_frames, clean.names)
-        states[name] = horizon_curves(Exact(), episodes, steps=10, multiples=(1, 2), num_examples=3).examples
+    clean, dirty = toy_episodes(100, 100, 100), toy_episodes(100, 100, 100)
+    dirty.frames[dirty.rows(1), :2] = np.nan
+    good, bad = (
+        horizon_curves(Exact(), episodes, steps=10, multiples=(1, 2), num_examples=3) for episodes in (clean, dirty)
+    )
     for i in (0, 2):
-        np.testing.assert_array_equal(states["clean"][i].prediction, states["dirty"][i].prediction)
+        np.testing.assert_array_equal(good.examples[i].prediction, bad.examples[i].prediction)
     assert (good.nmse == 0).all()
 
 
 def test_a_constant_observation_does_not_count():
     episodes = toy_episodes(100, 100)
-    constant = np.concatenate([episodes.obs, np.full((len(episodes.obs), 1), 3.0, np.float32)], axis=1)
-    wider = Episodes(
-        constant, episodes.action, episodes.reward, episodes.terminated, episodes.num_frames, episodes.names
-    )
+    obs, action = all_obs(episodes), episodes.action(np.arange(202))
+    wider = episodes_of(np.concatenate([obs, np.full((202, 1), 3.0)], axis=1), action, [100, 100])
 
     class Wide(Exact):
         def step(self, z, a):

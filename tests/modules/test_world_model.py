@@ -156,7 +156,7 @@ def test_open_loop_in_the_units_of_the_data(pendulum_data):
     model = WorldModel(2, 1, **SMALL)
     model.obs_norm.fit(*data.statistics["obs"])
     episode = data.splits["val"]
-    obs = torch.from_numpy(episode.obs[:10]).unsqueeze(0)
+    obs = torch.from_numpy(episode.obs(episode.rows(0)[:10])).unsqueeze(0)
     assert torch.allclose(model.obs_norm.inverse(model.obs_norm(obs)), obs, atol=1e-6)
     imagined = model.open_loop(model.encode(obs[:, 0]), torch.zeros(1, 10), torch.zeros(1, 7, 1))
     assert imagined.obs.shape == (1, 7, 2) and imagined.reward.shape == imagined.proceeds.shape == (1, 7)

@@ -15,7 +15,8 @@ from worldmodel.data.durable import whole_file
 class PredictionWriter(pl.Callback):
     """Writes the closed-loop predictions of every transition, one row each, to predictions.h5 in the run's folder.
 
-    Datasets: `obs`, `reward`, `continue` (predicted), `next_obs`, `true_reward` (what came), `episode`, `step` (of the
+    Datasets: `obs`, `reward`, `continue` (predicted), `next_obs`, `true_reward` (what came), of images `pixels` and
+    `next_pixels` (uint8, all images of a frame side by side), `episode`, `step` (of the
     frame that the prediction was made at), `episode_names`. On several ranks: predictions-<rank>.h5, each its lanes.
     """
 
@@ -25,15 +26,18 @@ class PredictionWriter(pl.Callback):
 
     def on_predict_batch_end(
         self,
-        trainer: pl.Trainer,
+        trainer: Any,
         pl_module: pl.LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        kept = {name: outputs[name] for name in ("obs", "reward", "continue")}
-        kept |= {"next_obs": batch["obs"][:, 1:], "true_reward": batch["reward"]}
+        size = trainer.datamodule.layout.vector_dim
+        kept = {"obs": outputs["obs"][..., :size], "next_obs": batch["obs"][:, 1:, :size]}
+        if batch["obs"].shape[-1] > size:
+            kept |= {"pixels": _uint8(outputs["obs"][..., size:]), "next_pixels": _uint8(batch["obs"][:, 1:, size:])}
+        kept |= {name: outputs[name] for name in ("reward", "continue")} | {"true_reward": batch["reward"]}
         kept |= {name: batch[name] for name in ("episode", "step")}
         for name, values in kept.items():
             self._rows[name].append(torch.as_tensor(values)[batch["valid"]].cpu().numpy())
@@ -52,3 +56,7 @@ class PredictionWriter(pl.Callback):
             for name, values in rows.items():
                 file.create_dataset(name, data=values[order], fletcher32=True)
             file["episode_names"] = list(names)
+
+
+def _uint8(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.round().clamp(0, 255).to(torch.uint8)

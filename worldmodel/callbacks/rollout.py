@@ -10,17 +10,18 @@ from matplotlib.figure import Figure
 
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import rollout_figure, save
+from worldmodel.evaluation.film import save_animation
 from worldmodel.evaluation.horizon import HorizonCurves, horizon_curves
 
 
 class RolloutEvaluation(pl.Callback):
     """Measures the error of open-loop rollouts at multiples of the trained horizon, against copy-last and the mean.
 
-    Asks the module for `encode`, `closed_loop` and `open_loop` (see evaluation.horizon.Model), the DataModule for
-    `splits[split]` (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` for
-    every multiple H that the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first
-    horizon whose error passes the threshold; absent where none does); writes `rollout.csv` and `rollout.png` into the
-    run's folder and the picture to every logger that takes pictures. On several ranks, each computes the same.
+    Asks the module for `observe` and `open_loop` (see evaluation.rollouts.Model), the DataModule for `splits[split]`
+    (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` for every multiple H that
+    the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error passes the
+    threshold; absent where none does); writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif` into the run's
+    folder, and the pictures to every logger that takes them. On several ranks, each computes the same.
 
     Args:
         multiples: of the segment length, at which the error is logged.
@@ -69,7 +70,7 @@ class RolloutEvaluation(pl.Callback):
     def _evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
         data: Any = trainer.datamodule
         whole = data.splits[split]
-        episodes = whole.select(range(self.max_episodes)) if len(whole) > self.max_episodes else whole
+        episodes = whole.select(range(min(self.max_episodes, len(whole))))
         how = (self.multiples, self.burn_in, self.starts, self.threshold, self.examples)
         self.curves = horizon_curves(pl_module, episodes, data.steps, *how, reference=whole)
         self._evaluated_step = trainer.global_step
@@ -85,6 +86,9 @@ class RolloutEvaluation(pl.Callback):
             figure = rollout_figure(self.curves, data.steps, title)
             save(figure, folder / "rollout.png")
             _log_picture(trainer, figure, folder / "rollout.png")
+            if self.curves.examples[0].layout.images:
+                save_animation(self.curves.examples, folder / "rollout.gif", data.steps)
+                _log_animation(trainer, folder / "rollout.gif")
         return rollout_metrics(self.curves, data.steps, self.multiples)
 
 
@@ -119,3 +123,10 @@ def _log_picture(trainer: pl.Trainer, figure: Figure, path: Path) -> None:
             log_image("rollout/picture", [str(path)], step=trainer.global_step)
         elif callable(add_figure):
             add_figure("rollout/picture", figure, trainer.global_step)
+
+
+def _log_animation(trainer: pl.Trainer, path: Path) -> None:
+    for logger in trainer.loggers:
+        log_video = getattr(logger, "log_video", None)  # W&B
+        if callable(log_video):
+            log_video("rollout/animation", [str(path)], step=trainer.global_step, format=["gif"])

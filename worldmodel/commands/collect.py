@@ -2,33 +2,98 @@
 
 import argparse
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from worldmodel.commands.parser import Parser
 from worldmodel.envs.collect import DEFAULTS, CollectOptions, collect
 
+Callbacks = tuple[Callable[[int], None], Callable[[int], None]]  # on_steps, on_acknowledged
+EVERY = 10.0  # seconds between two lines in a log
+
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, collect under a progress bar, and say what was written."""
+    """Parse the command line, collect under a progress display, and say what was written.
+
+    Ctrl-C ends with status 130, after the line that says what was kept.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    out, vectorization, append = (arguments.pop(name) for name in ("out", "vectorization", "append"))
+    options = CollectOptions(**arguments)
+    display = _bar if sys.stdout.isatty() else _lines
+    try:
+        with display(options) as (on_steps, on_acknowledged):
+            manifest = collect(
+                options, out, vectorization, append=append, on_steps=on_steps, on_acknowledged=on_acknowledged
+            )
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"worldmodel: interrupted: {interrupt}\n" if str(interrupt) else "worldmodel: interrupted\n")
+        raise SystemExit(130) from None
+    print(f"collected {options['steps']} steps of {options['env_id']} in {out}", end="")
+    print(f", which holds {manifest['episodes']} episodes, {manifest['steps']} steps")
+    print(f"train on it: worldmodel fit --config conf/quickstart.yaml --data.path {out} --data.collect null")
+
+
+@contextmanager
+def _bar(options: CollectOptions) -> Iterator[Callbacks]:
+    """For a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    arguments = vars(_parser().parse_args(argv))
-    out, vectorization = arguments.pop("out"), arguments.pop("vectorization")
-    options = CollectOptions(**arguments)
-    columns = (TextColumn("collecting {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("collecting {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, {task.fields[safe]} episodes on disk"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(options["env_id"], total=options["steps"])
-        manifest = collect(options, out, vectorization, on_steps=lambda n: progress.advance(task, n))
-    print(f"collected {manifest['episodes']} episodes, {manifest['steps']} steps of {options['env_id']} in {out}")
-    print(f"train on it: worldmodel fit --config conf/quickstart.yaml --data.path {out} --data.collect null")
+        task = progress.add_task(options["env_id"], total=options["steps"], safe=0)
+        safe = 0
+
+        def on_acknowledged(episodes: int) -> None:
+            nonlocal safe
+            safe += episodes
+            progress.update(task, safe=safe)
+
+        yield lambda steps: progress.advance(task, steps), on_acknowledged
+
+
+@contextmanager
+def _lines(options: CollectOptions) -> Iterator[Callbacks]:
+    """For a log: a line at most every EVERY seconds."""
+    done = safe = 0
+    began = told = time.monotonic()
+
+    def on_steps(steps: int) -> None:
+        nonlocal done, told
+        done += steps
+        now = time.monotonic()
+        if now - told >= EVERY:
+            told = now
+            rate = done / (now - began)
+            print(
+                f"collecting {options['env_id']}: {done} of {options['steps']} steps, {safe} episodes on disk,"
+                f" {rate:.0f} steps/s, {(options['steps'] - done) / rate:.0f} s left",
+                flush=True,
+            )
+
+    def on_acknowledged(episodes: int) -> None:
+        nonlocal safe
+        safe += episodes
+
+    yield on_steps, on_acknowledged
 
 
 def _parser() -> Parser:
     parser = Parser("worldmodel collect", "Step a Gymnasium environment and write its episodes as a dataset.")
     add = parser.add_argument
     add("env_id", metavar="ENV_ID", help="for example Pendulum-v1; module:ID where a module registers it")
-    add("--out", type=Path, required=True, metavar="DIR", help="the dataset's folder, new")
+    add("--out", type=_folder, required=True, metavar="DIR", help="the dataset's folder, new")
+    add("--append", action="store_true", help="add to the dataset that is there, with a seed of its own")
     add("--steps", type=int, default=100_000, metavar="N", help="transitions in all")
     add("--seed", type=int, default=DEFAULTS["seed"], metavar="S", help="of the environments and the policy")
     add(
@@ -37,7 +102,14 @@ def _parser() -> Parser:
         help="uniform, smooth, or your own: module:function or file.py:function, "
         "called with the observations (N, ...) and is_first (N,) of all environments",
     )
-    add("--observe", type=_entries, metavar="I,J", help="keep only these entries of the observation")
+    add(
+        "--observe",
+        type=_entries_or_keys,
+        metavar="I,J",
+        help="keep only these entries of a vector observation, or these keys of a Dict",
+    )
+    add("--pixels", type=_sides, metavar="SIDE", help="record rendered frames of SIDE x SIDE, or height,width: 64,96")
+    add("--keep_state", action="store_true", help="with --pixels, record the observation beside the frame")
     add("--num_envs", type=int, default=DEFAULTS["num_envs"], metavar="N", help="environments side by side")
     add("--max_episode_steps", type=int, metavar="N", help="time limit instead of the environment's own")
     add("--env_kwargs", type=_json, default={}, metavar="JSON", help="further arguments of gymnasium.make")
@@ -45,11 +117,28 @@ def _parser() -> Parser:
     return parser
 
 
-def _entries(text: str) -> list[int]:
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it must name a folder")
+    return Path(text)
+
+
+def _entries_or_keys(text: str) -> list[int] | list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1 or agent,image")
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in parts]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of entries such as 0,1") from None
+        return parts
+
+
+def _sides(text: str) -> int | list[int]:
+    try:
+        sides = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a side such as 64, or height,width such as 64,96") from None
+    return sides[0] if len(sides) == 1 else sides
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -7,7 +7,15 @@ from rich.table import Table
 
 from worldmodel.evaluation.horizon import HorizonCurves
 
-FILES = ("config.yaml", "metrics.csv", "rollout.csv", "rollout.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "rollout.csv",
+    "rollout.png",
+    "rollout.gif",
+    "checkpoints/last.ckpt",
+    "checkpoints/best.ckpt",
+)
 
 
 def print_result(metrics: dict[str, float], curves: HorizonCurves | None, steps: int, folder: Path) -> None:

@@ -98,6 +98,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
         parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
         parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
+        parser.link_arguments("data.images", "model.images", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Not as LightningCLI does, which silently replaces model arguments by the checkpoint's."""

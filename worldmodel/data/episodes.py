@@ -1,83 +1,158 @@
-"""An episode in the canonical form, and many of them side by side in memory."""
+"""The episodes of a dataset side by side, frame after frame, so that a batch is one gather.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A frame's row is float32, `[observation | reward | terminated | action]`: the vector part of its observation, then what
+the step from it gave, whether that step led to a terminal state, and its action. Images lie in rows of their own,
+uint8, channels last. An episode of T transitions has T + 1 rows; in its last one reward, end and action are zero.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from worldmodel.data import spaces
+from worldmodel.data.episode import Episode
+from worldmodel.data.rows import Rows
+from worldmodel.data.spaces import Json
+from worldmodel.errors import UserError
+
 
 @dataclass(frozen=True)
-class Episode:
-    """T + 1 observations and the T transitions between them.
+class Layout:
+    """Which entries of a row mean what; vectors in the order of the keys, then images."""
 
-    `actions[t]` is taken after `observations[t]` and leads, with `rewards[t]`, to `observations[t + 1]`. The last
-    observation is the true final one, not that of a reset. `terminated`: the last transition led to a terminal
-    state; `truncated`: the episode was cut by a time limit or by the end of the recording.
-    """
+    observation_space: dict[str, Json]
+    action_space: Json
 
-    observations: np.ndarray  # (T + 1, ...)
-    actions: np.ndarray  # (T, ...)
-    rewards: np.ndarray  # (T,)
-    terminated: bool
-    truncated: bool
+    @cached_property
+    def images(self) -> dict[str, tuple[int, int, int]]:
+        """key -> (H, W, C)."""
+        shapes = {key: spaces.image_shape(leaf) for key, leaf in self.observation_space.items()}
+        return {key: shape for key, shape in shapes.items() if shape is not None}
 
-    def __len__(self) -> int:
-        """The number of transitions, T."""
-        return len(self.rewards)
+    @cached_property
+    def vectors(self) -> dict[str, int]:
+        """key -> entries, of what is no image."""
+        leaves = self.observation_space.items()
+        return {key: spaces.num_features(leaf) for key, leaf in leaves if key not in self.images}
+
+    @property
+    def vector_dim(self) -> int:
+        return sum(self.vectors.values())
+
+    @property
+    def pixels(self) -> int:
+        return sum(h * w * c for h, w, c in self.images.values())
+
+    @property
+    def obs_dim(self) -> int:
+        """O: entries of an observation, vectors and pixels together."""
+        return self.vector_dim + self.pixels
+
+    @property
+    def action_dim(self) -> int:
+        """A: entries of an action, one-hot where discrete."""
+        return spaces.num_features(self.action_space)
+
+    @property
+    def row_dim(self) -> int:
+        return self.vector_dim + 2 + self.action_dim
+
+    def continuous(self) -> tuple[np.ndarray, bool]:
+        """Which vector entries (vector_dim,), and whether actions, have a scale that normalisation should take away."""
+        leaves = self.observation_space
+        entries = [np.full(size, spaces.is_continuous(leaves[key])) for key, size in self.vectors.items()]
+        return np.concatenate([np.zeros(0, bool), *entries]), spaces.is_continuous(self.action_space)
+
+    def rows(self, episode: Episode, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """An episode's rows (T + 1, row_dim) float32 and images (T + 1, pixels) uint8.
+
+        Raises:
+            UserError: naming the episode, if it is not of these spaces.
+        """
+        made = np.zeros((len(episode) + 1, self.row_dim), np.float32)
+        left = 0
+        for key, size in self.vectors.items():
+            made[:, left : left + size] = self._features(episode, key, name)
+            left += size
+        made[:-1, left] = episode.rewards
+        made[-2, left + 1] = episode.terminated
+        made[:-1, left + 2 :] = self._features(episode, None, name)
+        images = [self._image(episode, key, name) for key in self.images]
+        return made, np.concatenate(images, axis=1) if images else np.zeros((len(made), 0), np.uint8)
+
+    def _features(self, episode: Episode, key: str | None, name: str) -> np.ndarray:
+        """Of an observation key, or of the actions (None)."""
+        what = "actions" if key is None else f"observations {key!r}"
+        leaf = self.action_space if key is None else self.observation_space[key]
+        values = episode.actions if key is None else self._values(episode, key, name)
+        try:
+            made = spaces.features(values, leaf)
+        except ValueError as error:
+            raise UserError(f"{name}: its {what} do not fit their space: {error}") from None
+        if made.shape[1] != spaces.num_features(leaf):
+            raise UserError(f"{name}: its {what} have {made.shape[1]} entries, their space {spaces.num_features(leaf)}")
+        return made
+
+    def _image(self, episode: Episode, key: str, name: str) -> np.ndarray:
+        values, leaf = self._values(episode, key, name), self.observation_space[key]
+        if values.dtype != np.uint8 or list(values.shape[1:]) != leaf["shape"]:
+            raise UserError(
+                f"{name}: its images {key!r} are {values.dtype} {values.shape[1:]}, their space uint8 {leaf['shape']}"
+            )
+        return spaces.image_rows(values, leaf)
+
+    @staticmethod
+    def _values(episode: Episode, key: str, name: str) -> np.ndarray:
+        if key not in episode.observations:
+            raise UserError(f"{name}: it has no observations {key!r}, only {', '.join(episode.observations)}")
+        return episode.observations[key]
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes as float vectors in memory, frame after frame, so that a batch is one gather.
+    """Some episodes of a dataset: a view, which shares the rows with all others."""
 
-    An episode of T transitions takes T + 1 rows; the last row of `action`, `reward` is zero and `terminated` false.
-    """
-
-    obs: np.ndarray  # (F, O) float32
-    action: np.ndarray  # (F, A) float32
-    reward: np.ndarray  # (F,) float32
-    terminated: np.ndarray  # (F,) bool: the step from this frame led to a terminal state
+    layout: Layout
+    frames: Rows  # (F, row_dim) float32, of the whole dataset
+    images: Rows | None  # (F, pixels) uint8
+    starts: np.ndarray  # (E,) int64: each episode's first row
     num_frames: np.ndarray  # (E,) int64: T + 1 of each episode
     names: Sequence[str]  # (E,): the file, and the episode in it
 
-    @staticmethod
-    def concatenate(parts: "Sequence[Episodes]") -> "Episodes":
-        """The episodes of all parts, in order."""
-        arrays = ("obs", "action", "reward", "terminated", "num_frames")
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
-        return Episodes(**joined, names=[name for part in parts for name in part.names])
-
-    @property
-    def starts(self) -> np.ndarray:
-        """(E,) int64: each episode's first row."""
-        return np.cumsum(self.num_frames) - self.num_frames
+    def __len__(self) -> int:
+        return len(self.num_frames)
 
     @property
     def num_transitions(self) -> int:
         return int(self.num_frames.sum()) - len(self)
 
-    def __len__(self) -> int:
-        return len(self.num_frames)
-
-    def rows(self, episode: int) -> slice:
-        """The rows of one episode."""
-        start = int(self.starts[episode])
-        return slice(start, start + int(self.num_frames[episode]))
-
-    def select(self, indices: Sequence[int] | np.ndarray) -> "Episodes":
+    def select(self, indices: Iterable[int]) -> "Episodes":
         """The episodes with these indices, in this order."""
-        starts, frames = self.starts[indices], self.num_frames[indices]
-        first = np.cumsum(frames) - frames
-        rows = np.arange(frames.sum()) + np.repeat(starts - first, frames)
-        names = [self.names[i] for i in indices]
-        return Episodes(self.obs[rows], self.action[rows], self.reward[rows], self.terminated[rows], frames, names)
+        chosen = np.asarray(list(indices), dtype=np.int64)
+        names = [self.names[i] for i in chosen]
+        return replace(self, starts=self.starts[chosen], num_frames=self.num_frames[chosen], names=names)
 
-    def first_non_finite(self, episode: int) -> tuple[str, int] | None:
-        """The field and step of the first NaN or infinity in an episode, if there is one."""
-        rows = self.rows(episode)
-        fields = {"observation": self.obs[rows], "action": self.action[rows], "reward": self.reward[rows]}
-        for field, values in fields.items():
-            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            if not finite.all():
-                return field, int(np.argmin(finite))
-        return None
+    def rows(self, episode: int) -> np.ndarray:
+        """(T + 1,) the row numbers of an episode."""
+        return self.starts[episode] + np.arange(self.num_frames[episode])
+
+    def obs(self, rows: np.ndarray) -> np.ndarray:
+        """Observations (..., O) float32 at these row numbers (...): vectors, then pixels from 0 to 255."""
+        vectors = self.frames.take(rows, axis=0)[..., : self.layout.vector_dim]
+        if self.images is None:
+            return vectors
+        return np.concatenate([vectors, self.images.take(rows, axis=0).astype(np.float32)], axis=-1)
+
+    def reward(self, rows: np.ndarray) -> np.ndarray:
+        """(...) float32."""
+        return self.frames.take(rows, axis=0)[..., self.layout.vector_dim]
+
+    def terminated(self, rows: np.ndarray) -> np.ndarray:
+        """(...) bool: the step from this frame led to a terminal state."""
+        return self.frames.take(rows, axis=0)[..., self.layout.vector_dim + 1] > 0
+
+    def action(self, rows: np.ndarray) -> np.ndarray:
+        """(..., A) float32."""
+        return self.frames.take(rows, axis=0)[..., self.layout.vector_dim + 2 :]

@@ -12,15 +12,37 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+BLOCK = 64  # batches that are worked out at once: one batch's share of NumPy's overhead is small
+
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one batch, (B, T + 1) each, and the steps between them, (B, T) each."""
+    """The frames of one batch or of several in a row, (B, N + 1) each, and the steps between them, (B, N) each."""
 
     episode: np.ndarray  # int64, -1 in the padding behind a lane's end
     step: np.ndarray  # int64, the frame's index in its episode; 0 in padding
     is_first: np.ndarray  # bool
     valid: np.ndarray  # bool: frames t and t + 1 follow each other in one episode
+
+    def lanes(self, some: slice) -> "Frames":
+        """Of some lanes, as views."""
+        return Frames(self.episode[some], self.step[some], self.is_first[some], self.valid[some])
+
+    def cut(self, first: int, steps: int) -> "Frames":
+        """The steps from `first` on, as views."""
+        frames, inner = slice(first, first + steps + 1), slice(first, first + steps)
+        return Frames(self.episode[:, frames], self.step[:, frames], self.is_first[:, inner], self.valid[:, inner])
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """All lanes behind each other: the slots are the episodes in the order of their lanes."""
+
+    ids: np.ndarray  # (E,) the episode in each slot
+    ends: np.ndarray  # (E,) the lane's frame behind the slot's last
+    keys: np.ndarray  # (E,) lane * span + end: ascending
+    totals: np.ndarray  # (B,) frames of each lane
+    span: int
 
 
 class LaneSchedule:
@@ -38,6 +60,7 @@ class LaneSchedule:
         self.num_frames = np.asarray(num_frames, dtype=np.int64)
         self.lanes, self.steps, self.seed, self.shuffle = lanes, steps, seed, shuffle
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._block = lru_cache(maxsize=2)(self._make_block)
 
     @cached_property
     def batches_per_epoch(self) -> int:
@@ -52,30 +75,40 @@ class LaneSchedule:
 
     def batch(self, n: int) -> Frames:
         """Batch n >= 0 of an endless stream of epochs, all lanes."""
+        _, block, m = self.block(n)
+        return block.cut(m * self.steps, self.steps)
+
+    def block(self, n: int) -> tuple[int, Frames, int]:
+        """The batches around batch n: the number of the first, their frames, and which of them is batch n."""
         epoch, m = divmod(n, self.batches_per_epoch)
-        position = np.arange(m * self.steps, (m + 1) * self.steps + 1)
-        episode = np.full((self.lanes, self.steps + 1), -1, dtype=np.int64)
-        step = np.zeros_like(episode)
-        for lane, (ids, ends) in enumerate(self._epoch(epoch)):
-            if not len(ids):
-                continue
-            slot = np.searchsorted(ends, position, side="right")
-            inside = slot < len(ids)
-            own = ids[slot[inside]]
-            episode[lane, inside] = own
-            step[lane, inside] = position[inside] - (ends[slot[inside]] - self.num_frames[own])
+        return n - m % BLOCK, self._block(epoch, m // BLOCK), m % BLOCK
+
+    def _make_block(self, epoch: int, number: int) -> Frames:
+        order, first = self._epoch(epoch), number * BLOCK * self.steps
+        batches = min(BLOCK, self.batches_per_epoch - number * BLOCK)
+        position = np.arange(first, first + batches * self.steps + 1)
+        lane = np.arange(self.lanes)[:, None]
+        slot = np.searchsorted(order.keys, lane * order.span + position, side="right")
+        inside = position < order.totals[:, None]
+        slot = np.where(inside, slot, 0)
+        episode = np.where(inside, order.ids[slot], -1)
+        step = np.where(inside, position - (order.ends[slot] - self.num_frames[order.ids[slot]]), 0)
         valid = (episode[:, 1:] == episode[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)
         return Frames(episode, step, step[:, :-1] == 0, valid)
 
-    def _make_epoch(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each lane: its episodes, and the lane's frame behind each one's last."""
+    def _make_epoch(self, epoch: int) -> _Epoch:
         if not self.shuffle:
             lanes = self._assign(np.arange(len(self.num_frames)))
         else:
             rng = np.random.default_rng([self.seed, epoch])
             lanes = [rng.permutation(lane) for lane in self._assign(rng.permutation(len(self.num_frames)))]
             lanes = [lanes[i] for i in rng.permutation(self.lanes)]
-        return [(lane, np.cumsum(self.num_frames[lane])) for lane in lanes]
+        ends = [np.cumsum(self.num_frames[lane]) for lane in lanes]
+        totals = np.array([end[-1] if len(end) else 0 for end in ends])
+        span = int(totals.max()) + 1
+        keys = [number * span + end for number, end in enumerate(ends)]
+        ids, flat_ends, flat_keys = (np.concatenate(parts).astype(np.int64) for parts in (lanes, ends, keys))
+        return _Epoch(ids, flat_ends, flat_keys, totals, span)
 
     def _assign(self, order: np.ndarray) -> list[np.ndarray]:
         """Longest first (ties as in `order`), each to the lane with the fewest frames."""

@@ -1,18 +1,33 @@
 """Batches out of episodes in memory, as a map-style dataset and the sampler that walks it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from worldmodel.batch import Batch
 from worldmodel.data.episodes import Episodes
-from worldmodel.data.lanes import LaneSchedule
+from worldmodel.data.lanes import Frames, LaneSchedule
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What batches in a row have in common work, done once: this rank's lanes."""
+
+    frames: Frames
+    rows: np.ndarray  # (B, N + 1) int64 of the table; in padding those of some episode
+    num_valid: list[Tensor]  # of each batch
+    whole: list[bool]  # every step of the batch is valid
 
 
 class Segments(Dataset[Batch]):
-    """Item n is batch n of the lane schedule: this rank's lanes of it."""
+    """Item n is batch n of the lane schedule: this rank's lanes of it.
+
+    `episode` and `step` of a batch are views of what neighbouring batches share: not to be written to.
+    """
 
     def __init__(self, episodes: Episodes, schedule: LaneSchedule, rank: int = 0, world_size: int = 1) -> None:
         self.episodes = episodes
@@ -21,38 +36,52 @@ class Segments(Dataset[Batch]):
         mine = schedule.lanes // world_size
         self.lanes = slice(rank * mine, (rank + 1) * mine)
         self.starts = episodes.starts
+        self._blocks: dict[int, _Block] = {}
 
     def __len__(self) -> int:
         return self.schedule.batches_per_epoch
 
     def __getitem__(self, n: int) -> Batch:
-        frames = self.schedule.batch(n)
-        num_valid = frames.valid.sum() / self.world_size
-        episode, step, valid = frames.episode[self.lanes], frames.step[self.lanes], frames.valid[self.lanes]
-        real = episode >= 0
-        rows = np.where(real, self.starts[episode] + step, 0)
-        steps = rows[:, :-1]
-        data = self.episodes
-        return Batch(
-            obs=_gather(data.obs, rows, real),
-            action=_gather(data.action, steps, valid),
-            reward=_gather(data.reward, steps, valid),
-            terminated=_gather(data.terminated, steps, valid),
-            is_first=torch.from_numpy(frames.is_first[self.lanes]),
-            valid=torch.from_numpy(valid),
-            episode=torch.from_numpy(episode[:, :-1].copy()),
-            step=torch.from_numpy(step[:, :-1].copy()),
-            num_valid=torch.tensor(num_valid, dtype=torch.float32),
+        block, m = self._block(n)
+        data, size, length = self.episodes, self.episodes.layout.vector_dim, self.schedule.steps
+        frames, inner = slice(m * length, (m + 1) * length + 1), slice(m * length, (m + 1) * length)
+        rows, valid = block.rows[:, frames], block.frames.valid[:, inner]
+        table = data.frames.take(rows, axis=0)
+        pixels = None if data.images is None else data.images.take(rows, axis=0)
+        steps = table[:, :-1, size:]
+        if not block.whole[m]:  # what stands in a masked row must not reach any computation
+            steps[~valid] = 0
+            padding = block.frames.episode[:, frames] < 0
+            table[padding, :size] = 0
+            if pixels is not None:
+                pixels[padding] = 0
+        batch = Batch(
+            obs=torch.from_numpy(table[..., :size]),
+            reward=torch.from_numpy(steps[..., 0]),
+            terminated=torch.from_numpy(steps[..., 1] > 0),
+            action=torch.from_numpy(steps[..., 2:]),
+            is_first=torch.from_numpy(block.frames.is_first[:, inner].copy()),
+            valid=torch.from_numpy(valid.copy()),
+            episode=torch.from_numpy(block.frames.episode[:, inner]),
+            step=torch.from_numpy(block.frames.step[:, inner]),
+            num_valid=block.num_valid[m],
             position=n,
         )
+        if pixels is not None:
+            batch["pixels"] = torch.from_numpy(pixels)
+        return batch
 
-
-def _gather(values: np.ndarray, rows: np.ndarray, keep: np.ndarray) -> torch.Tensor:
-    """values[rows], zero where not `keep`: what stands in a masked row must not reach any computation."""
-    picked = values[rows]
-    if not keep.all():
-        picked[~keep] = 0
-    return torch.from_numpy(picked)
+    def _block(self, n: int) -> tuple[_Block, int]:
+        """The block that holds batch n, and the batch's number in it."""
+        first, frames, m = self.schedule.block(n)
+        if first not in self._blocks:
+            mine = frames.lanes(self.lanes)
+            per_batch = frames.valid.reshape(self.schedule.lanes, -1, self.schedule.steps).sum(axis=(0, 2))
+            counts = torch.from_numpy(per_batch / self.world_size).float().unbind()
+            whole = (per_batch == self.schedule.lanes * self.schedule.steps).tolist()
+            rows = self.starts[mine.episode] + mine.step
+            self._blocks = {first: _Block(mine, rows, list(counts), whole)}  # the one before is behind us
+        return self._blocks[first], m
 
 
 class StreamSampler(Sampler[int]):

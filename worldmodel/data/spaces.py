@@ -1,4 +1,9 @@
-"""Gymnasium spaces: as plain JSON for the manifest, and as float vectors for a network."""
+"""Gymnasium spaces: as plain JSON for the manifest, and as float vectors or images for a network.
+
+An observation is a dict of *leaves*, key -> Box, Discrete, MultiDiscrete or MultiBinary; a space that is no Dict has
+the one key `observation`, nested Dicts have keys such as `robot/arm`. A uint8 Box that has the shape of a picture is an
+image, everything else becomes a vector.
+"""
 
 import math
 from typing import Any
@@ -9,10 +14,14 @@ from gymnasium import spaces
 from worldmodel.errors import UserError
 
 Json = dict[str, Any]
+OBSERVATION = "observation"  # the key of an observation that is no dict
+MIN_SIDE = 8  # pixels; a smaller uint8 array is a vector (a MiniGrid view of 7x7x3 codes, for example)
 
 
 def describe(space: spaces.Space) -> Json:
     """A Box, Discrete, MultiDiscrete or MultiBinary space as plain JSON (infinite bounds are null).
+
+    Bounds that are the same for all entries are one number.
 
     Raises:
         UserError: for any other space.
@@ -33,36 +42,104 @@ def describe(space: spaces.Space) -> Json:
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "shape": list(space.shape)}
     raise UserError(
-        f"a {type(space).__name__} space is not supported: Box, Discrete, MultiDiscrete and MultiBinary are; "
-        "wrap the environment (gymnasium.wrappers.FlattenObservation, for example)"
+        f"a {type(space).__name__} space is not supported: Box, Discrete, MultiDiscrete and MultiBinary are, and for"
+        " observations a Dict of them; wrap the environment (gymnasium.wrappers.FlattenObservation, for example)"
     )
 
 
-def num_features(space: Json) -> int:
+def describe_observation(space: spaces.Space) -> dict[str, Json]:
+    """The leaves of an observation space, key -> `describe`d leaf."""
+    if not isinstance(space, spaces.Dict):
+        return {OBSERVATION: describe(space)}
+    found: dict[str, Json] = {}
+    for key, part in space.spaces.items():
+        for inner, leaf in describe_observation(part).items():
+            found[f"{key}/{inner}" if isinstance(part, spaces.Dict) else key] = leaf
+    return found
+
+
+def leaves_of(observation: Any) -> dict[str, np.ndarray]:
+    """An observation, or a batch of them, as a flat dict: what `describe_observation` does for its space."""
+    if not isinstance(observation, dict):
+        return {OBSERVATION: np.asarray(observation)}
+    found: dict[str, np.ndarray] = {}
+    for key, part in observation.items():
+        for inner, value in leaves_of(part).items():
+            found[f"{key}/{inner}" if isinstance(part, dict) else key] = value
+    return found
+
+
+def box_of(values: np.ndarray) -> Json:
+    """An unbounded Box for rows (N, ...) whose space nobody declared; of 0 to 255 for uint8."""
+    bounds = (0.0, 255.0) if values.dtype == np.uint8 else (None, None)
+    return {"type": "Box", "shape": list(values.shape[1:]), "dtype": str(values.dtype)} | dict(
+        zip(("low", "high"), bounds, strict=True)
+    )
+
+
+def image_shape(leaf: Json) -> tuple[int, int, int] | None:
+    """(H, W, C) if the leaf is an image: uint8, (H, W), (H, W, C) or (C, H, W) with C at most 16; else None."""
+    if leaf["type"] != "Box" or leaf["dtype"] != "uint8":
+        return None
+    match leaf["shape"]:
+        case [h, w] if min(h, w) >= MIN_SIDE:
+            return h, w, 1
+        case [h, w, c] if c <= 16 and min(h, w) >= MIN_SIDE:
+            return h, w, c
+        case [c, h, w] if c <= 16 and min(h, w) >= MIN_SIDE:
+            return h, w, c
+    return None
+
+
+def image_rows(values: np.ndarray, leaf: Json) -> np.ndarray:
+    """Images (N, ...) of a leaf as rows (N, H * W * C), channels last."""
+    shape = leaf["shape"]
+    channels_first = len(shape) == 3 and shape[-1] > 16
+    return (np.moveaxis(values, 1, -1) if channels_first else values).reshape(len(values), -1)
+
+
+def num_features(leaf: Json) -> int:
     """Entries of the vector that `features` makes of one value."""
-    match space["type"]:
+    match leaf["type"]:
         case "Discrete":
-            return space["n"]
+            return leaf["n"]
         case "MultiDiscrete":
-            return int(np.sum(space["nvec"]))
-    return math.prod(space["shape"])
+            return int(np.sum(leaf["nvec"]))
+    return math.prod(leaf["shape"])
 
 
-def is_continuous(space: Json) -> bool:
+def is_continuous(leaf: Json) -> bool:
     """Whether the features have a scale of their own, which normalisation should take away."""
-    return space["type"] == "Box"
+    return leaf["type"] == "Box"
 
 
-def features(values: np.ndarray, space: Json) -> np.ndarray:
-    """Values (N, ...) of a space as float32 vectors (N, num_features), one-hot where discrete."""
-    match space["type"]:
+def features(values: np.ndarray, leaf: Json) -> np.ndarray:
+    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete.
+
+    Raises:
+        ValueError: if a value is not of the space.
+    """
+    match leaf["type"]:
         case "Discrete":
-            return _one_hot(values.reshape(-1) - space["start"], space["n"])
+            return _one_hot(values.reshape(-1) - leaf.get("start", 0), leaf["n"])
         case "MultiDiscrete":
             columns = values.reshape(len(values), -1).T
-            hot = [_one_hot(column, n) for column, n in zip(columns, np.ravel(space["nvec"]), strict=True)]
+            hot = [_one_hot(column, n) for column, n in zip(columns, np.ravel(leaf["nvec"]), strict=True)]
             return np.concatenate(hot, axis=1)
     return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
+
+
+def check_leaf(leaf: Any, where: str) -> None:
+    """Raise UserError if `leaf` is not what `describe` returns."""
+    kinds = {"Box": {"shape", "dtype"}, "Discrete": {"n"}, "MultiDiscrete": {"nvec"}, "MultiBinary": {"shape"}}
+    kind = leaf.get("type") if isinstance(leaf, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(f"{where}: {leaf!r} is not a space: its type must be one of {', '.join(kinds)}")
+    if missing := kinds[kind] - leaf.keys():
+        raise UserError(f"{where}: a {kind} space needs {' and '.join(sorted(missing))}")
+    sizes = leaf.get("shape", [leaf.get("n")] if kind == "Discrete" else np.ravel(leaf.get("nvec", 1)).tolist())
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+        raise UserError(f"{where}: the sizes of the {kind} space are {sizes!r}; they must be whole numbers above 0")
 
 
 def _one_hot(indices: np.ndarray, n: int) -> np.ndarray:
@@ -73,5 +150,6 @@ def _one_hot(indices: np.ndarray, n: int) -> np.ndarray:
     return hot
 
 
-def _bounds(values: np.ndarray) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values.ravel()]
+def _bounds(values: np.ndarray) -> list[float | None] | float | None:
+    bounds = [float(v) if np.isfinite(v) else None for v in values.ravel()]
+    return bounds[0] if len(bounds) > 16 and len(set(bounds)) == 1 else bounds

@@ -1,219 +1,275 @@
-"""Datasets on disk: closed HDF5 files of episodes and the manifest that lists them.
+"""Dataset folders: writing episodes so that none is lost, and reading what the manifest lists.
 
-    DIR/manifest.json      what the data is (environment, seed, policy, spaces, alignment) and each file's sha256
-    DIR/episodes-00000.h5  observations (sum of T + 1), actions, rewards (sum of T), and for each episode its length,
-                           terminated, truncated
+    DIR/manifest.json      which files are data, and what the data is
+    DIR/episodes-00000.h5  shards
+    DIR/part-00000.h5      the last second of a recording, until `finish` or `compact` merges the parts into shards
 
-Only files that the manifest lists are data. Each file is written whole or not at all, the manifest after them.
+Only what the manifest lists is data. A file is written, and on the disk, before the manifest lists it; the manifest is
+replaced whole; a file is removed after the manifest has let go of it. So a process may die anywhere.
 """
 
-import json
-import math
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
+from hashlib import sha256 as new_sha256
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import h5py
-import numpy as np
+from filelock import SoftFileLock, Timeout
 
-from worldmodel.data import spaces
-from worldmodel.data.durable import sha256, whole_file
-from worldmodel.data.episodes import Episode, Episodes
-from worldmodel.errors import UserError
+from worldmodel.data.damage import describe_damage
+from worldmodel.data.durable import sha256
+from worldmodel.data.episode import ALIGNMENT, Episode, Source
+from worldmodel.data.manifest import MANIFEST, read_manifest, write_manifest
+from worldmodel.data.shards import Piece, join, num_bytes, pieces, read_shard, shard_sizes, write_shard
+from worldmodel.errors import UserError, choose
 
-MANIFEST = "manifest.json"
-FORMAT = "worldmodel-episodes"
-VERSION = 1
-ALIGNMENT = "actions[t] is taken after observations[t] and leads, with rewards[t], to observations[t+1]"
+SHARD_BYTES = 240 << 20  # of values before compression, so that no file is above 256 MB
+PART_BYTES = 32 << 20  # wait in memory at most
 
 
 class EpisodeWriter:
-    """Writes episodes into a new dataset folder.
+    """Adds episodes to a dataset folder; one process at a time.
+
+    An episode is *acknowledged* once it is on the disk and in the manifest: from then on it survives anything that
+    happens to the process, and readers see it.
 
     Args:
-        folder: made where it is missing; must not hold a dataset yet.
-        manifest: what the data is; `observation_space` and `action_space` as made by `spaces.describe`.
-        steps_per_file: a file is closed once it holds this many transitions.
+        folder: made where it is missing.
+        manifest: what the data is; `observation_space` (key -> leaf) and `action_space` as data.spaces describes them.
+        append: go on behind the episodes that the folder already holds.
+        flush_seconds: an added episode waits at most about this long for its acknowledgement.
+        shard_bytes: of values in a shard.
 
     Raises:
-        UserError: if the folder already holds a dataset.
+        UserError: if the folder holds a dataset (without append) or one of other spaces, cannot be made, or another
+            process is writing to it.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], steps_per_file: int = 50_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        append: bool = False,
+        flush_seconds: float = 1.0,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
         if missing := {"observation_space", "action_space"} - manifest.keys():
-            raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see spaces.describe)")
-        if (folder / MANIFEST).exists():
-            raise UserError(f"{folder} already holds a dataset: choose another folder, or remove it first")
+            raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see data.spaces)")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"the dataset's folder {folder} cannot be made: {error.strerror}") from error
-        self.folder = folder
-        self.steps_per_file = steps_per_file
-        self.manifest = {"format": FORMAT, "version": VERSION, "alignment": ALIGNMENT, **manifest, "files": []}
-        self._waiting: list[Episode] = []
+        self.folder, self.flush_seconds, self.shard_bytes = folder, flush_seconds, shard_bytes
+        self.episodes = self.steps = 0  # acknowledged by this writer
+        self._lock = _lock(folder)
+        try:
+            self.manifest = self._first_manifest(manifest, append)
+            _remove_unlisted(folder, self.manifest)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.waiting: list[Piece] = []
+        self._waiting_bytes = 0
+        self._last_flush = time.monotonic()
+
+    def _first_manifest(self, manifest: dict[str, Any], append: bool) -> dict[str, Any]:
+        if not (self.folder / MANIFEST).exists():
+            return write_manifest(self.folder, manifest | {"complete": False, "files": []})
+        there = read_manifest(self.folder)
+        if not append:
+            state = "" if there.get("complete") else ", of a recording that was interrupted"
+            raise UserError(
+                f"{self.folder} already holds a dataset ({there['episodes']} episodes{state}):"
+                " choose another folder, remove this one, or add to it with --append"
+            )
+        for space in ("observation_space", "action_space"):
+            if there[space] != manifest[space]:
+                raise UserError(
+                    f"{self.folder} holds episodes of another {space.replace('_', ' ')} ({there[space]},"
+                    f" not {manifest[space]}): choose another folder"
+                )
+        return there | {"complete": False}
 
     def add(self, episode: Episode) -> None:
-        """Take an episode; it is on disk once its file is full or `finish` was called."""
-        num_obs, num_actions = len(episode.observations), len(episode.actions)
-        if not len(episode) or num_obs != len(episode) + 1 or num_actions != len(episode):
-            raise ValueError(f"{num_obs} observations, {num_actions} actions, {len(episode)} rewards: not T+1, T, T")
-        self._waiting.append(episode)
-        if sum(map(len, self._waiting)) >= self.steps_per_file:
-            self._write_file()
+        """Take an episode; it is acknowledged by the next `flush`, at most about `flush_seconds` from now.
+
+        Raises:
+            UserError: if its keys or shapes are not those of the spaces.
+        """
+        leaves = self.manifest["observation_space"]
+        if episode.observations.keys() != leaves.keys():
+            has, wanted = ", ".join(episode.observations), ", ".join(leaves)
+            raise UserError(f"an episode has the observations {has}; it must have {wanted}")
+        for key, values in {**episode.observations, "actions": episode.actions}.items():
+            leaf = leaves.get(key, self.manifest["action_space"])
+            if leaf["type"] == "Box" and list(values.shape[1:]) != leaf["shape"]:
+                raise UserError(f"{key} of shape {list(values.shape[1:])} do not fit their space, {leaf['shape']}")
+        self.waiting += pieces(episode, self.shard_bytes)
+        self._waiting_bytes += num_bytes(episode)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Flush what has waited long enough, or takes much memory."""
+        late = time.monotonic() - self._last_flush >= self.flush_seconds
+        if self.waiting and (late or self._waiting_bytes >= PART_BYTES):
+            self.flush()
+
+    def flush(self) -> int:
+        """Acknowledge what waits; returns how many episodes this writer has acknowledged so far."""
+        self._last_flush = time.monotonic()
+        if not self.waiting:
+            return self.episodes
+        stream, files = iter(self.waiting), list(self.manifest["files"])
+        for lengths in _grouped(((len(p.episode), num_bytes(p.episode)) for p in self.waiting), self.shard_bytes):
+            files.append(write_shard(_next_path(self.folder, "part", files), lengths, (next(stream) for _ in lengths)))
+        self.manifest = write_manifest(self.folder, self.manifest | {"files": files})
+        self.episodes += sum(not piece.continues for piece in self.waiting)
+        self.steps += sum(len(piece.episode) for piece in self.waiting)
+        self.waiting, self._waiting_bytes = [], 0
+        return self.episodes
 
     def finish(self) -> dict[str, Any]:
-        """Write what is waiting, then the manifest; from now on readers see the dataset. Returns the manifest."""
-        if self._waiting:
-            self._write_file()
-        files = self.manifest["files"]
-        self.manifest["episodes"] = sum(file["episodes"] for file in files)
-        self.manifest["steps"] = sum(file["steps"] for file in files)
-        with whole_file(self.folder / MANIFEST) as path:
-            path.write_text(json.dumps(self.manifest, indent=1) + "\n")
+        """Acknowledge what waits, merge the parts into shards, say in the manifest that it is complete; returns it."""
+        self.flush()
+        shards = [entry for entry in self.manifest["files"] if not entry["name"].startswith("part-")]
+        parts = [entry for entry in self.manifest["files"] if entry["name"].startswith("part-")]
+        self.manifest["complete"] = True
+        self.manifest = _replace(self.folder, self.manifest, shards, parts, self.shard_bytes)
+        self._lock.release()
         return self.manifest
 
-    def _write_file(self) -> None:
-        episodes, self._waiting = self._waiting, []
-        path = self.folder / f"episodes-{len(self.manifest['files']):05d}.h5"
-        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
-            for name in ("observations", "actions", "rewards"):
-                values = np.concatenate([getattr(episode, name) for episode in episodes])
-                # fletcher32: HDF5 itself notices a flipped bit when it reads
-                file.create_dataset(name, data=values, chunks=_chunks(values), compression="lzf", fletcher32=True)
-            file["lengths"] = np.array([len(episode) for episode in episodes], dtype=np.int64)
-            file["terminated"] = np.array([episode.terminated for episode in episodes])
-            file["truncated"] = np.array([episode.truncated for episode in episodes])
-        entry = {"name": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
-        self.manifest["files"].append(entry | {"episodes": len(episodes), "steps": sum(map(len, episodes))})
+    def close(self) -> None:
+        """Acknowledge what waits and let go of the folder; the dataset stays as one that was interrupted.
+
+        One without any episode is removed.
+        """
+        try:
+            self.flush()
+            if not self.manifest["files"]:
+                (self.folder / MANIFEST).unlink()
+        finally:
+            self._lock.release()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a dataset.
-
-    Raises:
-        UserError: if the folder or its manifest is missing, or is not of this format.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = f"holds no {MANIFEST}" if folder.is_dir() else "does not exist"
-        raise UserError(
-            f"no dataset at {folder}: the folder {what}; make one with `worldmodel collect ENV_ID --out {folder}`"
-        )
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore it, or collect the dataset anew") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}")
-    if missing := {"files", "observation_space", "action_space"} - manifest.keys():
-        raise UserError(f"{path} lacks {' and '.join(sorted(missing))}: restore it, or collect the dataset anew")
-    return manifest
-
-
-def read_file(folder: Path, entry: dict[str, Any]) -> Iterator[Episode]:
-    """The episodes of one file of the manifest, in order, exactly as they were written.
-
-    Raises:
-        UserError: if the file is missing, differs from its checksum, or its lengths contradict each other.
-    """
-    path = folder / entry["name"]
-    if path.parent != folder:
-        raise UserError(f"{folder / MANIFEST} names the file {entry['name']!r}, which is not in its folder")
-    if not path.is_file():
-        raise UserError(f"{path} is missing, but the manifest lists it: restore it, or collect the dataset anew")
-    if sha256(path) != entry["sha256"]:
-        raise UserError(f"{path} was changed or damaged: its sha256 is not the manifest's; restore it, or collect anew")
-    with h5py.File(path, "r") as file:
-        data = {name: np.asarray(file[name]) for name in ("observations", "actions", "rewards")}
-        lengths, terminated, truncated = (np.asarray(file[name]) for name in ("lengths", "terminated", "truncated"))
-    steps = int(lengths.sum())
-    sizes = {name: len(values) for name, values in data.items()}
-    if sizes != {"observations": steps + len(lengths), "actions": steps, "rewards": steps}:
-        raise UserError(f"{path}: {sizes} do not fit {len(lengths)} episodes with {steps} transitions in all")
-    ends = np.cumsum(lengths)
-    for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
-        if length < 1:
-            raise UserError(f"{path}, episode {i}: it has one observation and no transition; leave it out of the data")
-        start = end - length
-        yield Episode(
-            data["observations"][start + i : end + i + 1],
-            data["actions"][start:end],
-            data["rewards"][start:end],
-            bool(terminated[i]),
-            bool(truncated[i]),
-        )
-
-
-def load_episodes(folder: Path, non_finite: Literal["error", "skip"] = "error") -> tuple[Episodes, int]:
-    """A dataset as float vectors in memory, and the number of episodes that were skipped.
+def open_dataset(folder: Path, observations: Collection[str] | None = None) -> Source:
+    """A dataset folder as a stream of episodes.
 
     Args:
         folder: with a manifest.
-        non_finite: what to do with an episode that holds a NaN or infinity.
+        observations: the keys that are read; None: all.
 
     Raises:
-        UserError: naming file, episode and step, if the data is missing, damaged, empty or (with "error") not finite.
+        UserError: (while reading) naming the file and the episodes that are missing or damaged.
     """
     manifest = read_manifest(folder)
-    parts: list[Episodes] = []
-    for entry in manifest["files"]:
-        read = list(read_file(folder, entry))
-        names = [f"{folder / entry['name']}, episode {i}" for i in range(len(read))]
-        parts.append(_side_by_side(read, names, manifest["observation_space"], manifest["action_space"]))
-    if not parts:
+    for key in observations or ():
+        choose("observation key", key, manifest["observation_space"])
+
+    def episodes() -> Iterator[tuple[str, Episode]]:
+        parts: list[Episode] = []
+        for entry in manifest["files"]:
+            number = 0
+            for piece in read_listed(folder, entry, observations):
+                parts.append(piece.episode)
+                if not piece.continues:
+                    yield f"{entry['name']}, episode {number}", join(parts)
+                    parts, number = [], number + 1
+
+    sums = "".join(entry["sha256"] for entry in manifest["files"])
+    about = {key: value for key, value in manifest.items() if key not in ("files", "observation_space", "action_space")}
+    about["env_id"] = manifest.get("collect", {}).get("env_id") or manifest.get("env_id")
+    fingerprint = new_sha256(sums.encode()).hexdigest()
+    space = {k: leaf for k, leaf in manifest["observation_space"].items() if observations is None or k in observations}
+    return Source(folder, "worldmodel", space, manifest["action_space"], ALIGNMENT, fingerprint, episodes, about)
+
+
+def read_listed(folder: Path, entry: dict[str, Any], keys: Collection[str] | None = None) -> Iterator[Piece]:
+    """The pieces of a file that the manifest lists, if it is the file that was written."""
+    path, count = folder / entry["name"], entry["episodes"]
+    if not path.is_file():
+        raise UserError(f"{path} is missing, and its episodes 0 to {count - 1} with it: restore it from a copy")
+    if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
         raise UserError(
-            f"{folder} holds no episodes: collect some with `worldmodel collect ENV_ID --out DIR --steps N`"
+            f"{path} was changed or damaged (its sha256 is not the manifest's): {describe_damage(path, count)};"
+            " restore it from a copy, or record the data anew"
         )
-    episodes = Episodes.concatenate(parts)
-    bad = {i: found for i in range(len(episodes)) if (found := episodes.first_non_finite(i))}
-    if bad and non_finite == "error":
-        i, (field, step) = next(iter(bad.items()))
-        raise UserError(
-            f"{episodes.names[i]}, step {step}: the {field} is not finite"
-            f" ({len(bad)} of {len(episodes)} episodes have such values); mend the data,"
-            " or leave such episodes out with --data.non_finite skip"
-        )
-    if len(bad) == len(episodes):
-        raise UserError(f"{folder}: every episode holds a NaN or an infinity; mend the data")
-    return (episodes.select([i for i in range(len(episodes)) if i not in bad]) if bad else episodes), len(bad)
+    return read_shard(path, keys)
 
 
-def _side_by_side(
-    parts: list[Episode], names: list[str], obs_space: spaces.Json, action_space: spaces.Json
-) -> Episodes:
-    num_frames = np.array([len(episode) + 1 for episode in parts], dtype=np.int64)
-    last = np.cumsum(num_frames) - 1  # rows without a transition
-    has_step = np.ones(int(num_frames.sum()), dtype=bool)
-    has_step[last] = False
-    obs = _features([e.observations for e in parts], obs_space, names, "observations")
-    steps = _features([e.actions for e in parts], action_space, names, "actions")
-    action = np.zeros((len(obs), steps.shape[1]), dtype=np.float32)
-    action[has_step] = steps
-    reward = np.zeros(len(obs), dtype=np.float32)
-    reward[has_step] = np.concatenate([e.rewards for e in parts])
-    terminated = np.zeros(len(obs), dtype=bool)
-    terminated[last - 1] = [e.terminated for e in parts]
-    return Episodes(obs, action, reward, terminated, num_frames, names)
+def compact(folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
+    """Rewrite a dataset's files as few shards; the same episodes in the same order. Returns the manifest.
 
-
-def _features(values: list[np.ndarray], space: spaces.Json, names: list[str], field: str) -> np.ndarray:
-    shapes = {array.shape[1:] for array in values}
-    if len(shapes) > 1:
-        odd = next(i for i, array in enumerate(values) if array.shape[1:] != values[0].shape[1:])
-        raise UserError(f"{names[odd]}: its {field} have shape {values[odd].shape[1:]}, others {values[0].shape[1:]}")
+    Raises:
+        UserError: if a file is damaged (then nothing changes), or another process is writing to the folder.
+    """
+    manifest = read_manifest(folder)
+    lock = _lock(folder)
     try:
-        made = spaces.features(np.concatenate(values), space)
-    except ValueError as error:
-        raise UserError(f"{names[0].split(', episode')[0]}: {field} {error}") from None
-    if made.shape[1] != spaces.num_features(space):
+        manifest = read_manifest(folder)
+        _remove_unlisted(folder, manifest)
+        return _replace(folder, manifest, [], manifest["files"], shard_bytes)
+    finally:
+        lock.release()
+
+
+def _replace(
+    folder: Path, manifest: dict[str, Any], keep: list[dict[str, Any]], old: list[dict[str, Any]], limit: int
+) -> dict[str, Any]:
+    """The manifest with `old` files merged into shards behind those that are kept; then removes the old ones."""
+    files = list(keep)
+    stream = chain.from_iterable(read_listed(folder, entry) for entry in old)
+    sizes = chain.from_iterable(shard_sizes(folder / entry["name"]) for entry in old)
+    for lengths in _grouped(sizes, limit):
+        path = _next_path(folder, "episodes", files + old)
+        files.append(write_shard(path, lengths, (next(stream) for _ in lengths)))
+    written = write_manifest(folder, manifest | {"files": files})
+    _remove_unlisted(folder, written)
+    return written
+
+
+def _grouped(sizes: Iterable[tuple[int, int]], limit: int) -> Iterator[list[int]]:
+    """Lengths (from (length, bytes) pairs) in groups of at most `limit` bytes together, or of one."""
+    group: list[int] = []
+    total = 0
+    for length, size in sizes:
+        if group and total + size > limit:
+            yield group
+            group, total = [], 0
+        group.append(length)
+        total += size
+    if group:
+        yield group
+
+
+def _next_path(folder: Path, kind: str, listed: list[dict[str, Any]]) -> Path:
+    numbers = [int(Path(entry["name"]).stem.split("-")[1]) for entry in listed if entry["name"].startswith(f"{kind}-")]
+    return folder / f"{kind}-{max(numbers, default=-1) + 1:05d}.h5"
+
+
+def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
+    """What a process left behind that died before it could list a file, or after it let go of one."""
+    listed = {entry["name"] for entry in manifest["files"]}
+    for pattern in ("part-*.h5", "episodes-*.h5", ".*.partial"):
+        for path in folder.glob(pattern):
+            if path.name not in listed:
+                path.unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> SoftFileLock:
+    """The right to write, as a file with pid and host; that of a process that has died is taken over."""
+    path = folder / ".writer.lock"
+    lock = SoftFileLock(path, timeout=0.5, poll_interval=0.05, thread_local=False)
+    try:
+        lock.acquire()
+        return lock
+    except Timeout:
+        holder = path.read_text().split() if path.exists() else []
+        who = f"process {holder[0]} on {holder[1]}" if len(holder) > 1 else "another process"
         raise UserError(
-            f"{names[0]}: {field} have {made.shape[1]} entries, the manifest's space {spaces.num_features(space)}"
-        )
-    return made
-
-
-def _chunks(values: np.ndarray) -> tuple[int, ...]:
-    """About 64 kB a chunk, whole rows."""
-    row = max(1, math.prod(values.shape[1:]) * values.dtype.itemsize)
-    return (max(1, min(len(values), 65_536 // row)), *values.shape[1:])
+            f"{who} is writing to {folder}: wait until it has ended (if that machine is gone for good, remove {path})"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error

@@ -1,18 +1,18 @@
 """Episodes out of a simulator into a dataset folder."""
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-import gymnasium as gym
-import numpy as np
-
-from worldmodel.data.episodes import Episode
+from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.spaces import describe
 from worldmodel.data.store import EpisodeWriter
-from worldmodel.envs.make import env_entry, make_vector_env, observed_space
-from worldmodel.envs.policies import make_policy
+from worldmodel.envs.make import make_simulator
+from worldmodel.envs.observe import Observed
+from worldmodel.envs.policies import CheckedPolicy, make_policy
+from worldmodel.envs.render import frame_size
+from worldmodel.envs.session import Session
+from worldmodel.envs.vector import SimulationError, attribute, close, reset, stop
 from worldmodel.errors import UserError
 
 
@@ -21,9 +21,11 @@ class CollectOptions(TypedDict):
 
     env_id: str  # of Gymnasium's registry, or module:ID where a module registers it
     steps: int  # transitions in all
-    seed: NotRequired[int]
+    seed: NotRequired[int]  # environment i gets seed + i
     policy: NotRequired[str]  # uniform, smooth, module:function
-    observe: NotRequired[list[int] | None]  # entries of the observation that are kept; None: all
+    observe: NotRequired[list[int] | list[str] | None]  # entries, or keys of a Dict, that are recorded; None: all
+    pixels: NotRequired[int | list[int] | None]  # side or [H, W] of the frames to record as `image`; None: no frames
+    keep_state: NotRequired[bool]  # with pixels: record the observation beside the frame too
     max_episode_steps: NotRequired[int | None]  # None: the environment's own limit
     env_kwargs: NotRequired[dict[str, Any]]  # further arguments of gymnasium.make
     num_envs: NotRequired[int]
@@ -33,6 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "policy": "uniform",
     "observe": None,
+    "pixels": None,
+    "keep_state": False,
     "max_episode_steps": None,
     "env_kwargs": {},
     "num_envs": 8,
@@ -44,113 +48,87 @@ def collect(
     out: Path,
     vectorization: Literal["sync", "async"] = "sync",
     keep_interrupted: bool = True,
+    append: bool = False,
     on_steps: Callable[[int], None] = lambda steps: None,
+    on_acknowledged: Callable[[int], None] = lambda episodes: None,
 ) -> dict[str, Any]:
     """Step an environment and write its episodes to `out`; returns the manifest.
 
     The same options give the same files. Exactly `steps` transitions are recorded, shared evenly by the environments;
-    an episode that is not over by then is kept and marked truncated.
+    an episode that is not over by then is kept and marked truncated. Whatever ends the collection before (Ctrl-C, an
+    error in the simulator or the policy, a full disk), the episodes finished so far are kept.
 
     Args:
         options: see `CollectOptions`.
-        out: a folder without a dataset.
+        out: a folder without a dataset, or with one and `append`.
         vectorization: step the environments in this process, or each in its own.
-        keep_interrupted: on Ctrl-C, finish the dataset with the episodes so far before the exception goes on.
+        keep_interrupted: False: leave no dataset behind if the collection does not come to its end.
+        append: add to the dataset that `out` holds, of the same spaces, with seeds that it has not seen.
         on_steps: called with the number of new transitions after every step.
+        on_acknowledged: called with the number of new episodes that are safe on the disk, when it changes.
 
     Raises:
-        UserError: if the environment, policy, observation entries or folder do not do.
+        UserError: if the environment, policy, observation entries, frames or folder do not do, or the simulator or
+            the policy raised an error; it says what was kept.
+        KeyboardInterrupt: on Ctrl-C, with a text that says what was kept.
     """
+    settings = _checked(options)
+    earlier = _collected_before(out, settings) if append else []
+    pixels = frame_size(settings["pixels"])
+    num_envs, limit = _num_envs(settings), settings["max_episode_steps"]
+    simulator = make_simulator(settings["env_id"], num_envs, limit, settings["env_kwargs"], vectorization, pixels)
+    envs = simulator.envs
+    try:
+        act = make_policy(settings["policy"], envs.single_action_space, num_envs, settings["seed"])
+        picked = settings["observe"], pixels is not None, settings["keep_state"]
+        observed = Observed(envs.single_observation_space, *picked)
+        first = reset(envs, settings["seed"])
+        manifest = {
+            "collect": settings,
+            "collected": [settings],
+            **simulator.about,
+            **({"render": attribute(envs, "render_settings")} if pixels else {}),
+            "observation_space": observed.space,
+            "action_space": describe(envs.single_action_space),
+        }
+        writer = EpisodeWriter(out, manifest, append)
+        writer.manifest["collected"] = [*earlier, settings]
+        session = Session(simulator, CheckedPolicy(act, envs), observed, writer, settings)
+        session.on_steps, session.on_acknowledged = on_steps, on_acknowledged
+        written = session.run(first, keep_interrupted)
+    except BaseException as error:
+        stop(envs)
+        if isinstance(error, SimulationError):
+            raise UserError(f"{settings['env_id']}, {error}") from error
+        raise
+    close(envs)
+    return written
+
+
+def _checked(options: CollectOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {**DEFAULTS, **options}
     for name, least in (("steps", 1), ("num_envs", 1), ("max_episode_steps", 1), ("seed", 0)):
         if settings[name] is not None and settings[name] < least:
             raise UserError(f"--{name} {settings[name]}: it must be at least {least}")
-    num_envs = min(settings["num_envs"], settings["steps"])
-    envs = make_vector_env(
-        settings["env_id"], num_envs, settings["max_episode_steps"], settings["env_kwargs"], vectorization
-    )
-    try:
-        policy = make_policy(settings["policy"], envs.single_action_space, num_envs, settings["seed"])
-        observed = observed_space(envs.single_observation_space, settings["observe"])
-        manifest = {
-            "collect": settings,
-            "versions": {"gymnasium": gym.__version__, "worldmodel": version("worldmodel")},
-            "env_entry_point": env_entry(settings["env_id"]),
-            "observation_space": describe(observed),
-            "action_space": describe(envs.single_action_space),
-        }
-        writer = EpisodeWriter(out, manifest)
-        try:
-            _record(envs, policy, settings, writer, on_steps)
-        except KeyboardInterrupt:
-            if keep_interrupted:
-                writer.finish()
-            raise
-        return writer.finish()
-    finally:
-        envs.close()
+    return settings
 
 
-def _record(
-    envs: gym.vector.VectorEnv,
-    policy: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    settings: dict[str, Any],
-    writer: EpisodeWriter,
-    on_steps: Callable[[int], None],
-) -> None:
-    observe = settings["observe"]
-    quota, extra = divmod(settings["steps"], envs.num_envs)
-    left = np.array([quota + (i < extra) for i in range(envs.num_envs)])
-    observations, _ = envs.reset(seed=settings["seed"])
-    is_first = np.ones(envs.num_envs, dtype=bool)
-    recordings = [_Recording(o, observe) for o in observations]
-    ended = np.zeros(envs.num_envs, dtype=bool)
-    while left.any():
-        actions = np.asarray(policy(observations, is_first))
-        if actions.shape != envs.action_space.shape:
-            raise UserError(f"the policy gave actions of shape {actions.shape}; it must be {envs.action_space.shape}")
-        observations, rewards, terminated, truncated, _ = envs.step(actions)
-        recorded = 0
-        for i in np.flatnonzero(left):
-            if ended[i]:  # this step only reset the environment; its action was not taken
-                recordings[i] = _Recording(observations[i], observe)
-                continue
-            left[i] -= 1
-            recorded += 1
-            recordings[i].add(actions[i], rewards[i], observations[i])
-            over = terminated[i] or truncated[i]
-            if over or not left[i]:
-                writer.add(recordings[i].episode(bool(terminated[i]), bool(truncated[i] or not over)))
-        is_first, ended = ended, terminated | truncated
-        on_steps(recorded)
+def _num_envs(settings: dict[str, Any]) -> int:
+    return min(settings["num_envs"], settings["steps"])
 
 
-class _Recording:
-    """An episode that is under way, in arrays that double when they are full: no Python object for each step."""
-
-    def __init__(self, observation: np.ndarray, observe: list[int] | None) -> None:
-        self.observe = observe
-        self.length = 0
-        self.observations = np.empty((64, *self._seen(observation).shape), np.asarray(observation).dtype)
-        self.observations[0] = self._seen(observation)
-        self.actions: np.ndarray | None = None
-        self.rewards = np.empty(64)
-
-    def add(self, action: np.ndarray, reward: float, observation: np.ndarray) -> None:
-        if self.actions is None:
-            self.actions = np.empty((64, *np.shape(action)), np.asarray(action).dtype)
-        if self.length + 1 == len(self.observations):
-            grown = [np.concatenate([a, np.empty_like(a)]) for a in (self.observations, self.actions, self.rewards)]
-            self.observations, self.actions, self.rewards = grown
-        self.actions[self.length], self.rewards[self.length] = action, reward
-        self.length += 1
-        self.observations[self.length] = self._seen(observation)
-
-    def episode(self, terminated: bool, truncated: bool) -> Episode:
-        assert self.actions is not None, "an episode has at least one transition"
-        steps = self.length
-        values = self.observations[: steps + 1].copy(), self.actions[:steps].copy(), self.rewards[:steps].copy()
-        return Episode(*values, terminated, truncated)
-
-    def _seen(self, observation: np.ndarray) -> np.ndarray:
-        return np.asarray(observation) if self.observe is None else observation[self.observe]
+def _collected_before(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options of the collections that the folder holds; a UserError if one of them used one of our seeds."""
+    if not (out / MANIFEST).exists():
+        return []
+    earlier = read_manifest(out).get("collected", [])
+    used = [(past["seed"], past["seed"] + _num_envs(past)) for past in earlier]
+    seed, end = settings["seed"], settings["seed"] + _num_envs(settings)
+    for first, behind in used:
+        if seed < behind and first < end:
+            free = max(behind for _, behind in used)
+            raise UserError(
+                f"--seed {seed}: this seed was already collected in {out} (its environments had the seeds {first} to"
+                f" {behind - 1}, these would have {seed} to {end - 1}), and episodes would repeat: give --seed {free}"
+            )
+    return earlier

@@ -1,68 +1,128 @@
 """Gymnasium environments by name, with errors that say what to do."""
 
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from worldmodel.data.spaces import describe, describe_observation
+from worldmodel.envs.render import GL_HINT, Pixels, has_own_image, is_mujoco, may_fork, prepare_display, prepare_mujoco
+from worldmodel.envs.vector import Factory, reason_of
 from worldmodel.errors import UserError, nearest
 
 
-def make_vector_env(
+@dataclass(frozen=True)
+class Simulator:
+    """Environments that step together, and what is known of them."""
+
+    envs: VectorEnv
+    rate: float  # steps a second of simulated time; NaN where the environment does not tell
+    about: dict[str, Any]  # for the manifest: where the class comes from, versions of the packages behind it
+
+
+def make_simulator(
     env_id: str,
     num_envs: int,
     max_episode_steps: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
     vectorization: Literal["sync", "async"] = "sync",
-) -> VectorEnv:
-    """`num_envs` copies of an environment that step together.
+    pixels: tuple[int, int] | None = None,
+) -> Simulator:
+    """`num_envs` copies of an environment that step together; with `pixels` (H, W) wrapped in `Pixels`.
 
     The step after an episode's end resets (`AutoresetMode.NEXT_STEP`), so that the last observation is the true one.
 
     Raises:
-        UserError: if the environment is not known, cannot be made with these options, or lacks a package.
+        UserError: if the environment is not known, cannot be made with these options, cannot be rendered, has spaces
+            that cannot be recorded, or lacks a package.
     """
+    options = {"max_episode_steps": max_episode_steps, **(env_kwargs or {})}
+    no_backend = ""
+    if pixels:
+        prepare_display()
+        if ":" in env_id or "mujoco" in _entry(env_id):  # a module of the user's may import mujoco
+            no_backend = prepare_mujoco()
+    probe = _made(lambda: gym.make(env_id, **options), env_id, env_kwargs)
+    try:
+        describe_observation(probe.observation_space)
+        describe(probe.action_space)
+        about = {"env_entry_point": _entry(env_id), "versions": _versions(probe)}
+        rate, rendered = rate_of(probe), pixels is not None and not has_own_image(probe)
+        if rendered and no_backend and is_mujoco(probe):
+            raise UserError(no_backend)
+    finally:
+        probe.close()
+    if rendered:
+        options["render_mode"] = "rgb_array"
+        env_kwargs = {**(env_kwargs or {}), "render_mode": "rgb_array"}
 
     def make() -> gym.Env:
-        return gym.make(env_id, max_episode_steps=max_episode_steps, **(env_kwargs or {}))
+        env = gym.make(env_id, **options)
+        return Pixels(env, pixels, native="width" in options or "height" in options) if pixels else env
 
+    factories = [Factory(make, i) for i in range(num_envs)]
+    mode = AutoresetMode.NEXT_STEP
+
+    def side_by_side() -> VectorEnv:
+        if vectorization == "sync":
+            return SyncVectorEnv(factories, autoreset_mode=mode)
+        return AsyncVectorEnv(factories, autoreset_mode=mode, context=None if may_fork() else "spawn")
+
+    return Simulator(_made(side_by_side, env_id, env_kwargs), rate, about)
+
+
+def rate_of(env: gym.Env) -> float:
+    """Steps a second of simulated time: from the environment's `dt` or `tau` (seconds), else its `render_fps`.
+
+    The `render_fps` of Gymnasium's classic and toy games is only the speed of their playback: NaN for those.
+    """
+    for name in ("dt", "tau"):
+        seconds = getattr(env.unwrapped, name, None)
+        if isinstance(seconds, int | float | np.floating) and 0 < seconds < float("inf"):
+            return 1 / float(seconds)
+    fps = env.metadata.get("render_fps")
+    playback = type(env.unwrapped).__module__.startswith(("gymnasium.envs.classic_control", "gymnasium.envs.toy_text"))
+    return float(fps) if isinstance(fps, int | float) and fps > 0 and not playback else float("nan")
+
+
+def _made(make: Callable[[], Any], env_id: str, env_kwargs: dict[str, Any] | None) -> Any:
     try:
-        make().close()
-        kind = SyncVectorEnv if vectorization == "sync" else AsyncVectorEnv
-        return kind([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return make()
+    except UserError:
+        raise
     except (gym.error.NameNotFound, gym.error.VersionNotFound, gym.error.NamespaceNotFound) as error:
         raise UserError(f"unknown environment {env_id!r}: {nearest(env_id, gym.registry)}") from error
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        extra = (
-            "pip install 'worldmodel[mujoco]'" if "mujoco" in str(error).lower() + env_entry(env_id) else "install it"
-        )
+        extra = "pip install 'worldmodel[mujoco]'" if "mujoco" in str(error).lower() + _entry(env_id) else "install it"
         raise UserError(f"{env_id} needs a package that is missing ({reason}): {extra}") from error
-    except (gym.error.Error, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{env_id} cannot be made with {env_kwargs or 'its defaults'}: {reason}") from error
+    except Exception as error:  # its constructor may raise anything
+        told = isinstance(error, gym.error.Error | TypeError) and str(error).strip()
+        reason = str(error).strip().splitlines()[0] if told else reason_of(error)
+        backend = os.environ.get("MUJOCO_GL") if "mujoco" in _entry(env_id) else None
+        doubt = f"; if it is the renderer (MUJOCO_GL is {backend!r}): {GL_HINT}" if backend and not told else ""
+        raise UserError(f"{env_id} cannot be made with {env_kwargs or 'its defaults'}: {reason}{doubt}") from error
 
 
-def env_entry(env_id: str) -> str:
+def _entry(env_id: str) -> str:
     """The import path of a registered environment's class, or an empty string."""
-    spec = gym.registry.get(env_id)
+    spec = gym.registry.get(env_id.rsplit(":", 1)[-1])
     return str(spec.entry_point) if spec else ""
 
 
-def observed_space(space: spaces.Space, observe: list[int] | None) -> spaces.Space:
-    """The space of the entries of a flat Box that are kept; all of any space where `observe` is None.
-
-    Raises:
-        UserError: if the space is no vector, or an entry does not exist.
-    """
-    if observe is None:
-        return space
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise UserError(f"--observe picks entries of a vector observation; this one is {space}")
-    if not observe or not all(0 <= i < space.shape[0] for i in observe):
-        raise UserError(
-            f"--observe {','.join(map(str, observe))}: the observation has entries 0 to {space.shape[0] - 1}"
-        )
-    return spaces.Box(space.low[observe], space.high[observe], dtype=np.dtype(space.dtype).type)
+def _versions(env: gym.Env) -> dict[str, str]:
+    """Of the packages whose change may change the data."""
+    module = type(env.unwrapped).__module__
+    names = {"gymnasium", "numpy", "worldmodel", module.split(".")[0]} | ({"mujoco"} if is_mujoco(env) else set())
+    names |= {"box2d"} if module.startswith("gymnasium.envs.box2d") else set()
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

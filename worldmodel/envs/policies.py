@@ -2,19 +2,24 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from worldmodel.envs.vector import SimulationError, reason_of
 from worldmodel.errors import UserError, nearest
 
-# (N, ...) observations (all entries, also hidden ones), (N,) bool: an episode starts here -> (N, ...) actions
-Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (N, ...) what the environments gave (all entries, also hidden ones; a dict of such arrays where the space is a Dict;
+# not the rendered frames), (N,) bool: an episode starts here -> (N, ...) actions
+Policy = Callable[[Any, np.ndarray], np.ndarray]
+log = logging.getLogger(__name__)
 
 
 def make_policy(name: str, space: spaces.Space, num_envs: int, seed: int) -> Policy:
@@ -34,6 +39,52 @@ def make_policy(name: str, space: spaces.Space, num_envs: int, seed: int) -> Pol
     if ":" not in name:
         raise UserError(f"unknown policy {name!r}: {nearest(name, ['uniform', 'smooth'])} Your own: module:function")
     return _load(name)
+
+
+class CheckedPolicy:
+    """A policy whose actions are of the space's shape and dtype, and finite.
+
+    Actions outside a Box's bounds pass (many environments clip them) with one warning; other spaces have no outside.
+    """
+
+    def __init__(self, policy: Policy, envs: VectorEnv) -> None:
+        self.policy, self.space, self.warned = policy, envs.action_space, False
+
+    def __call__(self, observations: Any, is_first: np.ndarray, number: int) -> np.ndarray:
+        """The actions (N, ...) of step `number`.
+
+        Raises:
+            SimulationError: if the policy raised an error.
+            UserError: if its actions do not do.
+        """
+        try:
+            given = np.asarray(self.policy(observations, is_first))
+        except UserError:
+            raise
+        except Exception as error:  # the user's code: of any type
+            raise SimulationError(f"step {number}: the policy raised {reason_of(error)}") from error
+        if given.shape != self.space.shape:
+            raise UserError(f"the policy gave actions of shape {given.shape}; it must be {self.space.shape}")
+        if given.dtype.kind not in "biuf" or not np.can_cast(given.dtype, np.dtype(self.space.dtype), "same_kind"):
+            raise UserError(f"the policy gave actions of dtype {given.dtype}; it must be {self.space.dtype}")
+        if not np.isfinite(given).all():
+            i = int(np.argwhere(~np.isfinite(given))[0][0])
+            raise UserError(f"the policy gave a NaN or infinite action at step {number}, environment {i}: {given[i]}")
+        actions = given.astype(self.space.dtype, copy=False)
+        self._check_bounds(actions, number)
+        return actions
+
+    def _check_bounds(self, actions: np.ndarray, number: int) -> None:
+        if self.warned or self.space.contains(actions):
+            return
+        if not isinstance(self.space, spaces.Box):
+            raise UserError(f"the policy gave {actions} at step {number}, which is not of the space {self.space}")
+        log.warning(
+            "the policy's action leaves the bounds of the action space at step %d: such actions are recorded as given,"
+            " whatever the environment makes of them",
+            number,
+        )
+        self.warned = True
 
 
 def _uniform(space: spaces.Space, num_envs: int, seed: int) -> Policy:

@@ -7,13 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from worldmodel.evaluation.horizon import Example, HorizonCurves
+from worldmodel.evaluation.film import draw_film
+from worldmodel.evaluation.horizon import HorizonCurves
+from worldmodel.evaluation.rollouts import Example
 
 TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
 
 
 def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: int = 3) -> Figure:
-    """Truth against open-loop prediction for a few rollouts, the error curve, and the state's norm.
+    """Truth against open-loop prediction for a few rollouts (curves, film strips), the error, and the state's norm.
 
     Args:
         curves: of a model.
@@ -22,20 +24,19 @@ def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: i
         max_entries: observation entries that are drawn.
     """
     examples = curves.examples
-    entries = min(max_entries, examples[0].truth.shape[1])
-    figure = Figure(figsize=(13, 2.1 * entries + 4), layout="constrained")
+    layout = examples[0].layout
+    entries = min(max_entries, layout.vector_dim)
+    heights = [2.1 * entries] * (entries > 0) + [3.2] * bool(layout.images) + [3.6]
+    figure = Figure(figsize=(13, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=13)
-    halves: Any = figure.subfigures(2, 1, height_ratios=[2.1 * entries, 3.6])
-    upper, lower = halves
-    panels = upper.subplots(entries, len(examples), squeeze=False, sharey="row", sharex="col")
-    for column, example in zip(panels.T, examples, strict=True):
-        for entry, axes in enumerate(column):
-            _trajectory(axes, example, entry, steps)
-        column[0].set_title(example.name, fontsize=9)
-        column[-1].set_xlabel("steps without observations")
-    for entry, axes in enumerate(panels[:, 0]):
-        axes.set_ylabel(f"observation[{entry}]")
-    panels[0, 0].legend(loc="lower left", fontsize=8, ncols=2)
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    upper, lower = list(parts[:-1, 0]), parts[-1, 0]
+    if entries:
+        _trajectories(upper[0], examples, entries, steps)
+    if layout.images:
+        shown = examples[:2]
+        for axes, example in zip(upper[-1].subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            draw_film(axes, example)
     error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
     _error(error, curves, steps)
     _norm(norm, curves, steps)
@@ -45,6 +46,18 @@ def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: i
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG."""
     figure.savefig(path, dpi=110)
+
+
+def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int) -> None:
+    panels = figure.subplots(entries, len(examples), squeeze=False, sharey="row", sharex="col")
+    for column, example in zip(panels.T, examples, strict=True):
+        for entry, axes in enumerate(column):
+            _trajectory(axes, example, entry, steps)
+        column[0].set_title(example.name, fontsize=9)
+        column[-1].set_xlabel("steps without observations")
+    for entry, axes in enumerate(panels[:, 0]):
+        axes.set_ylabel(f"observation[{entry}]")
+    panels[0, 0].legend(loc="lower left", fontsize=8, ncols=2)
 
 
 def _trajectory(axes: Axes, example: Example, entry: int, steps: int) -> None:

@@ -8,22 +8,23 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from worldmodel.batch import Batch
-from worldmodel.data import spaces
-from worldmodel.data.episodes import Episodes
+from worldmodel.data.episode import Source
+from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.lanes import LaneSchedule
+from worldmodel.data.load import Loaded, load, load_compressed
 from worldmodel.data.segments import Segments, StreamSampler
-from worldmodel.data.store import MANIFEST, load_episodes, read_manifest
-from worldmodel.envs.collect import DEFAULTS, CollectOptions, collect
-from worldmodel.errors import UserError
+from worldmodel.data.sources import Alignment, Format, open_source
+from worldmodel.data.splits import Split, split_episodes
+from worldmodel.data.statistics import Moments, observation_moments, step_statistics
+from worldmodel.envs.collect import CollectOptions
+from worldmodel.envs.collect_once import collect_once
+from worldmodel.errors import UserError, choose
 
 log = logging.getLogger(__name__)
-
-Split = Literal["train", "val", "test"]
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -33,8 +34,12 @@ class EpisodeDataModule(pl.LightningDataModule):
     TruncatedBPTT callback moves it on, and checkpoints keep it. Lanes are divided among the ranks.
 
     Args:
-        path: the dataset's folder.
-        collect: what to collect where the folder has no dataset yet; null: the dataset must be there.
+        path: the dataset: a folder of `worldmodel collect`, or one of the other formats (see data.sources).
+        collect: what to collect where nothing is at the path yet; null: the dataset must be there.
+        format: of the dataset; null: found out.
+        alignment: of npz rows: `next` where the action of a row follows its observation, `previous` where it led to it.
+        schema: of a lab's own HDF5 file: a mapping, or a YAML file with one.
+        observations: the keys of dict observations that are used; null: all.
         steps: T, the segment length: the horizon of truncated BPTT.
         lanes: B, the batch size over all ranks together; a multiple of the number of ranks.
         val_fraction: of the episodes, for validation; at least one.
@@ -42,13 +47,20 @@ class EpisodeDataModule(pl.LightningDataModule):
         split_seed: which episodes go where.
         seed: of the order of the episodes.
         non_finite: an episode with a NaN or infinity is an error, or is left out.
-        num_workers: processes that make batches; 0 is fastest for vectors.
+        memory_gb: a dataset that takes more, unpacked, is read from a cache on disk.
+        cache_dir: of that cache; null: beside the data.
+        decode: images stay compressed on disk, and batches decode theirs: slower, without a cache (use num_workers).
+        num_workers: processes that make batches ahead; 0 is fastest where nothing is to be decoded.
     """
 
     def __init__(
         self,
         path: Path,
         collect: CollectOptions | None = None,
+        format: Format | None = None,
+        alignment: Alignment | None = None,
+        schema: dict[str, Any] | str | None = None,
+        observations: list[str] | None = None,
         steps: int = 32,
         lanes: int = 16,
         val_fraction: float = 0.15,
@@ -56,15 +68,21 @@ class EpisodeDataModule(pl.LightningDataModule):
         split_seed: int = 0,
         seed: int = 0,
         non_finite: Literal["error", "skip"] = "error",
+        memory_gb: float = 2.0,
+        cache_dir: Path | None = None,
+        decode: bool = False,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.path = Path(path)
         self.collect = collect
+        self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
+        self.observations = observations
         self.steps, self.lanes = steps, lanes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.seed = split_seed, seed
         self.non_finite: Literal["error", "skip"] = non_finite
+        self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
         self.num_workers = num_workers
         self.position = 0
         for name, value, least in (("steps", steps, 1), ("lanes", lanes, 1), ("num_workers", num_workers, 0)):
@@ -79,69 +97,94 @@ class EpisodeDataModule(pl.LightningDataModule):
     # --- what the data is ----------------------------------------------------------------------------------------
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """The dataset's manifest; collects the dataset first where it is missing and `collect` says what."""
+    def source(self) -> Source:
+        """The dataset; collected first where it is missing and `collect` says what."""
         if self.collect is not None:
-            # ranks that torchrun starts side by side must not collect twice
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.parent / f".{self.path.name}.lock"):
-                if not (self.path / MANIFEST).exists():
-                    asked = f"{self.collect['steps']} steps of {self.collect['env_id']}"
-                    print(f"no dataset at {self.path} yet: collecting {asked}", flush=True)
-                    collect(self.collect, self.path, keep_interrupted=False)
-            self._check_collected(read_manifest(self.path), {**DEFAULTS, **self.collect})
-        return read_manifest(self.path)
+            collect_once(self.collect, self.path)
+        return open_source(self.path, **self.reading, observations=self.observations)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the entries of observations and actions are."""
+        there = self.source.observation_space
+        for key in self.observations or ():
+            choose("observation key", key, there)
+        keys = self.observations or list(there)
+        return Layout({key: there[key] for key in keys}, self.source.action_space)
 
     @property
     def obs_dim(self) -> int:
-        """Entries of an observation as a vector."""
-        return spaces.num_features(self.manifest["observation_space"])
+        """Entries of an observation as a vector: vectors, then pixels."""
+        return self.layout.obs_dim
+
+    @property
+    def images(self) -> list[tuple[int, int, int]]:
+        """(H, W, C) of each image in an observation."""
+        return list(self.layout.images.values())
 
     @property
     def action_dim(self) -> int:
         """Entries of an action as a vector, one-hot where discrete."""
-        return spaces.num_features(self.manifest["action_space"])
+        return self.layout.action_dim
 
     @property
     def env_id(self) -> str:
         """Where the data comes from, for names: the environment, or the folder."""
-        return self.manifest.get("collect", {}).get("env_id", self.path.name)
+        return self.source.provenance.get("env_id") or self.path.stem
 
     @cached_property
     def splits(self) -> dict[Split, Episodes]:
         """The episodes of each split; a function of the data, the fractions and `split_seed`."""
-        _ = self.manifest
-        episodes, skipped = load_episodes(self.path, self.non_finite)
-        if skipped:
-            log.warning("%s: left out %d episodes that hold a NaN or an infinity", self.path, skipped)
-        counts = {name: _count(len(episodes), getattr(self, f"{name}_fraction")) for name in ("val", "test")}
-        if len(episodes) - sum(counts.values()) < 1:
+        episodes = self._finite(self._load())
+        chosen = split_episodes(len(episodes), self.val_fraction, self.test_fraction, self.split_seed)
+        return {name: episodes.select(indices) for name, indices in chosen.items()}
+
+    def _load(self) -> Loaded:
+        if self.decode:
+            if self.source.format != "worldmodel" or not self.images:
+                raise UserError(
+                    f"data.decode is for images in a folder of this program; {self.path} is"
+                    f" {self.source.format} with {len(self.images)} image keys: leave it out, or use"
+                    f" `worldmodel data convert {self.path} --out DIR` first"
+                )
+            return load_compressed(self.path, self.layout)
+        beside = (self.path if self.path.is_dir() else self.path.parent) / ".worldmodel-cache" / self.path.name
+        return load(self.source, self.memory_gb * 2**30, self.cache_dir or beside, self.layout)
+
+    def _finite(self, loaded: Loaded) -> Episodes:
+        """Without the episodes that hold a NaN or infinity, if that is what the user wants."""
+        episodes, bad = loaded.episodes, loaded.not_finite
+        if not bad:
+            return episodes
+        if self.non_finite == "error":
+            i, (field, step) = next(iter(bad.items()))
             raise UserError(
-                f"{self.path} holds {len(episodes)} episode{'s' * (len(episodes) > 1)}: too few to split into training,"
-                f" {counts['val']} for validation and {counts['test']} for the test; collect more episodes"
-                " (--data.test_fraction 0 needs one fewer)"
+                f"{self.path}: {episodes.names[i]}, step {step}: the {field} is not finite"
+                f" ({len(bad)} of {len(episodes)} episodes have such values); mend the data,"
+                " or leave such episodes out with --data.non_finite skip"
             )
-        order = np.random.default_rng(self.split_seed).permutation(len(episodes))
-        val, test, train = np.split(order, [counts["val"], counts["val"] + counts["test"]])
-        return {"train": episodes.select(train), "val": episodes.select(val), "test": episodes.select(test)}
+        if len(bad) == len(episodes):
+            raise UserError(f"{self.path}: every episode holds a NaN or an infinity; mend the data")
+        log.warning("%s: left out %d episodes that hold a NaN or an infinity", self.path, len(bad))
+        return episodes.select(i for i in range(len(episodes)) if i not in bad)
 
     @cached_property
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of the training split's observations, actions and rewards, for normalisation.
 
-        One-hot entries keep their units: mean 0, deviation 1. A reward's deviation is taken as at least an eighth of
-        its range: one that comes once an episode would otherwise outweigh all else by its square.
+        One-hot entries keep their units: mean 0, deviation 1. Pixels have a mean each, and their image's deviation. A
+        reward's deviation is taken as at least an eighth of its range: one that comes once an episode would otherwise
+        outweigh all else by its square.
         """
         train = self.splits["train"]
-        has_step = np.ones(len(train.obs), dtype=bool)
-        has_step[train.starts + train.num_frames - 1] = False
-        obs_space, action_space = self.manifest["observation_space"], self.manifest["action_space"]
-        reward = train.reward[has_step, None]
-        mean, std = _mean_std(reward, True)
+        continuous, continuous_action = self.layout.continuous()
+        continuous = np.append(continuous, np.ones(self.layout.pixels, bool))
+        steps = step_statistics(train)
+        mean, std = _mean_std(steps.reward, np.ones(1, bool))
         return {
-            "obs": _mean_std(train.obs, spaces.is_continuous(obs_space)),
-            "action": _mean_std(train.action[has_step], spaces.is_continuous(action_space)),
-            "reward": (mean, std.clamp(min=float(np.ptp(reward)) / 8)),
+            "obs": _mean_std(observation_moments(train), continuous),
+            "action": _mean_std(steps.action, np.full(self.action_dim, continuous_action)),
+            "reward": (mean, std.clamp(min=steps.reward_range / 8)),
         }
 
     # --- batches -------------------------------------------------------------------------------------------------
@@ -166,6 +209,13 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self._segments("val"))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Join pixels to the vectors, now that they are where the model is: uint8 travels at a quarter of the size."""
+        pixels = batch.pop("pixels", None)
+        if pixels is not None:
+            batch["obs"] = torch.cat([batch["obs"], pixels.to(batch["obs"].dtype)], dim=-1)
+        return batch
 
     def acknowledge(self, position: int) -> None:
         """Batch number `position` was trained on; the next is the one behind it."""
@@ -193,9 +243,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _stream(self) -> dict[str, Any]:
         """What decides which frames batch n holds."""
-        names = ("steps", "lanes", "seed", "split_seed", "val_fraction", "test_fraction", "non_finite")
-        files = [file["sha256"][:12] for file in self.manifest["files"]]
-        return {name: getattr(self, name) for name in names} | {"files": " ".join(files)}
+        names = ("steps", "lanes", "seed", "split_seed", "val_fraction", "test_fraction", "non_finite", "observations")
+        return {name: getattr(self, name) for name in names} | {"files": self.source.fingerprint[:12]}
 
     def _segments(self, split: Split, shuffle: bool = False) -> Segments:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -213,26 +262,11 @@ class EpisodeDataModule(pl.LightningDataModule):
         # A generator of its own: otherwise every new iterator draws from the global one, and validation would change
         # the random numbers of the training.
         generator = torch.Generator().manual_seed(self.seed)
-        return DataLoader(segments, batch_size=None, sampler=sampler, num_workers=self.num_workers, generator=generator)
-
-    def _check_collected(self, manifest: dict[str, Any], asked: dict[str, Any]) -> None:
-        have = manifest.get("collect", {})
-        differ = [
-            f"{key} is {have.get(key)!r}, asked is {asked[key]!r}" for key in asked if have.get(key) != asked[key]
-        ]
-        if differ:
-            raise UserError(
-                f"the dataset at {self.path} is not what data.collect asks for ({'; '.join(differ)}):"
-                " choose another --data.path, remove the folder, or use it as it is with --data.collect null"
-            )
+        workers: dict[str, Any] = {"prefetch_factor": 4} if self.num_workers else {}
+        workers["num_workers"] = self.num_workers
+        return DataLoader(segments, batch_size=None, sampler=sampler, generator=generator, **workers)
 
 
-def _count(episodes: int, fraction: float) -> int:
-    return max(1, round(episodes * fraction)) if fraction > 0 else 0
-
-
-def _mean_std(values: np.ndarray, continuous: bool) -> tuple[Tensor, Tensor]:
-    if not continuous:
-        return torch.zeros(values.shape[1]), torch.ones(values.shape[1])
-    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+def _mean_std(moments: Moments, continuous: np.ndarray) -> tuple[Tensor, Tensor]:
+    mean, std = np.where(continuous, moments.mean, 0.0), np.where(continuous, np.sqrt(moments.var), 1.0)
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

@@ -14,7 +14,7 @@ from worldmodel.batch import Batch
 from worldmodel.errors import UserError
 from worldmodel.modules.normalizer import Normalizer
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.nets import mlp
+from worldmodel.nets import mlp, observation_decoder, observation_encoder
 from worldmodel.predictor import LatentPredictor, previous_states
 
 
@@ -29,7 +29,7 @@ class Imagined(NamedTuple):
 
 
 class WorldModel(pl.LightningModule):
-    """A recurrent latent world model on vectors.
+    """A recurrent latent world model on vectors and images.
 
     `reconstruction` decodes the predicted latent and compares it with the next observation; `latent` compares it with
     the next latent of a target encoder, keeps the latents from collapsing, and trains the decoder as a probe, without
@@ -39,8 +39,9 @@ class WorldModel(pl.LightningModule):
     `outputs["carry"]`, the state behind it, and `outputs["h"]` (B, T, D).
 
     Args:
-        obs_dim: O, entries of an observation.
+        obs_dim: O, entries of an observation: vectors, and behind them the pixels of the images.
         action_dim: A, entries of an action (one-hot where discrete).
+        images: [H, W, C] of each image in the observation.
         latent_dim: Z.
         hidden_dim: width of the hidden state.
         rule: the update rule: residual, gated, gated_norm, direct, unit_norm, gru or lstm.
@@ -48,6 +49,7 @@ class WorldModel(pl.LightningModule):
         gate_bias: where the gate's bias starts.
         width: of the hidden layers of encoder, decoder and heads.
         depth: hidden layers of encoder and decoder.
+        channels: of the first convolution, where there are images; each further one has twice as many.
         objective: reconstruction or latent.
         open_loop_steps: k; rollouts of k steps from every k-th frame are trained too. 0: none. Must divide the segment.
         open_loop_weight: of that term, relative to the one-step prediction.
@@ -64,10 +66,13 @@ class WorldModel(pl.LightningModule):
         warmup_steps: over which the learning rate rises linearly.
     """
 
+    obs_weights: Tensor
+
     def __init__(
         self,
         obs_dim: int,
         action_dim: int,
+        images: list[tuple[int, int, int]] | None = None,
         latent_dim: int = 32,
         hidden_dim: int = 128,
         rule: str = "gated_norm",
@@ -75,6 +80,7 @@ class WorldModel(pl.LightningModule):
         gate_bias: float = -1.0,
         width: int = 128,
         depth: int = 1,
+        channels: int = 16,
         objective: Literal["reconstruction", "latent"] = "reconstruction",
         open_loop_steps: int = 0,
         open_loop_weight: float = 0.3,
@@ -92,16 +98,19 @@ class WorldModel(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        at_least = {"latent_dim": 1, "hidden_dim": 1, "width": 1, "depth": 0, "open_loop_steps": 0, "warmup_steps": 0}
+        at_least = {"latent_dim": 1, "hidden_dim": 1, "width": 1, "depth": 0, "channels": 1}
+        at_least |= {"open_loop_steps": 0, "warmup_steps": 0}
         for name, least in at_least.items():
             if self.hparams[name] < least:
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least {least}")
         if learning_rate <= 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
-        self.encoder = mlp(obs_dim, latent_dim, width, depth)
+        self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
+        nets = obs_dim, images or [], latent_dim, width, depth, channels
+        self.encoder = observation_encoder(*nets)
         self.predictor = LatentPredictor(latent_dim, action_dim, hidden_dim, rule, layers, gate_bias)
-        self.decoder = mlp(latent_dim, obs_dim, width, depth)
+        self.decoder = observation_decoder(*nets)
         self.heads = mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
         self.target_encoder: nn.Module | None = None
         if objective == "latent" and target == "ema":
@@ -160,6 +169,14 @@ class WorldModel(pl.LightningModule):
         loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
         return self.decode(loop.pred), loop.h, loop.carry
 
+    def observe(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `closed_loop`, without decoding: the latents of the frames (B, T, Z), the states, the carry."""
+        z = self.encode(obs)
+        loop = self.predictor.closed_loop(z, self.action_norm(action), is_first, h)
+        return z, loop.h, loop.carry
+
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
         """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
         loop = self.predictor.open_loop(z, h, self.action_norm(action))
@@ -196,22 +213,25 @@ class WorldModel(pl.LightningModule):
             "continue": mean(losses.binary_cross_entropy(proceeds, 1 - batch["terminated"].to(proceeds.dtype))),
         }
         if self.hparams["objective"] == "reconstruction":
-            terms["prediction"] = mean(losses.squared_error(self.decoder(loop.pred), next_obs))
-            terms["autoencoding"] = mean(losses.squared_error(self.decoder(z), obs[:, :-1]))
+            terms["prediction"] = mean(self._obs_error(self.decoder(loop.pred), next_obs))
+            terms["autoencoding"] = mean(self._obs_error(self.decoder(z), obs[:, :-1]))
             terms["consistency"] = mean(losses.squared_error(loop.pred, z_all[:, 1:].detach()))
         else:
             target = self._target(obs, z_all)
             terms["prediction"] = mean(losses.squared_error(loop.pred, target))
-            terms["probe"] = mean(losses.squared_error(self.decoder(z.detach()), obs[:, :-1]))
+            terms["probe"] = mean(self._obs_error(self.decoder(z.detach()), obs[:, :-1]))
             terms |= self._anti_collapse(z, batch)
         if steps := self.hparams["open_loop_steps"]:
             pred = self._open_loop_predictions(z, action, loop.h, batch, steps)
             if self.hparams["objective"] == "reconstruction":
-                error = losses.squared_error(self.decoder(pred), next_obs)
+                error = self._obs_error(self.decoder(pred), next_obs)
             else:
                 error = losses.squared_error(pred, self._target(obs, z_all))
             terms["open_loop"] = losses.masked_mean(error, losses.valid_rollout(valid, steps), count)
         return terms, loop.h, loop.carry
+
+    def _obs_error(self, pred: Tensor, target: Tensor) -> Tensor:
+        return losses.observation_error(pred, target, self.obs_weights)
 
     def _open_loop_predictions(self, z: Tensor, action: Tensor, h: Tensor, batch: Batch, steps: int) -> Tensor:
         """Latents (B, T, Z) predicted by rollouts of `steps` steps that start at every `steps`-th frame."""

@@ -1,0 +1,75 @@
+"""A collector that is killed at any instant loses nothing that it acknowledged, and leaves nothing half done."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import TESTS
+from toy_env import next_observation, reward_of
+
+from worldmodel.data.manifest import read_manifest
+from worldmodel.data.store import compact, open_dataset
+
+COLLECT = """
+import sys
+from functools import partial
+from pathlib import Path
+from worldmodel.data.store import EpisodeWriter
+from worldmodel.envs import collect
+from worldmodel.envs.collect import CollectOptions
+
+# acknowledge all the time, so that the kill meets every part of it
+collect.EpisodeWriter = partial(EpisodeWriter, flush_seconds=0.02)
+options = CollectOptions(env_id="toy_env:Toy-v0", steps=10**9, seed=int(sys.argv[2]), num_envs=4, max_episode_steps=40,
+                         policy="toy_env:integer_actions")
+collect.collect(options, Path(sys.argv[1]), append=True, on_acknowledged=lambda new: print(new, flush=True))
+"""
+
+
+def kill_one(folder, seed, seconds) -> int:
+    """Collect into the folder, kill after the first acknowledgement and this time; how many were acknowledged."""
+    command = [sys.executable, "-c", COLLECT, str(folder), str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=TESTS) as process:
+        first = process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, errors
+    return sum(int(line) for line in (first + rest).split("\n")[:-1])  # a line that was cut was not said
+
+
+def assert_whole(episode):
+    before, after = episode.observations["observation"][:-1], episode.observations["observation"][1:]
+    np.testing.assert_array_equal(after, next_observation(before, episode.actions))
+    np.testing.assert_array_equal(episode.rewards, reward_of(before, episode.actions, after))
+    assert episode.terminated == (after[-1, 0] == 0) and (before[1:, 0] != 0).all()
+    assert episode.truncated == (len(episode) == 40 and not episode.terminated), "an episode was cut"
+    assert episode.terminated or len(episode) == 40
+
+
+def kill_often(folder, kills):
+    rng, seen = np.random.default_rng(0), 0
+    for i in range(kills):
+        acknowledged = kill_one(folder, 4 * i, rng.uniform(0, 0.4))
+        episodes = [episode for _, episode in open_dataset(folder).episodes()]
+        assert len(episodes) >= seen + acknowledged, f"kill {i}: {acknowledged} were acknowledged"
+        for episode in episodes[seen:]:
+            assert_whole(episode)
+        seen = len(episodes)
+    before = read_manifest(folder)
+    compact(folder)
+    assert [len(episode) for _, episode in open_dataset(folder).episodes()] == [len(one) for one in episodes]
+    assert len(before["files"]) > len(read_manifest(folder)["files"])
+    assert {path.suffix for path in folder.iterdir()} == {".h5", ".json"}, "nothing is left behind"
+
+
+def test_a_killed_collector_loses_nothing(tmp_path):
+    kill_often(tmp_path / "d", 3)
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_nothing(tmp_path):
+    kill_often(tmp_path / "d", 50)

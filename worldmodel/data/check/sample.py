@@ -1,0 +1,94 @@
+"""A bounded sample of transitions as plain vectors, for the checks that fit a model of the dynamics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldmodel.data.episode import Episode, Source
+from worldmodel.data.spaces import Json, features, image_shape, is_continuous, num_features
+
+FRAGMENT = 512  # steps; a longer episode is kept in pieces, so that one of them can be dropped
+WIDEST = 64  # entries kept of a wide vector
+SIDE = 8  # of the grey thumbnail that stands for an image
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Consecutive steps of one episode; `actions[t]` stands beside `observations[t]`, as in the episode."""
+
+    episode: int
+    observations: np.ndarray  # (L + 1, n) float32
+    actions: np.ndarray  # (L, m) float32, one-hot where discrete
+
+
+class Sample:
+    """Random fragments of the episodes of a stream, at most about `max_steps` transitions of them."""
+
+    def __init__(self, source: Source, max_steps: int) -> None:
+        self.source, self.max_steps = source, max_steps
+        self.fragments: list[Fragment] = []
+        self._steps, self._chance, self._rng = 0, 1.0, np.random.default_rng(0)
+
+    def add(self, index: int, episode: Episode) -> None:
+        """Take the episode's fragments, each with the chance that the fragments before it now have."""
+        for begin in range(0, len(episode), FRAGMENT):
+            if self._rng.random() >= self._chance:
+                continue
+            end = min(begin + FRAGMENT, len(episode))
+            fragment = self._fragment(index, episode, begin, end)
+            if fragment is None:
+                continue
+            self.fragments.append(fragment)
+            self._steps += end - begin
+            if self._steps > self.max_steps:
+                self._halve()
+
+    def _fragment(self, index: int, episode: Episode, begin: int, end: int) -> Fragment | None:
+        """None where the values cannot be used: other checks tell why."""
+        spaces = self.source.observation_space
+        try:
+            parts = [vectors(episode.observations[key][begin : end + 1], leaf) for key, leaf in spaces.items()]
+            actions = vectors(episode.actions[begin:end], self.source.action_space)
+        except (ValueError, KeyError):
+            return None
+        observations = np.concatenate(parts, axis=1)
+        if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
+            return None
+        return Fragment(index, observations, actions)
+
+    def _halve(self) -> None:
+        kept = np.flatnonzero(self._rng.random(len(self.fragments)) < 0.5)
+        self.fragments = [self.fragments[i] for i in kept] or self.fragments[:1]
+        self._steps = sum(len(fragment.actions) for fragment in self.fragments)
+        self._chance /= 2
+
+
+def vectors(values: np.ndarray, leaf: Json) -> np.ndarray:
+    """Values (N, ...) of a leaf as float32 (N, at most 64): grey thumbnails of images, entries evenly picked of others.
+
+    Raises:
+        ValueError: if a value is not of the space.
+    """
+    if image_shape(leaf) is not None:
+        return thumbnails(grey(values, leaf))
+    if is_continuous(leaf) and (width := num_features(leaf)) > WIDEST:
+        picked = np.linspace(0, width - 1, WIDEST).astype(int)
+        return values.reshape(len(values), -1)[:, picked].astype(np.float32)
+    return features(values, leaf)[:, :WIDEST]
+
+
+def grey(images: np.ndarray, leaf: Json) -> np.ndarray:
+    """Images (N, ...) of a leaf as float32 (N, H, W), the mean of their channels."""
+    if images.ndim == 3:
+        return images.astype(np.float32)
+    channel_axis = 1 if leaf["shape"][-1] > 16 else 3
+    return images.mean(axis=channel_axis, dtype=np.float32)
+
+
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Means over 8 x 8 blocks of grey images (N, H, W), as (N, 64)."""
+    rows, columns = (np.arange(SIDE) * size // SIDE for size in images.shape[1:])
+    sums = np.add.reduceat(np.add.reduceat(images, rows, axis=1), columns, axis=2)
+    ones = np.ones((1, *images.shape[1:]), dtype=np.float32)
+    areas = np.add.reduceat(np.add.reduceat(ones, rows, axis=1), columns, axis=2)
+    return (sums / areas).reshape(len(images), -1)

@@ -1,0 +1,242 @@
+"""Values that cannot be right, or that say nothing: NaN, constants, values out of bounds, black frames."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from worldmodel.data.check.finding import Finding
+from worldmodel.data.episode import Episode, Source
+from worldmodel.data.spaces import Json, image_shape
+
+BLACK = 8  # of 255: no pixel of a black frame is above it
+TOLERANCE = 1e-3  # of the width of the bounds
+MOST_ACTIONS = 1024  # discrete actions that are counted one by one
+FLAT = 1e-7  # of its size: a float entry that moves less is constant
+SHOWN = 8  # entries named in a message
+
+
+@dataclass
+class Places:
+    """The first place of a fault, and the number of episodes that have it."""
+
+    first: str = ""
+    count: int = 0
+    detail: str = ""
+
+    def add(self, name: str, step: int, detail: str = "") -> None:
+        """Count one more episode."""
+        if not self.count:
+            self.first, self.detail = f"{name}, step {step}", detail
+        self.count += 1
+
+
+@dataclass
+class Stream:
+    """Range and faults of observations of one key, of actions, or of rewards."""
+
+    title: str
+    leaf: Json
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    steps: int = 0
+    broken: Places = field(default_factory=Places)
+    outside: Places = field(default_factory=Places)
+    black: Places = field(default_factory=Places)
+    black_frames: int = 0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the values are pictures."""
+        return image_shape(self.leaf) is not None
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Take the values (N, ...) of an episode."""
+        self.steps += len(values)
+        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+            bad = np.argwhere(~finite)[0]
+            entry = f" in entry {_entry(bad[1:])}" if values.ndim > 1 else ""
+            self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{entry}")
+            values = values[finite.reshape(len(values), -1).all(axis=1)]
+            if not len(values):
+                return
+        low, high = values.min(axis=0), values.max(axis=0)
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
+        self._compare(name, values, low, high)
+        if self.is_image and (dark := (values.reshape(len(values), -1).max(axis=1) <= BLACK)).any():
+            self.black.add(name, int(np.argmax(dark)))
+            self.black_frames += int(dark.sum())
+
+    def _compare(self, name: str, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        bounds = bounds_of(self.leaf)
+        if bounds is None:
+            return
+        floor, ceiling = bounds
+        if not (np.any(low < floor) or np.any(high > ceiling)):
+            return
+        bad = np.argwhere((values < floor) | (values > ceiling))[0]
+        entry = f" in entry {_entry(bad[1:])}" if values.ndim > 1 else ""
+        self.outside.add(name, int(bad[0]), f"{values[tuple(bad)]:g}{entry}")
+
+    def constant(self) -> np.ndarray:
+        """Flat indices of the entries that never change; for images the one index 0 if no pixel does."""
+        if self.low is None or self.high is None or self.steps < 2:
+            return np.zeros(0, int)
+        low, high = np.ravel(self.low).astype(float), np.ravel(self.high).astype(float)
+        flat = high - low <= FLAT * np.maximum(np.abs(low), np.abs(high))
+        if self.is_image:
+            return np.zeros(int(flat.all()), int)
+        return np.flatnonzero(flat)
+
+
+def bounds_of(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
+    """The least and the greatest allowed value, with a tolerance for Box; None where nothing can be outside."""
+    match leaf["type"]:
+        case "Discrete":
+            start = leaf.get("start", 0)
+            return np.asarray(start), np.asarray(start + leaf["n"] - 1)
+        case "MultiDiscrete":
+            return np.zeros(np.shape(leaf["nvec"])), np.asarray(leaf["nvec"]) - 1
+        case "MultiBinary":
+            return np.asarray(0), np.asarray(1)
+    low, high = _bound(leaf, "low", -np.inf), _bound(leaf, "high", np.inf)
+    if not (np.isfinite(low).any() or np.isfinite(high).any()) or leaf["dtype"] == "uint8":
+        return None
+    ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (low, high)]
+    width = np.where(np.isfinite(high) & np.isfinite(low), high - low, np.maximum(*ends))
+    return low - TOLERANCE * width - 1e-9, high + TOLERANCE * width + 1e-9
+
+
+def _bound(leaf: Json, which: str, none: float) -> np.ndarray:
+    declared = leaf.get(which)
+    if not isinstance(declared, list):
+        return np.asarray(none if declared is None else float(declared))
+    filled = np.asarray([none if bound is None else bound for bound in declared], dtype=float)
+    return filled.reshape(leaf["shape"])
+
+
+class Values:
+    """The checks of single values, over a stream of episodes."""
+
+    def __init__(self, source: Source) -> None:
+        self.path = str(source.path)
+        self.observations = {
+            key: Stream(f"observation {key!r}", leaf) for key, leaf in source.observation_space.items()
+        }
+        self.actions = Stream("actions", source.action_space)
+        self.rewards = Stream("rewards", {"type": "Box", "shape": [], "dtype": "float64"})
+        self.taken: list[np.ndarray] = _counters(source.action_space)
+
+    def add(self, name: str, episode: Episode) -> None:
+        """Take one episode."""
+        for key, stream in self.observations.items():
+            if key in episode.observations:
+                stream.add(name, episode.observations[key])
+        self.actions.add(name, episode.actions)
+        self.rewards.add(name, episode.rewards)
+        if self.taken:
+            start = self.actions.leaf.get("start", 0)
+            columns = episode.actions.reshape(len(episode), -1).T
+            for counts, column in zip(self.taken, columns, strict=False):
+                inside = column[(column >= start) & (column < start + len(counts))].astype(np.int64) - start
+                counts += np.bincount(inside, minlength=len(counts))
+
+    def findings(self) -> list[Finding]:
+        """What was found, stream by stream."""
+        found = []
+        for stream in (*self.observations.values(), self.actions, self.rewards):
+            found += _broken(stream) + _outside(stream, stream is self.actions) + _black(stream)
+            if stream is not self.rewards:
+                found += _constant(stream, self.path)
+        return found + self._never_taken()
+
+    def _never_taken(self) -> list[Finding]:
+        found = []
+        start = self.actions.leaf.get("start", 0)
+        for column, counts in enumerate(self.taken):
+            never = np.flatnonzero(counts == 0)
+            if 0 < len(never) < len(counts) - 1:  # with a single one left, the entry is constant
+                which = f" of entry {column}" if len(self.taken) > 1 else ""
+                found.append(
+                    Finding(
+                        "warning",
+                        "action never taken",
+                        self.path,
+                        f"of {len(counts)} actions{which}, {len(never)} never occur: {_list(never + start)}",
+                        "record episodes that take them, or declare fewer: what they do cannot be learned",
+                        len(never),
+                    )
+                )
+        return found
+
+
+def _counters(leaf: Json) -> list[np.ndarray]:
+    sizes = {"Discrete": [leaf.get("n", 0)], "MultiDiscrete": np.ravel(leaf.get("nvec", [])).tolist()}
+    counted = sizes.get(leaf["type"], [])
+    return [np.zeros(n, np.int64) for n in counted] if max(counted, default=0) <= MOST_ACTIONS else []
+
+
+def _broken(stream: Stream) -> list[Finding]:
+    if not stream.broken.count:
+        return []
+    what = f"{stream.title}: {stream.broken.detail}; {stream.broken.count} episodes hold NaN or infinite values"
+    remedy = "drop these episodes, cut them before this step, or record them again: one NaN ends training"
+    return [Finding("error", "not finite", stream.broken.first, what, remedy, stream.broken.count)]
+
+
+def _outside(stream: Stream, is_action: bool) -> list[Finding]:
+    if not stream.outside.count:
+        return []
+    discrete = stream.leaf["type"] != "Box"
+    what = f"{stream.title}: the value {stream.outside.detail} is outside the declared {_range(stream.leaf)}"
+    remedy = "declare the true bounds"
+    if is_action:
+        remedy += ", or store the actions as the environment carried them out (clipped)"
+    if discrete:
+        remedy = "declare the true number of values (and `start`), or correct the values"
+    level = "error" if is_action or discrete else "warning"
+    what += f"; so in {stream.outside.count} episodes"
+    return [Finding(level, "out of bounds", stream.outside.first, what, remedy, stream.outside.count)]
+
+
+def _black(stream: Stream) -> list[Finding]:
+    frames = stream.black_frames
+    if not frames or stream.constant().size:
+        return []
+    what = f"{stream.title}: {frames:,} of {stream.steps:,} frames are black, in {stream.black.count} episodes"
+    remedy = "look at them (a camera or renderer that had not started?) and drop or cut these episodes"
+    return [Finding("warning", "black frames", stream.black.first, what, remedy, frames)]
+
+
+def _constant(stream: Stream, path: str) -> list[Finding]:
+    flat = stream.constant()
+    if not flat.size:
+        return []
+    if stream.is_image:
+        what, remedy = f"{stream.title}: all frames are the same", "check the camera; leave this key out"
+    else:
+        what = f"{stream.title}: {len(flat)} entries never change: {_list(flat)}"
+        remedy = "leave them out, or check that they were recorded: they carry no information"
+    return [Finding("warning", "constant", path, what, remedy, len(flat))]
+
+
+def _range(leaf: Json) -> str:
+    match leaf["type"]:
+        case "Discrete":
+            start = leaf.get("start", 0)
+            return f"{start} to {start + leaf['n'] - 1}"
+        case "MultiDiscrete":
+            return f"0 to nvec - 1, nvec {leaf['nvec']}"
+        case "MultiBinary":
+            return "0 or 1"
+    low, high = _bound(leaf, "low", -np.inf), _bound(leaf, "high", np.inf)
+    return f"bounds {low.min():g} to {high.max():g}"
+
+
+def _entry(index: np.ndarray) -> str:
+    return ", ".join(map(str, index.tolist()))
+
+
+def _list(indices: np.ndarray) -> str:
+    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
+    return ", ".join(map(str, indices[:SHOWN].tolist())) + more

@@ -1,0 +1,130 @@
+"""HDF5 files from anywhere, opened so that reading them reads nothing else, and no more than they hold.
+
+An HDF5 file may point at other files (external links, external storage, virtual datasets: CVE-2026-1669), declare far
+more than it holds, or name a filter that loads a plugin. Such files are refused before anything of them is read.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from worldmodel.errors import UserError, nearest
+
+# deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf; blosc and zstd where hdf5plugin is installed
+FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
+PLUGIN_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
+# Bytes that any file may declare, and beyond that: times its size. Deflate reaches 1032, Zstd on still frames 20000.
+FLOOR, EXPANSION = 64 << 20, 32_768
+CHUNK = 256 << 20  # bytes of a chunk, which is unpacked as a whole
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open for reading a file that `check_hdf5` has found harmless.
+
+    Raises:
+        UserError: if it is no HDF5 file, is damaged, or tries to reach outside itself. Errors while reading, in the
+            block, become UserErrors too.
+    """
+    try:
+        with open_checked(path) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path} does not exist") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as HDF5: it is damaged, or of another format ({reason})") from error
+
+
+def open_checked(path: Path) -> h5py.File:
+    """As `open_hdf5`, for a file that stays open; errors of HDF5 itself come as OSError."""
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  registers its filters
+    file = h5py.File(path, "r", rdcc_nbytes=16 << 20)
+    try:
+        check_hdf5(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check_hdf5(file: h5py.File, path: Path) -> None:
+    """Raise UserError if anything in the file reaches outside it, or declares more than the file can hold."""
+    limit = max(FLOOR, EXPANSION * path.stat().st_size)
+    declared = 0
+    for name, dataset in _datasets(file, path):
+        where = f"{path}: the dataset {name!r}"
+        if dataset.is_virtual:
+            raise UserError(f"{where} is virtual: its values lie in other files, which is not allowed")
+        if dataset.external:
+            raise UserError(f"{where} lies in another file (external storage), which is not allowed")
+        inner = h5py.check_vlen_dtype(dataset.dtype)  # rows of varying length, such as JPEG files
+        plain = h5py.check_string_dtype(dataset.dtype) or (inner is not None and np.dtype(inner).kind in "biuf")
+        if dataset.dtype.hasobject and not plain:
+            raise UserError(f"{where} holds objects of type {dataset.dtype}; only numbers and text are read")
+        plist = dataset.id.get_create_plist()
+        for i in range(plist.get_nfilters()):
+            code = plist.get_filter(i)[0]
+            if code in PLUGIN_FILTERS and not h5py.h5z.filter_avail(code):
+                raise UserError(f"{where} is compressed with {PLUGIN_FILTERS[code]}: pip install 'worldmodel[zstd]'")
+            if code not in FILTERS and code not in PLUGIN_FILTERS:
+                raise UserError(f"{where} names the unknown filter {code}, which would load a plugin")
+        size = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+        declared += size
+        if declared > limit:
+            raise UserError(
+                f"{where} declares {size:,} bytes, more than a file of {path.stat().st_size:,} bytes can hold"
+            )
+        if size and (stored := _stored_share(dataset)) < 1:
+            raise UserError(f"{where} declares {size:,} bytes and holds {stored:.0%} of them")
+
+
+def _stored_share(dataset: h5py.Dataset) -> float:
+    """Of what a dataset declares, the share that was ever written: HDF5 makes up the rest."""
+    if dataset.chunks is None:
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
+        return dataset.id.get_storage_size() / size
+    if math.prod(dataset.chunks) * dataset.dtype.itemsize > CHUNK:
+        return 0.0
+    expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks() / expected
+
+
+def read(group: h5py.Group, name: str, path: Path) -> np.ndarray:
+    """A whole dataset as an array.
+
+    Raises:
+        UserError: if it is missing; names what is there.
+    """
+    return np.asarray(dataset(group, name, path)[...])
+
+
+def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """The dataset of this name; a UserError where it is missing or is a group."""
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset):
+        where = f"{path}" if group.name == "/" else f"{path}, {group.name}"
+        raise UserError(f"{where}: there is no dataset {name!r}; {nearest(name, list(group))}")
+    return found
+
+
+def _datasets(group: h5py.Group, path: Path, prefix: str = "", above: tuple[h5py.Group, ...] = ()) -> Iterator[Any]:
+    """(name, dataset) of everything below a group; a UserError at any link that is not a plain one."""
+    if group in above:
+        raise UserError(f"{path}: the group {prefix!r} contains itself")
+    for name in map(str, group):
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            kind = {h5py.SoftLink: "soft", h5py.ExternalLink: "external"}.get(type(link), "user-defined")
+            raise UserError(f"{path}: {prefix + name!r} is a link ({kind}) to elsewhere, which is not followed")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item, path, f"{prefix}{name}/", (*above, group))
+        elif isinstance(item, h5py.Dataset):
+            yield prefix + name, item

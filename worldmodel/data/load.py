@@ -1,0 +1,168 @@
+"""From a source to rows: in memory while they are few, in a cache beside the data once they are many.
+
+The cache is what the source's episodes look like unpacked: raw rows, so that a batch needs no decoding. It is keyed by
+the source's fingerprint: data that changes gets a new one, and the old one is removed.
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock
+
+from worldmodel.data.durable import whole_file
+from worldmodel.data.episode import Source
+from worldmodel.data.episodes import Episodes, Layout
+from worldmodel.data.hdf5 import open_hdf5
+from worldmodel.data.manifest import read_manifest
+from worldmodel.data.rows import DiskRows, Rows, ShardFrames
+from worldmodel.data.shards import Shard
+from worldmodel.data.store import open_dataset
+from worldmodel.errors import UserError
+
+log = logging.getLogger(__name__)
+
+INDEX, FRAMES, IMAGES = "index.json", "frames.f32", "images.u8"
+
+
+@dataclass
+class Loaded:
+    """A dataset as rows, and what is wrong with it."""
+
+    episodes: Episodes
+    not_finite: dict[int, tuple[str, int]]  # episode -> the field and step of its first NaN or infinity
+
+
+def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None = None) -> Loaded:
+    """Read all episodes of a source.
+
+    Args:
+        source: of any format.
+        memory_bytes: rows beyond this are kept in the cache, on disk.
+        cache: a folder for this source's rows; made when it is needed.
+        layout: which observations, in which order; None: all of the source.
+
+    Raises:
+        UserError: if the source is damaged, empty or contradicts its spaces, or the cache cannot be written.
+    """
+    layout = layout or Layout(source.observation_space, source.action_space)
+    key = json.dumps([source.fingerprint, layout.observation_space, layout.action_space], sort_keys=True)
+    folder = cache / sha256(key.encode()).hexdigest()[:16]
+    if (found := _open_cache(folder, layout)) is not None:
+        return found
+    table = _Table(layout)
+    stream = source.episodes()
+    for name, episode in stream:
+        table.add(name, *layout.rows(episode, name))
+        if table.num_bytes > memory_bytes:
+            return _through_cache(table, stream, folder, source)
+    if not table.names:
+        raise UserError(f"{source.path} holds no episodes: record some with `worldmodel collect ENV_ID --out DIR`")
+    frames = np.concatenate(table.frames)
+    return table.loaded(frames, np.concatenate(table.images) if layout.pixels else None)
+
+
+def load_compressed(folder: Path, layout: Layout) -> Loaded:
+    """As `load`, of a dataset folder, with the images left in their shards, to be decoded batch by batch."""
+    vectors = Layout({key: layout.observation_space[key] for key in layout.vectors}, layout.action_space)
+    loaded = load(open_dataset(folder, layout.vectors), math.inf, folder, vectors)
+    blocks: list[tuple[Path, int, int]] = []
+    for entry in read_manifest(folder)["files"]:
+        with open_hdf5(folder / entry["name"]) as file:
+            shard = Shard(file, folder / entry["name"], ())
+            frames = shard.lengths + 1
+            # the last frame of a piece that goes on stands again at the start of the next one
+            counts, firsts = frames - shard.continues, np.cumsum(frames) - frames
+            blocks += [(folder / entry["name"], int(f), int(n)) for f, n in zip(firsts, counts, strict=True)]
+    images = ShardFrames(blocks, {key: layout.observation_space[key] for key in layout.images})
+    return replace(loaded, episodes=replace(loaded.episodes, layout=layout, images=images))
+
+
+def _through_cache(table: "_Table", stream: Iterator[Any], folder: Path, source: Source) -> Loaded:
+    """Go on reading into files; another process that does so already is waited for."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):
+            if (found := _open_cache(folder, table.layout)) is not None:
+                return found
+            log.warning("%s does not fit into data.memory_gb: unpacking it once into %s", source.path, folder)
+            for old in folder.parent.iterdir():  # of the data as it was before; or begun and never finished
+                if old.is_dir():
+                    shutil.rmtree(old)
+            folder.mkdir()
+            with (folder / FRAMES).open("wb") as frames, (folder / IMAGES).open("wb") as images:
+                table.spill(frames, images)
+                for name, episode in stream:
+                    table.add(name, *table.layout.rows(episode, name))
+                    table.spill(frames, images)
+            with whole_file(folder / INDEX) as path:
+                path.write_text(json.dumps(table.index()))
+    except OSError as error:
+        raise UserError(
+            f"the cache {folder} cannot be written ({error.strerror}): choose another place with --data.cache_dir DIR,"
+            " or raise --data.memory_gb"
+        ) from error
+    opened = _open_cache(folder, table.layout)
+    assert opened is not None, "the cache was just written"
+    return opened
+
+
+def _open_cache(folder: Path, layout: Layout) -> Loaded | None:
+    if not (folder / INDEX).is_file():
+        return None
+    index = json.loads((folder / INDEX).read_text())
+    table = _Table(layout, index["names"], index["num_frames"], {int(i): (f, s) for i, (f, s) in index["bad"].items()})
+    frames = DiskRows(folder / FRAMES, layout.row_dim, np.float32)
+    images = DiskRows(folder / IMAGES, layout.pixels, np.uint8) if layout.pixels else None
+    total = sum(table.num_frames)
+    if frames.shape[0] != total or (images is not None and images.shape[0] != total):
+        return None  # someone has meddled with it
+    return table.loaded(frames, images)
+
+
+@dataclass
+class _Table:
+    """Rows that pile up, episode by episode."""
+
+    layout: Layout
+    names: list[str] = field(default_factory=list)
+    num_frames: list[int] = field(default_factory=list)
+    not_finite: dict[int, tuple[str, int]] = field(default_factory=dict)
+    frames: list[np.ndarray] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
+    num_bytes: int = 0
+
+    def add(self, name: str, frames: np.ndarray, images: np.ndarray) -> None:
+        if not (finite := np.isfinite(frames)).all():
+            step = int(np.argmin(finite.all(axis=1)))
+            column = int(np.argmin(finite[step])) - self.layout.vector_dim
+            what = "observation" if column < 0 else "reward" if column == 0 else "action"
+            self.not_finite[len(self.names)] = (what, step)
+        self.names.append(name)
+        self.num_frames.append(len(frames))
+        self.frames.append(frames)
+        self.images.append(images)
+        self.num_bytes += frames.nbytes + images.nbytes
+
+    def spill(self, frames: BinaryIO, images: BinaryIO) -> None:
+        """Move the rows so far to files."""
+        for array in self.frames:
+            frames.write(np.ascontiguousarray(array).data)
+        for array in self.images:
+            images.write(np.ascontiguousarray(array).data)
+        self.frames, self.images = [], []
+
+    def index(self) -> dict[str, Any]:
+        return {"names": self.names, "num_frames": self.num_frames, "bad": self.not_finite}
+
+    def loaded(self, frames: Rows, images: Rows | None) -> Loaded:
+        counts = np.array(self.num_frames, dtype=np.int64)
+        starts = np.cumsum(counts) - counts
+        return Loaded(Episodes(self.layout, frames, images, starts, counts, self.names), self.not_finite)

@@ -1,0 +1,1 @@
+"""Formats that users hold, each read into canonical episodes."""

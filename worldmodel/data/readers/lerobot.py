@@ -1,0 +1,177 @@
+"""LeRobotDataset v3: Parquet rows, MP4 videos and an index of episodes, read without the lerobot package.
+
+A row holds an observation and the action taken after it. LeRobot keeps no observation after the last action, so N rows
+are N - 1 transitions: the last row gives the final observation, its action, reward and flags are dropped. Many episodes
+share one Parquet file and one MP4; `meta/episodes` tells where each lies.
+
+Source: huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx and src/lerobot/datasets (version v3.0).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data.episode import Episode, Source
+from worldmodel.data.readers.fingerprint import fingerprint
+from worldmodel.data.readers.lerobot_index import (
+    ACTION,
+    Entry,
+    array_feature,
+    pick_features,
+    read_entries,
+    read_info,
+)
+from worldmodel.data.readers.lerobot_parquet import Feature, need, open_parquet, readable, values_of
+from worldmodel.data.readers.lerobot_video import frames_of
+from worldmodel.data.spaces import Json, box_of
+from worldmodel.errors import UserError
+
+REWARD = "next.reward"
+FLAGS = ("next.done", "next.success", "next.terminated", "next.truncated")
+ALIGNMENT = (
+    "row t holds observation[t], action[t] taken after it and next.*[t] of the transition to row t + 1; the last row of"
+    " an episode has no successor: its action, reward and end flags are dropped"
+)
+
+
+def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
+    """A LeRobotDataset v3 folder, as episodes of what its `observation.*` features hold (without this prefix).
+
+    Numbers keep their shape and dtype, images and videos become uint8 (H, W, C); text and depth maps are left out.
+    `observations` picks some of the keys; videos that are not picked are not decoded. Frames are those nearest to
+    start + row / fps, at most half a frame away. One episode is in memory at a time. An absent `next.reward` is read
+    as 0 (`provenance` says so). An episode of one row holds no transition and is passed over.
+
+    Ends: `next.terminated` says whether the last transition with an outcome led to a terminal state. Without it,
+    `next.done` means that the episode ended, for whatever reason: it counts as terminal if `next.truncated` is there
+    and false, or `next.success` is there and true, else as a cut. Flags of the last row belong to an observation
+    that was not recorded: an episode whose end is flagged only there is truncated, its last observation not terminal.
+
+    Raises:
+        UserError: for another version, a file that is missing, damaged, outside the folder or declaring more than it
+            can hold, rows or frames that contradict the index, an unknown key, an absent optional package.
+    """
+    root = path.resolve()
+    info = read_info(path)
+    features, left_out = pick_features(path, info, observations)
+    signals = [array_feature(path, info, name) for name in (ACTION, REWARD, *FLAGS) if name in info["features"]]
+    index_files, entries = read_entries(root, path, info, [f.name for f in features.values() if f.kind == "video"])
+    videos = [clip.path for entry in entries for clip in entry.clips.values()]
+    files = {root / "meta" / "info.json", *index_files, *(entry.rows for entry in entries), *videos}
+
+    def episodes() -> Iterator[tuple[str, Episode]]:
+        for file in dict.fromkeys(entry.rows for entry in entries):
+            inside = [entry for entry in entries if entry.rows == file]
+            yield from _file_episodes(root, file, inside, features, signals, float(info["fps"]))
+
+    return Source(
+        path=path,
+        format="lerobot",
+        observation_space={key: _space(feature) for key, feature in features.items()},
+        action_space=_space(signals[0]),
+        alignment=ALIGNMENT,
+        fingerprint=fingerprint(files, root),
+        episodes=episodes,
+        provenance=_provenance(info, features, left_out, entries),
+    )
+
+
+def _provenance(info: Json, features: dict[str, Feature], left_out: list[str], entries: list[Entry]) -> Json:
+    return {
+        "codebase_version": info["codebase_version"],
+        "robot_type": info.get("robot_type"),
+        "fps": info["fps"],
+        "episodes": len(entries),
+        "dropped_last_actions": len(entries),
+        "episodes_without_transition": sum(entry.length < 2 for entry in entries),
+        "rewards": REWARD if REWARD in info["features"] else "not recorded, read as 0",
+        "lossy_video": [key for key, feature in features.items() if feature.kind == "video"],
+        "left_out": left_out,
+    }
+
+
+def _space(feature: Feature) -> Json:
+    if feature.dtype == "bool":
+        return {"type": "MultiBinary", "shape": list(feature.shape)}
+    return box_of(np.empty((0, *feature.shape), feature.dtype))
+
+
+def _file_episodes(
+    root: Path, file: Path, entries: list[Entry], features: dict[str, Feature], signals: list[Feature], fps: float
+) -> Iterator[tuple[str, Episode]]:
+    """The episodes of one Parquet file, in its order."""
+    by_index = {entry.index: entry for entry in entries}
+    stored = [feature for feature in (*features.values(), *signals) if feature.kind != "video"]
+    for index, table in _tables(file, by_index, stored):
+        where, entry = f"{file.relative_to(root)}, episode {index}", by_index[index]
+        if entry.length < 2:
+            continue
+        with readable(f"{file}, episode {index}") as spot:
+            columns = {feature.name: values_of(table[feature.name], feature, spot) for feature in stored}
+        for name, clip in entry.clips.items():
+            feature = next(feature for feature in features.values() if feature.name == name)
+            columns[name] = frames_of(clip, entry.length, fps, feature, f"{clip.path}, episode {index}")
+        ends = {name: bool(columns[name].reshape(-1)[-2]) for name in FLAGS if name in columns}
+        rewards = columns[REWARD].reshape(-1) if REWARD in columns else np.zeros(entry.length)
+        terminated = _is_terminal(ends)
+        yield (
+            where,
+            Episode(
+                observations={key: columns[feature.name] for key, feature in features.items()},
+                actions=columns[ACTION][:-1],
+                rewards=rewards[:-1].astype(np.float32),
+                terminated=terminated,
+                truncated=not terminated,
+                rate=fps,
+            ),
+        )
+
+
+def _is_terminal(ends: dict[str, bool]) -> bool:
+    """Whether the flags of a transition say that its outcome is terminal; see `read_lerobot`."""
+    if "next.terminated" in ends:
+        return ends["next.terminated"]
+    if "next.truncated" in ends:
+        return ends.get("next.done", False) and not ends["next.truncated"]
+    return ends.get("next.done", False) and ends.get("next.success", False)
+
+
+def _tables(file: Path, entries: dict[int, Entry], features: list[Feature]) -> Iterator[tuple[int, Any]]:
+    """(episode, its rows as a table) of one Parquet file, in its order, without holding more than an episode of it."""
+    pa = need("pyarrow")
+    names = ["frame_index", *(feature.name for feature in features)]
+    with open_parquet(file, ["episode_index", *names]) as reader:
+        runs = _runs(file, reader, entries)
+        rows = 64 if any(feature.kind == "image" for feature in features) else 4096
+        batches, held = reader.iter_batches(batch_size=rows, columns=names), []
+        for index in runs:
+            length, where = entries[index].length, f"{file}, episode {index}"
+            with readable(where):
+                while sum(batch.num_rows for batch in held) < length:
+                    held.append(next(batches))
+                table = pa.Table.from_batches(held)
+                held = table.slice(length).to_batches()
+            frame = values_of(table["frame_index"][:length], Feature("frame_index", "array", (), "int64"), where)
+            if not np.array_equal(frame, np.arange(length)):
+                raise UserError(f"{where}: frame_index does not count from 0 to {length - 1}: rows are missing")
+            yield index, table.slice(0, length)
+
+
+def _runs(file: Path, reader: Any, entries: dict[int, Entry]) -> list[int]:
+    """The episodes of a Parquet file in its order, once their lengths are those of the index."""
+    with readable(file):
+        column = reader.read(columns=["episode_index"])["episode_index"]
+    index = values_of(column, Feature("episode_index", "array", (), "int64"), str(file))
+    starts = np.flatnonzero(np.diff(index, prepend=-1))
+    lengths = np.diff(starts, append=len(index)).tolist()
+    runs = [int(episode) for episode in index[starts]]
+    told = {episode: entry.length for episode, entry in entries.items()}
+    for episode, length in zip(runs, lengths, strict=True):
+        if (expected := told.pop(episode, None)) != length:
+            tells = f"tells {expected}" if expected else "tells none, or told them already"
+            raise UserError(f"{file}, episode {episode}: it holds {length} rows, meta/episodes {tells}")
+    if told:
+        raise UserError(f"{file}, episode {min(told)}: it holds no row, meta/episodes tells {told[min(told)]}")
+    return runs

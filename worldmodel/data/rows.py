@@ -1,0 +1,116 @@
+"""Rows on disk: arrays larger than memory, of which a batch takes what it needs."""
+
+import math
+import os
+import resource
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from worldmodel.data.hdf5 import open_checked
+from worldmodel.data.spaces import Json, image_rows
+
+
+class Rows(Protocol):
+    """What is asked of an array of frames: a NumPy array in memory serves too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # (F, width)
+    @property
+    def dtype(self) -> Any: ...
+    def take(self, indices: np.ndarray, /, *, axis: int) -> np.ndarray: ...  # (...) int -> (..., width); axis 0
+
+
+def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of consecutive numbers begin and end in a flat array (N,): (R,), (R,)."""
+    ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))
+    return np.append(0, ends[:-1]), ends
+
+
+class DiskRows:
+    """Rows (F, width) of a raw file, through a memory map.
+
+    Where the address space is limited (ulimit -v), a map would take it all: the runs of neighbouring rows that a batch
+    consists of are read by position instead.
+
+    Args:
+        path: its size is a multiple of a row's.
+        width: values of a row.
+        dtype: of a value.
+    """
+
+    def __init__(self, path: Path, width: int, dtype: Any) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.row_bytes = width * self.dtype.itemsize
+        self.shape = (path.stat().st_size // self.row_bytes, width)
+        self._map: np.memmap | None = None
+        self._file: int | None = None
+
+    def take(self, indices: np.ndarray, /, *, axis: int = 0) -> np.ndarray:
+        if self._map is None and self._file is None:
+            if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+                self._map = np.memmap(self.path, self.dtype, mode="r", shape=self.shape)
+            else:
+                self._file = os.open(self.path, os.O_RDONLY)
+        return self._read(indices) if self._map is None else np.asarray(self._map.take(indices, axis=0))
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        assert self._file is not None, "opened by take"
+        flat = indices.ravel()
+        out = np.empty((len(flat), self.shape[1]), self.dtype)
+        target, size = out.data.cast("B"), self.row_bytes
+        for begin, end in zip(*(edge.tolist() for edge in runs(flat)), strict=True):
+            got = os.preadv(self._file, [target[begin * size : end * size]], int(flat[begin]) * size)
+            if got != (end - begin) * size:
+                raise OSError(f"{self.path} is shorter than it was: remove its folder, and it is made anew")
+        return out.reshape(*indices.shape, self.shape[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_map": None}  # every process opens its own
+
+
+class ShardFrames:
+    """Images (F, width) that stay compressed in their shards and are decoded when a batch wants them.
+
+    Args:
+        blocks: (path, the frame in the shard's dataset, frames) of each stretch, in the order of the rows.
+        leaves: key -> image leaf; their pixels stand side by side in a row, channels last.
+    """
+
+    def __init__(self, blocks: list[tuple[Path, int, int]], leaves: dict[str, Json]) -> None:
+        self.paths = [path for path, _, _ in blocks]
+        self.offsets = np.array([offset for _, offset, _ in blocks])
+        self.ends = np.cumsum([frames for _, _, frames in blocks])
+        self.starts = np.append(0, self.ends[:-1])
+        self.leaves = leaves
+        width = sum(math.prod(leaf["shape"]) for leaf in leaves.values())
+        self.shape, self.dtype = (int(self.ends[-1]), width), np.dtype(np.uint8)
+        self._open: dict[tuple[int, Path], h5py.File] = {}
+
+    def take(self, indices: np.ndarray, /, *, axis: int = 0) -> np.ndarray:
+        flat = indices.ravel()
+        out = np.empty((len(flat), self.shape[1]), np.uint8)
+        for begin, end in zip(*(edge.tolist() for edge in runs(flat)), strict=True):
+            while begin < end:  # a run may go on in the next stretch
+                block = int(np.searchsorted(self.ends, flat[begin], side="right"))
+                count = min(end - begin, int(self.ends[block] - flat[begin]))
+                first = int(self.offsets[block] + flat[begin] - self.starts[block])
+                self._read(self.paths[block], first, out[begin : begin + count])
+                begin += count
+        return out.reshape(*indices.shape, self.shape[1])
+
+    def _read(self, path: Path, first: int, out: np.ndarray) -> None:
+        file = self._open.get((os.getpid(), path))  # a handle must not be shared with a forked worker
+        if file is None:
+            file = self._open[os.getpid(), path] = open_checked(path)
+        left = 0
+        for key, leaf in self.leaves.items():
+            images: Any = file[f"observations/{key}"]
+            pixels = image_rows(images[first : first + len(out)], leaf)
+            out[:, left : left + pixels.shape[1]] = pixels
+            left += pixels.shape[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}

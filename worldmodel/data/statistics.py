@@ -1,0 +1,81 @@
+"""Mean and variance of a split, in one pass over blocks of rows."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from worldmodel.data.episodes import Episodes
+
+BLOCK = 65_536  # rows at once
+IMAGE_SAMPLE = 4096  # frames that the moments of images are taken from, evenly spaced
+
+
+class Moments(NamedTuple):
+    """Per entry. The variance of a pixel is that of its image's pixels on average: single pixels may never change."""
+
+    mean: np.ndarray  # (X,) float64
+    var: np.ndarray  # (X,) float64
+
+
+def observation_moments(episodes: Episodes) -> Moments:
+    """Of all observations of these episodes, (O,) each."""
+    layout = episodes.layout
+    vectors = [_moments(episodes.frames.take(rows, axis=0)[:, : layout.vector_dim]) for rows in _blocks(episodes)]
+    parts = [_merge(vectors)]
+    if episodes.images is not None:
+        every = np.concatenate([episodes.rows(i) for i in range(len(episodes))])
+        sample = every[np.linspace(0, len(every) - 1, min(len(every), IMAGE_SAMPLE)).astype(np.int64)]
+        images = [
+            _moments(episodes.images.take(rows, axis=0)) for rows in np.array_split(sample, -(-len(sample) // 256))
+        ]
+        mean, var = _merge(images)
+        sizes = [h * w * c for h, w, c in layout.images.values()]
+        pooled = [np.full(len(part), part.mean()) for part in np.split(var, np.cumsum(sizes)[:-1])]
+        parts.append(Moments(mean, np.concatenate(pooled)))
+    return Moments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+class StepStatistics(NamedTuple):
+    """Of what belongs to transitions."""
+
+    action: Moments  # (A,)
+    reward: Moments  # (1,)
+    reward_range: float
+
+
+def step_statistics(episodes: Episodes) -> StepStatistics:
+    """Of all actions and rewards of these episodes."""
+    size = episodes.layout.vector_dim
+    actions, rewards, ends = [], [], []
+    for rows in _blocks(episodes, last=False):
+        steps = episodes.frames.take(rows, axis=0)
+        actions.append(_moments(steps[:, size + 2 :]))
+        rewards.append(_moments(steps[:, size : size + 1]))
+        ends += [float(steps[:, size].min()), float(steps[:, size].max())]
+    return StepStatistics(_merge(actions), _merge(rewards), max(ends) - min(ends))
+
+
+def _blocks(episodes: Episodes, last: bool = True) -> Iterator[np.ndarray]:
+    """Row numbers of all frames, some episodes at a time; without the last frame of each, if not `last`."""
+    block: list[np.ndarray] = []
+    size = 0
+    for i in range(len(episodes)):
+        rows = episodes.rows(i)
+        block.append(rows if last else rows[:-1])
+        size += len(rows)
+        if size >= BLOCK or i == len(episodes) - 1:
+            yield from np.array_split(np.concatenate(block), -(-size // BLOCK))
+            block, size = [], 0
+
+
+def _moments(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    return len(values), values.mean(axis=0, dtype=np.float64), values.var(axis=0, dtype=np.float64)
+
+
+def _merge(blocks: list[tuple[int, np.ndarray, np.ndarray]]) -> Moments:
+    """Of all rows, from those of blocks (Chan, Golub & LeVeque 1979)."""
+    counts = np.array([count for count, _, _ in blocks], dtype=np.float64)[:, None]
+    means, variances = (np.stack([block[i] for block in blocks]) for i in (1, 2))
+    mean = (counts * means).sum(axis=0) / counts.sum()
+    return Moments(mean, (counts * (variances + np.square(means - mean))).sum(axis=0) / counts.sum())
