@@ -46,3 +46,11 @@ def worldmodel(tmp_path):
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+def one_line(process):
+    """The error of a user's mistake: one line on stderr, status 2, no traceback."""
+    assert process.returncode == 2, process.stderr[-3000:]
+    lines = [line for line in process.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("worldmodel: error: "), process.stderr
+    return lines[0]

@@ -9,21 +9,13 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from conftest import ROOT, TOY
+from conftest import ROOT, TOY, one_line
 
 from worldmodel import RULES
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "12", "--trainer.log_every_n_steps", "4"]
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
 CONFS = sorted((ROOT / "conf").glob("*.yaml"))
-
-
-def one_line(process):
-    """The error of a user's mistake: one line on stderr, status 2, no traceback."""
-    assert process.returncode == 2, process.stderr[-3000:]
-    lines = [line for line in process.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("worldmodel: error: "), process.stderr
-    return lines[0]
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.data.check.recordings import cartpole, cheetah, images, pendulum, source_of, with_episodes
-from worldmodel.data.info import contact_sheet, describe_dataset, info_table
+from worldmodel.data.info import describe_dataset, info_table
+from worldmodel.evaluation.contact_sheet import contact_sheet
 
 
 def test_the_numbers_are_those_of_all_episodes_together():

@@ -8,15 +8,17 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from worldmodel.commands.parser import Parser, fail
 from worldmodel.data.check.findings import Finding, check_episodes
 from worldmodel.data.episode import Source
-from worldmodel.data.info import contact_sheet, describe_dataset, info_table
+from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.sources import FORMATS, Alignment, open_source
 from worldmodel.data.splits import split_episodes
 from worldmodel.data.store import EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
+from worldmodel.evaluation.contact_sheet import contact_sheet
 
 COMMANDS = {
     "info": "what a dataset holds: episodes, lengths, ranges, rates, and a picture of it",
@@ -75,7 +77,7 @@ def _info(arguments: argparse.Namespace) -> None:
     info = describe_dataset(source)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in info_table(info):
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))  # a bracket is a bracket, not a style
     Console(soft_wrap=True, highlight=False).print(table)
     if arguments.picture:
         contact_sheet(source, info).savefig(arguments.picture, dpi=110)
@@ -98,7 +100,8 @@ def _check(arguments: argparse.Namespace) -> None:
         _print(console, finding)
     errors = sum(finding.level == "error" for finding in found)
     if not found:
-        console.print(f"{arguments.path}: nothing found")
+        console.print(f"{arguments.path}: nothing found. (A shift can hide where actions hardly matter, or answer what")
+        console.print("is seen: where you know a trajectory, hold it against `worldmodel data info --picture`.)")
     else:
         console.print(f"{arguments.path}: {errors} errors, {len(found) - errors} warnings")
     raise SystemExit(1 if errors else 0)

@@ -6,16 +6,17 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from toy_env import integer_actions, next_observation, reward_of
 
 from worldmodel.data.episode import Episode, Source
 from worldmodel.data.readers.lerobot import read_lerobot
 from worldmodel.errors import UserError
-
-av, pa, pq = pytest.importorskip("av"), pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-Image = pytest.importorskip("PIL.Image")
 
 FPS, BITS, BLOCK = 10, 6, 16  # a frame shows its episode and its step in 6 bits each, as blocks of 16 pixels
 LENGTHS = [7, 13, 2, 9]

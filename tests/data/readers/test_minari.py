@@ -4,17 +4,16 @@ import json
 
 import gymnasium
 import h5py
+import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
 
 from tests.data.readers.toy import assert_same, episodes, is_exact, only
 from worldmodel.data.readers.minari import read_minari
 from worldmodel.data.spaces import describe, describe_observation
 from worldmodel.errors import UserError
-
-minari = pytest.importorskip("minari")
-from minari.data_collector import EpisodeBuffer  # noqa: E402  after the skip
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")  # that authors and so on are not given
 STATE = spaces.Box(0, 31, (2,), np.float32)

@@ -1,0 +1,159 @@
+"""`worldmodel data`: what it prints, what it finds, and that every format comes through `convert` unchanged."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import one_line
+
+from tests.data.readers import test_hdf5_schema, test_lerobot, test_npz
+from tests.data.readers.toy import assert_same, episodes, is_exact
+from worldmodel import EpisodeDataModule
+from worldmodel.data.episode import Episode
+from worldmodel.data.manifest import read_manifest
+from worldmodel.data.sources import open_source
+from worldmodel.data.spaces import box_of
+from worldmodel.data.store import EpisodeWriter, open_dataset
+
+MANY = episodes((5, 4, 12, 3, 7, 9, 6))
+
+
+def minari_folder(path):
+    """By minari's own package."""
+    import minari
+    from gymnasium import spaces
+
+    from tests.data.readers.test_minari import ACTION, STATE, buffer
+
+    pixels = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    space = spaces.Dict({"state": STATE, "pixels": pixels})
+    buffers = [buffer(one, one.observations) for one in MANY]
+    minari.create_dataset_from_buffers(
+        "toy-v0", buffers, observation_space=space, action_space=ACTION, jpeg_encoding=False
+    )
+    return path / "toy-v0"
+
+
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
+FORMATS = {
+    "minari": (minari_folder, []),
+    "d4rl": (lambda path: test_hdf5_schema.write_d4rl(path / "d.hdf5", MANY), []),
+    "robomimic": (lambda path: test_hdf5_schema.write_robomimic(path / "r.hdf5", MANY), []),
+    "stable-worldmodel": (lambda path: test_hdf5_schema.write_swm(path / "s.h5", MANY), []),
+    "a lab's own": (lambda path: test_hdf5_schema.write_lab(path / "lab.h5", MANY), ["--schema", "lab.yaml"]),
+    "dreamer chunks": (lambda path: test_npz.write_chunks(made(path / "c"), MANY), ["--alignment", "next"]),
+    "npz an episode": (
+        lambda path: test_npz.write_files(made(path / "f"), MANY, alignment="previous"),
+        ["--alignment", "previous"],
+    ),
+    "lerobot": (lambda path: test_lerobot.write_dataset(path / "l", image=True) or path / "l", []),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, name):
+    """And training on it directly is training on what was converted."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5_schema.LAB))
+    write, options = FORMATS[name]
+    path = write(tmp_path)
+    process = worldmodel("data", "convert", path, "--out", "out", *options)
+    assert process.returncode == 0, process.stderr
+    how = dict(zip((word.removeprefix("--") for word in options[::2]), options[1::2], strict=True))
+    if "schema" in how:
+        how["schema"] = str(tmp_path / how["schema"])
+    direct = [episode for _, episode in open_source(path, **how).episodes()]
+    converted = [episode for _, episode in open_dataset(tmp_path / "out").episodes()]
+    assert_same(converted, direct)
+    if name != "lerobot":  # which has toy transitions of its own, and no last action
+        expected = MANY if "state" in direct[0].observations and "pixels" in direct[0].observations else None
+        assert len(direct) == len(MANY) and all(
+            is_exact(one, min(one.observations, key=len)) for one in direct if not expected
+        )
+        if expected:
+            assert_same(direct, MANY)
+    about = read_manifest(tmp_path / "out")["converted"]
+    assert about["alignment"] and about["name"] == path.name and str(tmp_path) not in json.dumps(about)
+    modules = [EpisodeDataModule(path, steps=4, lanes=2, **how), EpisodeDataModule(tmp_path / "out", steps=4, lanes=2)]
+    for one, other in zip(*(module.train_dataloader().dataset for module in modules), strict=False):
+        assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+        if one["position"] == len(modules[0].train_dataloader()) - 1:
+            break
+
+
+def test_info_says_what_there_is(worldmodel, toy_data, tmp_path):
+    process = worldmodel("data", "info", toy_data, "--picture", "sheet.png")
+    assert process.returncode == 0, process.stderr
+    for words in ("600", "actions[t] is taken after observations[t]", "steps an episode", "return an episode"):
+        assert words in process.stdout
+    assert (tmp_path / "sheet.png").stat().st_size > 20_000
+
+
+def test_check_names_the_episode_and_ends_with_status_1(worldmodel, pendulum_data, tmp_path):
+    process = worldmodel("data", "check", pendulum_data)
+    assert process.returncode == 0 and "nothing found" in process.stdout
+    spaces = {key: read_manifest(pendulum_data)[key] for key in ("observation_space", "action_space")}
+    writer = EpisodeWriter(tmp_path / "bad", spaces)
+    for number, (_, episode) in enumerate(open_dataset(pendulum_data).episodes()):
+        if number == 4:
+            episode.observations["observation"][3] = np.nan
+        writer.add(episode)
+    writer.finish()
+    process = worldmodel("data", "check", "bad")
+    assert process.returncode == 1 and "1 errors" in process.stdout
+    assert "episodes-00000.h5, episode 4, step 3" in process.stdout
+
+
+def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
+    space = {"observation_space": {"o": box_of(np.zeros((1, 2)))}, "action_space": box_of(np.zeros((1, 1)))}
+    writer = EpisodeWriter(tmp_path / "d", space, flush_seconds=0)
+    for length in (3, 4, 5):
+        writer.add(Episode({"o": np.ones((length + 1, 2))}, np.ones((length, 1)), np.ones(length), False, True))
+    writer.close()
+    assert len(list((tmp_path / "d").glob("*.h5"))) == 3
+    process = worldmodel("data", "compact", "d")
+    assert process.returncode == 0 and "3 episodes in 1 files" in process.stdout
+    assert [len(one) for _, one in open_dataset(tmp_path / "d").episodes()] == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chek", "d"], "unknown command 'data chek': did you mean 'check'"),
+        (["info", "nowhere"], "no dataset at nowhere: it does not exist"),
+        (["info", "empty"], "is no dataset that can be read"),
+        (["info", "TOY", "--alignment", "next"], "is of the format worldmodel, which says its own alignment"),
+        (["info", "TOY", "--format", "minary"], "invalid choice: 'minary'"),
+        (["convert", "TOY", "--out", "TOY"], "already holds a dataset"),
+        (["convert", "npz", "--out", "x"], "--alignment"),
+        (["convert", "lab.h5", "--out", "x"], "schema"),
+        (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no schema file none.yaml"),
+        (["info"], "PATH"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_line(worldmodel, toy_data, tmp_path, arguments, message):
+    test_npz.write_files(made(tmp_path / "npz"), MANY, alignment="next")
+    made(tmp_path / "empty")
+    test_hdf5_schema.write_lab(tmp_path / "lab.h5", MANY)
+    arguments = [str(toy_data) if argument == "TOY" else argument for argument in arguments]
+    assert message in one_line(worldmodel("data", *arguments))
+
+
+def test_a_conversion_that_fails_keeps_what_it_read(worldmodel, tmp_path):
+    path = test_hdf5_schema.write_robomimic(tmp_path / "r.hdf5", MANY)
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_4/actions"]
+        file["data/demo_4/actions"] = np.zeros((3, 1))
+    line = one_line(worldmodel("data", "convert", path, "--out", "out"))
+    assert "demo_4" in line and "the 4 episodes before it are in out" in line
+    assert len(list(open_dataset(tmp_path / "out").episodes())) == 4
