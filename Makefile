@@ -10,7 +10,7 @@ fit: .venv/installed
 	$(BIN)/worldmodel fit --config conf/quickstart.yaml
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

@@ -79,7 +79,7 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
         )
         if expected:
             assert_same(direct, MANY)
-    about = read_manifest(tmp_path / "out")["converted"]
+    (about,) = read_manifest(tmp_path / "out")["converted"]
     assert about["alignment"] and about["name"] == path.name and str(tmp_path) not in json.dumps(about)
     modules = [EpisodeDataModule(path, steps=4, lanes=2, **how), EpisodeDataModule(tmp_path / "out", steps=4, lanes=2)]
     for one, other in zip(*(module.train_dataloader().dataset for module in modules), strict=False):

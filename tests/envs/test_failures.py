@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import one_line
 from envs import odd_envs
 from toy_env import next_observation
 
@@ -169,3 +170,14 @@ def test_a_folder_that_vanishes_is_named(tmp_path):
 def test_mistakes_on_the_command_line(worldmodel, arguments, message):
     process = worldmodel("collect", "Pendulum-v1", *arguments)
     assert process.returncode == 2 and message in process.stderr and len(process.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
+    """Files may not grow beyond 100 kB: to HDF5 and to us that is a disk without room."""
+    collect = f"{sys.executable} -m worldmodel.cli collect CartPole-v1 --out d --steps 2000000 --num_envs 64"
+    command = ["bash", "-c", f"ulimit -f 100; exec {collect}"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    line = one_line(process)
+    assert "d cannot be written: File too large" in line
+    kept = len(list(open_dataset(tmp_path / "d").episodes())) if (tmp_path / "d").exists() else 0
+    assert f"the {kept} episodes" in line if kept else "holds no dataset" in line

@@ -14,6 +14,7 @@ from worldmodel.commands.parser import Parser, fail
 from worldmodel.data.check.findings import Finding, check_episodes
 from worldmodel.data.episode import Source
 from worldmodel.data.info import describe_dataset, info_table
+from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.sources import FORMATS, Alignment, open_source
 from worldmodel.data.splits import split_episodes
 from worldmodel.data.store import EpisodeWriter, compact
@@ -121,8 +122,11 @@ def _convert(arguments: argparse.Namespace) -> None:
         "converted": {"name": source.path.name, "format": source.format, "alignment": source.alignment},
         "source": {key: value for key, value in source.provenance.items() if key != "env_id"},
     }
+    there = arguments.append and (arguments.out / MANIFEST).exists()
+    earlier = read_manifest(arguments.out).get("converted", []) if there else []
     spaces = {"observation_space": source.observation_space, "action_space": source.action_space}
     writer = EpisodeWriter(arguments.out, about | spaces, append=arguments.append)
+    writer.manifest["converted"] = [*earlier, about["converted"]]
     columns = (TextColumn("converting {task.description}"), BarColumn(), TextColumn("{task.completed} episodes"))
     try:
         with Progress(*columns, TimeElapsedColumn(), transient=True) as progress:

@@ -188,7 +188,7 @@ def open_dataset(folder: Path, observations: Collection[str] | None = None) -> S
 
 def read_listed(folder: Path, entry: dict[str, Any], keys: Collection[str] | None = None) -> Iterator[Piece]:
     """The pieces of a file that the manifest lists, if it is the file that was written."""
-    path, count = folder / entry["name"], entry["episodes"]
+    path, count = folder / entry["name"], max(1, entry["episodes"])  # of a very long one there may be a piece only
     if not path.is_file():
         raise UserError(f"{path} is missing, and its episodes 0 to {count - 1} with it: restore it from a copy")
     if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
