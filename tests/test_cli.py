@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT, TOY, one_line
 
 from worldmodel import RULES
+from worldmodel.data.manifest import read_manifest, write_manifest
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "12", "--trainer.log_every_n_steps", "4"]
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
@@ -240,8 +241,8 @@ def test_data_that_cannot_be_trained_on_is_named(worldmodel, toy_conf, tmp_path)
     assert worldmodel("collect", "Pendulum-v1", "--out", "one", "--steps", "1").returncode == 0
     line = one_line(worldmodel("fit", "--config", toy_conf, "--data.path", "one"))
     assert "holds 1 episode: too few to split" in line and "collect more episodes" in line
-    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
-    (tmp_path / "one" / "manifest.json").write_text(json.dumps(manifest | {"files": []}))
+    manifest = read_manifest(tmp_path / "one")
+    write_manifest(tmp_path / "one", manifest | {"files": []})
     assert "holds no episodes" in one_line(worldmodel("fit", "--config", toy_conf, "--data.path", "one"))
 
 

@@ -86,12 +86,12 @@ class ObservationEncoder(nn.Module):
         self.joint = mlp(vector_dim + len(images) * width, output_dim, width, depth)
 
     def forward(self, obs: Tensor) -> Tensor:
-        vector, *pixels = obs.flatten(0, -2).split(self.sizes, dim=-1)
+        vector, *pixels = obs.reshape(-1, obs.shape[-1]).split(self.sizes, dim=-1)
         seen = [
             encode(flat.unflatten(-1, shape).permute(0, 3, 1, 2))  # channels last in memory, as convolutions like it
             for encode, flat, shape in zip(self.images, pixels, self.shapes, strict=True)
         ]
-        return self.joint(torch.cat([vector, *seen], dim=-1)).unflatten(0, obs.shape[:-1])
+        return self.joint(torch.cat([vector, *seen], dim=-1)).reshape(*obs.shape[:-1], -1)
 
 
 class ObservationDecoder(nn.Module):
@@ -106,11 +106,11 @@ class ObservationDecoder(nn.Module):
         self.images = nn.ModuleList(ImageDecoder(shape, width, channels) for shape in images)
 
     def forward(self, z: Tensor) -> Tensor:
-        vector, *features = self.joint(z.flatten(0, -2)).split(self.sizes, dim=-1)
+        vector, *features = self.joint(z.reshape(-1, z.shape[-1])).split(self.sizes, dim=-1)
         pixels = [
             decode(part).permute(0, 2, 3, 1).flatten(1) for decode, part in zip(self.images, features, strict=True)
         ]
-        return torch.cat([vector, *pixels], dim=-1).unflatten(0, z.shape[:-1])
+        return torch.cat([vector, *pixels], dim=-1).reshape(*z.shape[:-1], -1)
 
 
 def observation_encoder(

@@ -88,6 +88,31 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
             break
 
 
+def test_what_is_there_twice_is_refused(worldmodel, tmp_path):
+    path = test_hdf5_schema.write_d4rl(tmp_path / "d.hdf5", MANY)
+    assert worldmodel("data", "convert", path, "--out", "out").returncode == 0
+    line = one_line(worldmodel("data", "convert", path, "--out", "out", "--append"))
+    assert "was already converted into out: its episodes would be there twice" in line
+    other = test_hdf5_schema.write_d4rl(tmp_path / "e.hdf5", MANY[:3])
+    assert worldmodel("data", "convert", other, "--out", "out", "--append").returncode == 0
+    assert len(list(open_dataset(tmp_path / "out").episodes())) == len(MANY) + 3
+    assert [one["name"] for one in read_manifest(tmp_path / "out")["converted"]] == ["d.hdf5", "e.hdf5"]
+
+
+def test_seeds_stay_known_through_convert(worldmodel, tmp_path):
+    collect = ["collect", "CartPole-v1", "--steps", "50", "--num_envs", "2"]
+    assert worldmodel(*collect, "--out", "a").returncode == 0
+    assert worldmodel("data", "convert", "a", "--out", "b").returncode == 0
+    assert "this seed was already collected" in one_line(worldmodel(*collect, "--out", "b", "--append"))
+
+
+def test_an_alignment_is_part_of_what_the_data_is(tmp_path):
+    """A cache or a checkpoint of one reading must not serve for another."""
+    folder = test_npz.write_files(made(tmp_path / "f"), MANY, alignment="previous")
+    sources = [open_source(folder, alignment=side) for side in ("previous", "next")]
+    assert sources[0].fingerprint != sources[1].fingerprint == open_source(folder, alignment="next").fingerprint
+
+
 def test_info_says_what_there_is(worldmodel, toy_data, tmp_path):
     process = worldmodel("data", "info", toy_data, "--picture", "sheet.png")
     assert process.returncode == 0, process.stderr
@@ -107,7 +132,7 @@ def test_check_names_the_episode_and_ends_with_status_1(worldmodel, pendulum_dat
         writer.add(episode)
     writer.finish()
     process = worldmodel("data", "check", "bad")
-    assert process.returncode == 1 and "1 errors" in process.stdout
+    assert process.returncode == 1 and "1 error," in process.stdout
     assert "episodes-00000.h5, episode 4, step 3" in process.stdout
 
 
@@ -119,7 +144,7 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
     writer.close()
     assert len(list((tmp_path / "d").glob("*.h5"))) == 3
     process = worldmodel("data", "compact", "d")
-    assert process.returncode == 0 and "3 episodes in 1 files" in process.stdout
+    assert process.returncode == 0 and "3 episodes in 1 file," in process.stdout
     assert [len(one) for _, one in open_dataset(tmp_path / "d").episodes()] == [3, 4, 5]
 
 
@@ -131,17 +156,21 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
         (["info", "empty"], "is no dataset that can be read"),
         (["info", "TOY", "--alignment", "next"], "is of the format worldmodel, which says its own alignment"),
         (["info", "TOY", "--format", "minary"], "invalid choice: 'minary'"),
-        (["convert", "TOY", "--out", "TOY"], "already holds a dataset"),
+        (["convert", "lab.h5", "--out", "TOY", "--schema", "lab.yaml"], "already holds a dataset"),
         (["convert", "npz", "--out", "x"], "--alignment"),
         (["convert", "lab.h5", "--out", "x"], "schema"),
         (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no schema file none.yaml"),
         (["info"], "PATH"),
+        (["info", "TOY", "--picture", "nowhere/x.png"], "must be a .png file in a folder that is there"),
+        (["convert", "TOY", "--out", "TOY", "--append"], "is what is to be converted: choose another --out"),
+        (["compact", "lab.h5"], "is no dataset of this program, which alone can be compacted"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_clear_line(worldmodel, toy_data, tmp_path, arguments, message):
     test_npz.write_files(made(tmp_path / "npz"), MANY, alignment="next")
     made(tmp_path / "empty")
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5_schema.LAB))
     test_hdf5_schema.write_lab(tmp_path / "lab.h5", MANY)
     arguments = [str(toy_data) if argument == "TOY" else argument for argument in arguments]
     assert message in one_line(worldmodel("data", *arguments))

@@ -177,7 +177,7 @@ HOSTILE = {
     one_terabyte: "'rewards' declares 1,099,511,627,776 bytes",
     never_written: "'rewards' declares 904 bytes and holds 0%",
     objects: "'rewards' holds objects",
-    contains_itself: "contains itself",
+    contains_itself: "lies in two groups, or in itself",
 }
 
 

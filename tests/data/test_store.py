@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
-from worldmodel.data import shards, spaces
+from worldmodel.data import shards, spaces, store
 from worldmodel.data.durable import sha256, whole_file
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest, sealed, write_manifest
@@ -179,14 +180,14 @@ def test_every_space_becomes_a_vector():
         spaces.describe(gym_spaces.Text(3))
 
 
-@pytest.mark.parametrize("shape", [(64, 48), (64, 48, 3), (4, 64, 48)])
+@pytest.mark.parametrize("shape", [(64, 48), (64, 48, 3), (4, 64, 48), (3, 16, 16)])
 def test_images_become_rows_with_the_channels_last(shape):
     leaf = spaces.describe(gym_spaces.Box(0, 255, shape, np.uint8))
     h, w, c = spaces.image_shape(leaf)
-    assert (h, w) == (64, 48)
+    assert (h, w) == ((16, 16) if shape == (3, 16, 16) else (64, 48))
     values = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
-    rows = spaces.image_rows(values, leaf).reshape(5, h, w, c)
-    expected = values.transpose(0, 2, 3, 1) if shape[0] == 4 else values.reshape(5, h, w, c)
+    rows = spaces.images_of(values, leaf)
+    expected = values.transpose(0, 2, 3, 1) if shape[0] in (3, 4) else values.reshape(5, h, w, c)
     np.testing.assert_array_equal(rows, expected)
 
 
@@ -254,3 +255,73 @@ def test_a_folder_without_a_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="not a worldmodel-episodes manifest"):
         open_dataset(tmp_path)
+
+
+def test_values_that_do_not_fit_are_refused_and_none_is_cut(tmp_path):
+    writer = EpisodeWriter(tmp_path / "d", SPACES)
+    writer.add(episode(3))
+    for change, message in (
+        ({"actions": np.array([1, 2, 7])}, r"actions hold 1 to 7 \(int64\), their space has 1 to 4"),
+        ({"actions": np.array([[1], [2], [3]])}, r"actions are of shape \[1\], their space is of \[\]"),
+        ({"observations": episode(3).observations | {"camera": np.zeros((4, 16, 12, 3))}}, "images must be uint8"),
+        (
+            {"observations": episode(3).observations | {"arm/angle": np.zeros((4, 3), np.longdouble)}},
+            "arm/angle are .*, the dataset keeps float64: convert them all alike",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            writer.add(replace(episode(3), **change))
+    writer.add(replace(episode(3), rewards=np.array([1, 2, 3])))  # whole numbers among others stay what they are
+    writer.add(replace(episode(3), rewards=np.array([0.25, 0.5, 0.1])))
+    writer.finish()
+    assert [one.rewards.tolist() for one in read(tmp_path / "d")[1:]] == [[1, 2, 3], [0.25, 0.5, 0.1]]
+
+
+def test_files_that_are_not_ours_stay(tmp_path):
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    (folder / "episodes-2024.hdf5").write_text("a recording of years")
+    (folder / ".notes.partial").write_text("notes")
+    write(folder, [episode(3)])
+    write(folder, [episode(4)], append=True)
+    assert (folder / "episodes-2024.hdf5").exists() and (folder / ".notes.partial").exists()
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5, as of a dataset that has lost its manifest.json"):
+        EpisodeWriter(folder, SPACES)
+    assert len(list(folder.glob("episodes-0000*.h5"))) == 2
+
+
+def test_the_fingerprint_is_of_the_episodes_not_of_the_files(tmp_path):
+    many = write(tmp_path / "many", [episode(n) for n in (3, 4, 5)], shard_bytes=3000)
+    one = write(tmp_path / "one", [episode(n) for n in (3, 4, 5)], shard_bytes=3000)
+    compact(one, shard_bytes=20_000)
+    assert len(read_manifest(many)["files"]) > len(read_manifest(one)["files"])
+    assert open_dataset(many).fingerprint == open_dataset(one).fingerprint
+    other = write(tmp_path / "other", [episode(n) for n in (4, 3, 5)], shard_bytes=3000)
+    assert open_dataset(many).fingerprint != open_dataset(other).fingerprint
+
+
+def test_a_reader_is_told_that_the_dataset_was_compacted(tmp_path):
+    folder = write(tmp_path / "d", [episode(3), episode(4)], shard_bytes=3000)
+    source = open_dataset(folder)
+    compact(folder)
+    with pytest.raises(UserError, match="was compacted or written anew while it was read: read it again"):
+        list(source.episodes())
+
+
+def test_a_merge_that_fails_leaves_the_dataset_whole(tmp_path, monkeypatch, caplog):
+    writer = EpisodeWriter(tmp_path / "d", SPACES, flush_seconds=0)
+    for length in (3, 4):
+        writer.add(episode(length))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_shard", full)
+    assert writer.finish()["complete"] and "were not merged (No space left" in caplog.text
+    with pytest.raises(UserError, match="cannot be compacted .No space left on device.: it is as it was before"):
+        compact(tmp_path / "d")
+    monkeypatch.undo()
+    assert [len(one) for one in read(tmp_path / "d")] == [3, 4]
+    compact(tmp_path / "d")
+    assert len(read_manifest(tmp_path / "d")["files"]) == 1

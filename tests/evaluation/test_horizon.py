@@ -8,8 +8,11 @@ import torch
 from memory import all_obs, episodes_of
 from toy_env import next_observation
 
+from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.evaluation.figures import rollout_figure, save
+from worldmodel.evaluation.film import difference
 from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.rollouts import Ruler
 
 
 def toy_episodes(*lengths, seed=0):
@@ -151,3 +154,36 @@ def test_a_state_that_explodes_is_a_result(tmp_path):
     assert np.isinf(curves.nmse[-1]) and curves.crossing == 1
     save(rollout_figure(curves, 10, "explodes"), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_an_image_counts_as_the_whole_vector_and_what_never_varies_not_at_all():
+    rng = np.random.default_rng(0)
+    shape = {"type": "Box", "shape": [8, 8, 3], "dtype": "uint8"}
+    vector = {"type": "Box", "shape": [2], "dtype": "float32"}
+    frames = rng.standard_normal((50, 2 + 2 + 1)).astype(np.float32)
+    images = rng.integers(0, 256, (50, 192), dtype=np.uint8)
+    images[:, :100] = 7  # a still background
+
+    def ruler(frames, images):
+        layout = Layout({"v": vector, "i": shape}, vector | {"shape": [1]})
+        return Ruler(Episodes(layout, frames, images, np.array([0]), np.array([50]), ["e"]))
+
+    def of_mean(one, frames, images):
+        truth = np.concatenate([frames[:, :2], images], axis=1)
+        return one.error(one.mean, truth).mean()
+
+    assert of_mean(ruler(frames, images), frames, images) == pytest.approx(1)
+    weights = ruler(frames, images)
+    shifted = weights.mean.copy()
+    shifted[:2] += frames[:, :2].std(0)
+    assert weights.error(shifted, weights.mean) == pytest.approx(0.5), "one deviation off in all of the vector: half"
+    still = np.full_like(images, 9)
+    assert of_mean(ruler(frames, still), frames, still) == pytest.approx(1)
+    constant = frames.copy()
+    constant[:, :2] = 3
+    assert of_mean(ruler(constant, images), constant, images) == pytest.approx(1)
+
+
+def test_differences_are_grey_bright_and_dark():
+    truth, prediction = np.array([[0, 255, 10]], np.uint8), np.array([[255, 0, 10]], np.uint8)
+    assert difference(truth, prediction).tolist() == [[255, 0, 127]]

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit(130) from None
     print(f"collected {options['steps']} steps of {options['env_id']} in {out}", end="")
     print(f", which holds {manifest['episodes']} episodes, {manifest['steps']} steps")
-    print(f"train on it: worldmodel fit --config conf/quickstart.yaml --data.path {out} --data.collect null")
+    print(f"look at it: worldmodel data check {out}; train: worldmodel fit --data.path {out} --trainer.max_epochs 10")
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """`worldmodel data info | check | convert | compact`: look at a dataset, find faults, bring it into our own form."""
 
 import argparse
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +23,7 @@ from worldmodel.data.store import EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet
 
+OWN = ("collect", "collected", "env_entry_point", "versions", "render")  # of a manifest, kept by convert
 COMMANDS = {
     "info": "what a dataset holds: episodes, lengths, ranges, rates, and a picture of it",
     "check": "look for what spoils a training: shifted actions, lost last frames, leaks, ...; status 1 if there is any",
@@ -74,15 +77,31 @@ def _open(arguments: argparse.Namespace) -> Source:
 
 
 def _info(arguments: argparse.Namespace) -> None:
+    picture = arguments.picture
+    if picture and (picture.suffix != ".png" or not picture.absolute().parent.is_dir()):
+        raise UserError(f"--picture {picture}: it must be a .png file in a folder that is there")
     source = _open(arguments)
     info = describe_dataset(source)
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in info_table(info):
+    for name, value in [*info_table(info), *_notes(source)]:
         table.add_row(Text(name), Text(value))  # a bracket is a bracket, not a style
     Console(soft_wrap=True, highlight=False).print(table)
-    if arguments.picture:
-        contact_sheet(source, info).savefig(arguments.picture, dpi=110)
-        print(f"picture: {arguments.picture}")
+    if picture:
+        try:
+            contact_sheet(source, info).savefig(picture, dpi=110)
+        except OSError as error:
+            raise UserError(f"--picture {picture} cannot be written: {error.strerror}") from error
+        print(f"picture: {picture}")
+
+
+def _notes(source: Source) -> list[tuple[str, str]]:
+    """What a reader left out, and whether the recording came to its end."""
+    about = source.provenance
+    notes = [("unfinished", "the recording or conversion broke off")] if about.get("complete") is False else []
+    for key in ("dropped_transitions", "dropped_last_actions"):
+        if about.get(key):
+            notes.append(("dropped", f"{about[key]} last transitions: no observation follows them in the file"))
+    return notes + ([("left out", ", ".join(about["left_out"]))] if about.get("left_out") else [])
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -97,6 +116,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
     found = check_episodes(source, splits)
     console = Console(soft_wrap=True, highlight=False)
+    for note in _notes(source):
+        console.print(": ".join(note), markup=False)
     for finding in found:
         _print(console, finding)
     errors = sum(finding.level == "error" for finding in found)
@@ -104,7 +125,7 @@ def _check(arguments: argparse.Namespace) -> None:
         console.print(f"{arguments.path}: nothing found. (A shift can hide where actions hardly matter, or answer what")
         console.print("is seen: where you know a trajectory, hold it against `worldmodel data info --picture`.)")
     else:
-        console.print(f"{arguments.path}: {errors} errors, {len(found) - errors} warnings")
+        console.print(f"{arguments.path}: {_number(errors, 'error')}, {_number(len(found) - errors, 'warning')}")
     raise SystemExit(1 if errors else 0)
 
 
@@ -115,21 +136,16 @@ def _print(console: Console, finding: Finding) -> None:
     console.print(f"      {finding.remedy}", markup=False)
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _convert(arguments: argparse.Namespace) -> None:
-    source = _open(arguments)
-    about = {
-        "env_id": source.provenance.get("env_id"),
-        "converted": {"name": source.path.name, "format": source.format, "alignment": source.alignment},
-        "source": {key: value for key, value in source.provenance.items() if key != "env_id"},
-    }
-    there = arguments.append and (arguments.out / MANIFEST).exists()
-    earlier = read_manifest(arguments.out).get("converted", []) if there else []
-    spaces = {"observation_space": source.observation_space, "action_space": source.action_space}
-    writer = EpisodeWriter(arguments.out, about | spaces, append=arguments.append)
-    writer.manifest["converted"] = [*earlier, about["converted"]]
+    source, out = _open(arguments), arguments.out
+    writer = EpisodeWriter(out, _provenance(source, arguments), append=arguments.append)
     columns = (TextColumn("converting {task.description}"), BarColumn(), TextColumn("{task.completed} episodes"))
     try:
-        with Progress(*columns, TimeElapsedColumn(), transient=True) as progress:
+        with Progress(*columns, TimeElapsedColumn(), transient=True, disable=not sys.stdout.isatty()) as progress:
             task = progress.add_task(source.path.name, total=None)
             for name, episode in source.episodes():
                 try:
@@ -137,19 +153,53 @@ def _convert(arguments: argparse.Namespace) -> None:
                 except UserError as error:
                     raise UserError(f"{source.path}: {name}: {error}") from None
                 progress.advance(task)
-        if not writer.manifest["files"] and not writer.waiting:
+        writer.flush()
+        if not writer.episodes:
             raise UserError(f"{source.path} holds no episodes")
     except BaseException as error:
-        writer.close()
-        if isinstance(error, UserError):
-            raise UserError(f"{error}; the {writer.episodes} episodes before it are in {arguments.out}") from error
+        with suppress(OSError):  # the disk may be what failed; what was acknowledged stays
+            writer.close()
+        if isinstance(error, UserError | OSError):
+            what = f"{out} cannot be written: {error.strerror}" if isinstance(error, OSError) else str(error)
+            kept = f"the {_number(writer.episodes, 'episode')} before it are in {out}" if writer.episodes else ""
+            raise UserError(f"{what}; {kept}" if kept else what) from error
         raise
     manifest = writer.finish()
-    print(f"{arguments.out} holds {manifest['episodes']} episodes, {manifest['steps']} steps")
-    print(f"train on it: worldmodel fit --config conf/quickstart.yaml --data.path {arguments.out} --data.collect null")
+    print(f"{out} holds {_number(manifest['episodes'], 'episode')}, {_number(manifest['steps'], 'step')}")
+    print(f"look at it: worldmodel data check {out}; train: worldmodel fit --data.path {out} --trainer.max_epochs 10")
+
+
+def _provenance(source: Source, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The manifest of what is converted: where it comes from, and what is known of that.
+
+    Raises:
+        UserError: if the same data was converted into the folder before, or is the folder.
+    """
+    out, spaces = arguments.out, (source.observation_space, source.action_space)
+    if out.resolve() == source.path.resolve():
+        raise UserError(f"{out} is what is to be converted: choose another --out")
+    there = read_manifest(out) if arguments.append and (out / MANIFEST).exists() else {}
+    converted = {
+        "name": source.path.name,
+        "format": source.format,
+        "alignment": source.alignment,
+        "fingerprint": source.fingerprint,
+    }
+    if any(past["fingerprint"] == source.fingerprint for past in there.get("converted", [])):
+        raise UserError(f"{source.path} was already converted into {out}: its episodes would be there twice")
+    # of our own: where the episodes come from, and with which seeds
+    own = {key: source.provenance[key] for key in OWN if key in source.provenance}
+    foreign = {} if source.format == "worldmodel" else {"source": dict(source.provenance)}
+    about = {"env_id": source.provenance.get("env_id"), "converted": [*there.get("converted", []), converted]}
+    return own | foreign | about | dict(zip(("observation_space", "action_space"), spaces, strict=True))
 
 
 def _compact(arguments: argparse.Namespace) -> None:
+    if arguments.path.exists() and not (arguments.path / MANIFEST).exists():
+        raise UserError(
+            f"{arguments.path} is no dataset of this program, which alone can be compacted:"
+            " bring it into that form with `worldmodel data convert`"
+        )
     manifest = compact(arguments.path)
-    sizes = sum(entry["bytes"] for entry in manifest["files"])
-    print(f"{arguments.path}: {manifest['episodes']} episodes in {len(manifest['files'])} files, {sizes / 1e6:.1f} MB")
+    sizes, files = sum(entry["bytes"] for entry in manifest["files"]), _number(len(manifest["files"]), "file")
+    print(f"{arguments.path}: {_number(manifest['episodes'], 'episode')} in {files}, {sizes / 1e6:.1f} MB")

@@ -71,14 +71,12 @@ class Layout:
         Raises:
             UserError: naming the episode, if it is not of these spaces.
         """
-        made = np.zeros((len(episode) + 1, self.row_dim), np.float32)
-        left = 0
-        for key, size in self.vectors.items():
-            made[:, left : left + size] = self._features(episode, key, name)
-            left += size
-        made[:-1, left] = episode.rewards
-        made[-2, left + 1] = episode.terminated
-        made[:-1, left + 2 :] = self._features(episode, None, name)
+        vectors = [self._features(episode, key, name) for key in self.vectors]
+        steps = np.zeros((len(episode) + 1, 2 + self.action_dim), np.float32)
+        steps[:-1, 0] = episode.rewards
+        steps[-2, 1] = episode.terminated
+        steps[:-1, 2:] = self._features(episode, None, name)
+        made = np.concatenate([*vectors, steps], axis=1)
         images = [self._image(episode, key, name) for key in self.images]
         return made, np.concatenate(images, axis=1) if images else np.zeros((len(made), 0), np.uint8)
 
@@ -97,11 +95,9 @@ class Layout:
 
     def _image(self, episode: Episode, key: str, name: str) -> np.ndarray:
         values, leaf = self._values(episode, key, name), self.observation_space[key]
-        if values.dtype != np.uint8 or list(values.shape[1:]) != leaf["shape"]:
-            raise UserError(
-                f"{name}: its images {key!r} are {values.dtype} {values.shape[1:]}, their space uint8 {leaf['shape']}"
-            )
-        return spaces.image_rows(values, leaf)
+        if wrong := spaces.outside(values, leaf):
+            raise UserError(f"{name}: its images {key!r} {wrong}")
+        return spaces.images_of(values, leaf).reshape(len(values), -1)
 
     @staticmethod
     def _values(episode: Episode, key: str, name: str) -> np.ndarray:

@@ -97,12 +97,15 @@ def _stored_share(dataset: h5py.Dataset) -> float:
 
 
 def read(group: h5py.Group, name: str, path: Path) -> np.ndarray:
-    """A whole dataset as an array.
+    """A whole dataset of numbers as an array.
 
     Raises:
-        UserError: if it is missing; names what is there.
+        UserError: if it is missing (names what is there), or holds something else.
     """
-    return np.asarray(dataset(group, name, path)[...])
+    found = dataset(group, name, path)
+    if found.dtype.kind not in "biuf":
+        raise UserError(f"{path}: the dataset {found.name!r} holds {found.dtype}; it must hold numbers")
+    return np.asarray(found[...])
 
 
 def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
@@ -114,10 +117,12 @@ def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     return found
 
 
-def _datasets(group: h5py.Group, path: Path, prefix: str = "", above: tuple[h5py.Group, ...] = ()) -> Iterator[Any]:
+def _datasets(group: h5py.Group, path: Path, prefix: str = "", seen: set[Any] | None = None) -> Iterator[Any]:
     """(name, dataset) of everything below a group; a UserError at any link that is not a plain one."""
-    if group in above:
-        raise UserError(f"{path}: the group {prefix!r} contains itself")
+    seen = set() if seen is None else seen
+    if group in seen:
+        raise UserError(f"{path}: the group {prefix!r} has several names: it lies in two groups, or in itself")
+    seen.add(group)
     for name in map(str, group):
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -125,6 +130,6 @@ def _datasets(group: h5py.Group, path: Path, prefix: str = "", above: tuple[h5py
             raise UserError(f"{path}: {prefix + name!r} is a link ({kind}) to elsewhere, which is not followed")
         item = group[name]
         if isinstance(item, h5py.Group):
-            yield from _datasets(item, path, f"{prefix}{name}/", (*above, group))
+            yield from _datasets(item, path, f"{prefix}{name}/", seen)
         elif isinstance(item, h5py.Dataset):
             yield prefix + name, item

@@ -8,7 +8,7 @@ m T .. m T + T of every lane: T steps, and the frame behind them, which is the n
 
 import heapq
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -59,8 +59,8 @@ class LaneSchedule:
     def __init__(self, num_frames: np.ndarray, lanes: int, steps: int, seed: int = 0, shuffle: bool = True) -> None:
         self.num_frames = np.asarray(num_frames, dtype=np.int64)
         self.lanes, self.steps, self.seed, self.shuffle = lanes, steps, seed, shuffle
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        self._block = lru_cache(maxsize=2)(self._make_block)
+        self._epoch: dict[int, _Epoch] = {}  # the last one used
+        self._block: dict[tuple[int, int], Frames] = {}
 
     @cached_property
     def batches_per_epoch(self) -> int:
@@ -81,10 +81,15 @@ class LaneSchedule:
     def block(self, n: int) -> tuple[int, Frames, int]:
         """The batches around batch n: the number of the first, their frames, and which of them is batch n."""
         epoch, m = divmod(n, self.batches_per_epoch)
-        return n - m % BLOCK, self._block(epoch, m // BLOCK), m % BLOCK
+        key = epoch, m // BLOCK
+        if key not in self._block:
+            self._block = {key: self._make_block(*key)}
+        return n - m % BLOCK, self._block[key], m % BLOCK
 
     def _make_block(self, epoch: int, number: int) -> Frames:
-        order, first = self._epoch(epoch), number * BLOCK * self.steps
+        if epoch not in self._epoch:
+            self._epoch = {epoch: self._make_epoch(epoch)}
+        order, first = self._epoch[epoch], number * BLOCK * self.steps
         batches = min(BLOCK, self.batches_per_epoch - number * BLOCK)
         position = np.arange(first, first + batches * self.steps + 1)
         lane = np.arange(self.lanes)[:, None]

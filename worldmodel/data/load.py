@@ -7,8 +7,11 @@ the source's fingerprint: data that changes gets a new one, and the old one is r
 import json
 import logging
 import math
+import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +33,8 @@ from worldmodel.errors import UserError
 log = logging.getLogger(__name__)
 
 INDEX, FRAMES, IMAGES = "index.json", "frames.f32", "images.u8"
+VERSION = 1  # of what a row holds
+NAME = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass
@@ -46,23 +51,23 @@ def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None
     Args:
         source: of any format.
         memory_bytes: rows beyond this are kept in the cache, on disk.
-        cache: a folder for this source's rows; made when it is needed.
+        cache: a folder that is this dataset's alone; made when it is needed.
         layout: which observations, in which order; None: all of the source.
 
     Raises:
         UserError: if the source is damaged, empty or contradicts its spaces, or the cache cannot be written.
     """
     layout = layout or Layout(source.observation_space, source.action_space)
-    key = json.dumps([source.fingerprint, layout.observation_space, layout.action_space], sort_keys=True)
-    folder = cache / sha256(key.encode()).hexdigest()[:16]
-    if (found := _open_cache(folder, layout)) is not None:
+    stamp = {"rows": VERSION, "layout": _digest([layout.observation_space, layout.action_space])}
+    stamp |= {"source": source.fingerprint}
+    if (found := _open_cache(cache, stamp, layout)) is not None:
         return found
     table = _Table(layout)
     stream = source.episodes()
     for name, episode in stream:
         table.add(name, *layout.rows(episode, name))
         if table.num_bytes > memory_bytes:
-            return _through_cache(table, stream, folder, source)
+            return _through_cache(table, stream, cache, stamp)
     if not table.names:
         raise UserError(f"{source.path} holds no episodes: record some with `worldmodel collect ENV_ID --out DIR`")
     frames = np.concatenate(table.frames)
@@ -85,46 +90,96 @@ def load_compressed(folder: Path, layout: Layout) -> Loaded:
     return replace(loaded, episodes=replace(loaded.episodes, layout=layout, images=images))
 
 
-def _through_cache(table: "_Table", stream: Iterator[Any], folder: Path, source: Source) -> Loaded:
+def _through_cache(table: "_Table", stream: Iterator[Any], cache: Path, stamp: dict[str, Any]) -> Loaded:
     """Go on reading into files; another process that does so already is waited for."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / ".lock"):
-            if (found := _open_cache(folder, table.layout)) is not None:
-                return found
-            log.warning("%s does not fit into data.memory_gb: unpacking it once into %s", source.path, folder)
-            for old in folder.parent.iterdir():  # of the data as it was before; or begun and never finished
-                if old.is_dir():
-                    shutil.rmtree(old)
-            folder.mkdir()
-            with (folder / FRAMES).open("wb") as frames, (folder / IMAGES).open("wb") as images:
+    folder = cache / _digest(stamp)
+    with _writing(folder):
+        lock = FileLock(_made(cache) / ".lock").acquire()
+    with lock:
+        if (found := _open_cache(cache, stamp, table.layout)) is not None:
+            return found
+        log.warning("the data does not fit into data.memory_gb: unpacking it once into %s", folder)
+        try:
+            _remove_stale(cache, stamp)
+            _unpack(table, stream, folder, stamp)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        opened = _open_cache(cache, stamp, table.layout)
+        assert opened is not None, "the cache was just written"
+        return opened
+
+
+def _unpack(table: "_Table", stream: Iterator[Any], folder: Path, stamp: dict[str, Any]) -> None:
+    with _writing(folder):
+        folder.mkdir()
+        frames, images = (folder / FRAMES).open("wb"), (folder / IMAGES).open("wb")
+    with frames, images:
+        with _writing(folder):
+            table.spill(frames, images)
+        for name, episode in stream:
+            table.add(name, *table.layout.rows(episode, name))
+            with _writing(folder):
                 table.spill(frames, images)
-                for name, episode in stream:
-                    table.add(name, *table.layout.rows(episode, name))
-                    table.spill(frames, images)
+        with _writing(folder):
+            for file in (frames, images):
+                file.flush()
+                os.fsync(file.fileno())
             with whole_file(folder / INDEX) as path:
-                path.write_text(json.dumps(table.index()))
+                path.write_text(json.dumps(table.index() | {"stamp": stamp}))
+
+
+def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | None:
+    """The rows that were kept for this state of the data; None: there are none, or someone has meddled with them."""
+    folder = cache / _digest(stamp)
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        bad = {int(i): (str(field), int(step)) for i, (field, step) in index["bad"].items()}
+        table = _Table(layout, index["names"], index["num_frames"], bad)
+        frames = DiskRows(folder / FRAMES, layout.row_dim, np.float32)
+        images = DiskRows(folder / IMAGES, layout.pixels, np.uint8) if layout.pixels else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    total = sum(table.num_frames)
+    if index["stamp"] != stamp or frames.shape[0] != total or (images is not None and images.shape[0] != total):
+        return None
+    return table.loaded(frames, images)
+
+
+def _remove_stale(cache: Path, stamp: dict[str, Any]) -> None:
+    """Rows of the same entries of the data as it was before, and what was begun and never finished."""
+    for folder in cache.iterdir():
+        if not NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue  # none of ours
+        try:
+            then = json.loads((folder / INDEX).read_text())["stamp"]
+        except (OSError, ValueError, LookupError, TypeError):
+            then = stamp
+        if then["layout"] == stamp["layout"]:
+            shutil.rmtree(folder)
+
+
+def _made(cache: Path) -> Path:
+    """The cache's folder; a link is not followed, since what is stale in there is removed."""
+    if cache.is_symlink():
+        raise UserError(f"the cache {cache} is a link: remove it, or choose another place with --data.cache_dir DIR")
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"the cache {folder} cannot be written ({error.strerror}): choose another place with --data.cache_dir DIR,"
             " or raise --data.memory_gb"
         ) from error
-    opened = _open_cache(folder, table.layout)
-    assert opened is not None, "the cache was just written"
-    return opened
 
 
-def _open_cache(folder: Path, layout: Layout) -> Loaded | None:
-    if not (folder / INDEX).is_file():
-        return None
-    index = json.loads((folder / INDEX).read_text())
-    table = _Table(layout, index["names"], index["num_frames"], {int(i): (f, s) for i, (f, s) in index["bad"].items()})
-    frames = DiskRows(folder / FRAMES, layout.row_dim, np.float32)
-    images = DiskRows(folder / IMAGES, layout.pixels, np.uint8) if layout.pixels else None
-    total = sum(table.num_frames)
-    if frames.shape[0] != total or (images is not None and images.shape[0] != total):
-        return None  # someone has meddled with it
-    return table.loaded(frames, images)
+def _digest(what: Any) -> str:
+    return sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass

@@ -17,7 +17,8 @@ from worldmodel.errors import UserError
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "worldmodel-episodes", 2
-FILE_KEYS = {"name": str, "sha256": str, "bytes": int, "episodes": int, "steps": int}
+FILE_KEYS = {"name": str, "sha256": str, "bytes": int, "episodes": int, "steps": int, "pieces": int, "content": int}
+FILE_NAME = re.compile(r"(part|episodes)-\d{5,}\.h5")
 _OWN_SUM = re.compile(rb'"sha256": "([0-9a-f]{64})"')  # the first in the text is the manifest's own
 _RESTORE = "restore it from a copy, or record the data anew"
 
@@ -61,10 +62,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     raw = path.read_bytes()
     try:
         manifest = json.loads(raw)
-    except ValueError as error:  # a UnicodeDecodeError too
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError too
         raise UserError(f"{path} is not valid JSON ({error}): {_RESTORE}") from None
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}: {_RESTORE}")
+        version = manifest.get("version") if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+        older = f" (it is of version {version}, of another worldmodel: collect it anew in a new folder)" * bool(version)
+        raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}{older or ': ' + _RESTORE}")
     own = _OWN_SUM.search(raw)
     if own is None or sha256(raw[: own.start(1)] + b"0" * 64 + raw[own.end(1) :]).hexdigest() != own[1].decode():
         raise UserError(f"{path} was changed or damaged: its sha256 is not that of its text; {_RESTORE}")
@@ -93,3 +96,5 @@ def _check(manifest: dict[str, Any], path: Path) -> None:
             raise UserError(
                 f"{path} names the file {entry['name']!r}, which does not lie in its folder: it is not read"
             )
+        if not FILE_NAME.fullmatch(entry["name"]):
+            raise UserError(f"{path} names the file {entry['name']!r}: none of this program's; {_RESTORE}")

@@ -3,6 +3,7 @@
 import math
 import os
 import resource
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,10 @@ import h5py
 import numpy as np
 
 from worldmodel.data.hdf5 import open_checked
-from worldmodel.data.spaces import Json, image_rows
+from worldmodel.data.spaces import Json, images_of
+from worldmodel.errors import UserError
+
+MOST_OPEN = 32  # shards
 
 
 class Rows(Protocol):
@@ -25,6 +29,8 @@ class Rows(Protocol):
 
 def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where runs of consecutive numbers begin and end in a flat array (N,): (R,), (R,)."""
+    if not len(rows):
+        return rows, rows
     ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))
     return np.append(0, ends[:-1]), ends
 
@@ -47,13 +53,18 @@ class DiskRows:
         self.shape = (path.stat().st_size // self.row_bytes, width)
         self._map: np.memmap | None = None
         self._file: int | None = None
+        self._open()  # now: what is open stays readable if another run replaces the cache
+
+    def _open(self) -> None:
+        if self._map is not None or self._file is not None:
+            return
+        if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY and self.shape[0]:
+            self._map = np.memmap(self.path, self.dtype, mode="r", shape=self.shape)
+        else:
+            self._file = os.open(self.path, os.O_RDONLY)
 
     def take(self, indices: np.ndarray, /, *, axis: int = 0) -> np.ndarray:
-        if self._map is None and self._file is None:
-            if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-                self._map = np.memmap(self.path, self.dtype, mode="r", shape=self.shape)
-            else:
-                self._file = os.open(self.path, os.O_RDONLY)
+        self._open()
         return self._read(indices) if self._map is None else np.asarray(self._map.take(indices, axis=0))
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
@@ -62,9 +73,12 @@ class DiskRows:
         out = np.empty((len(flat), self.shape[1]), self.dtype)
         target, size = out.data.cast("B"), self.row_bytes
         for begin, end in zip(*(edge.tolist() for edge in runs(flat)), strict=True):
-            got = os.preadv(self._file, [target[begin * size : end * size]], int(flat[begin]) * size)
-            if got != (end - begin) * size:
-                raise OSError(f"{self.path} is shorter than it was: remove its folder, and it is made anew")
+            done, total = 0, (end - begin) * size
+            while done < total:  # one call gives at most 2 GB
+                part = target[begin * size + done : end * size]
+                if not (got := os.preadv(self._file, [part], int(flat[begin]) * size + done)):
+                    raise OSError(f"{self.path} is shorter than it was: remove its folder, and it is made anew")
+                done += got
         return out.reshape(*indices.shape, self.shape[1])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,7 +101,7 @@ class ShardFrames:
         self.leaves = leaves
         width = sum(math.prod(leaf["shape"]) for leaf in leaves.values())
         self.shape, self.dtype = (int(self.ends[-1]), width), np.dtype(np.uint8)
-        self._open: dict[tuple[int, Path], h5py.File] = {}
+        self._open: OrderedDict[tuple[int, Path], h5py.File] = OrderedDict()
 
     def take(self, indices: np.ndarray, /, *, axis: int = 0) -> np.ndarray:
         flat = indices.ravel()
@@ -102,15 +116,25 @@ class ShardFrames:
         return out.reshape(*indices.shape, self.shape[1])
 
     def _read(self, path: Path, first: int, out: np.ndarray) -> None:
-        file = self._open.get((os.getpid(), path))  # a handle must not be shared with a forked worker
-        if file is None:
-            file = self._open[os.getpid(), path] = open_checked(path)
+        file = self._opened(path)
         left = 0
         for key, leaf in self.leaves.items():
             images: Any = file[f"observations/{key}"]
-            pixels = image_rows(images[first : first + len(out)], leaf)
+            pixels = images_of(images[first : first + len(out)], leaf).reshape(len(out), -1)
             out[:, left : left + pixels.shape[1]] = pixels
             left += pixels.shape[1]
 
+    def _opened(self, path: Path) -> h5py.File:
+        """Open it, or bring it to the end of those that are; the one that was not used for longest is closed."""
+        key = os.getpid(), path  # a handle must not be shared with a forked worker
+        if key not in self._open:
+            if not path.exists():
+                raise UserError(f"{path} is gone: the dataset was compacted or removed while it was read; start again")
+            self._open[key] = open_checked(path)
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(key)
+        return self._open[key]
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | {"_open": OrderedDict()}

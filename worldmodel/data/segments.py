@@ -1,4 +1,4 @@
-"""Batches out of episodes in memory, as a map-style dataset and the sampler that walks it."""
+"""Batches out of episodes, as a map-style dataset and the sampler that walks it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

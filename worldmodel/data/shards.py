@@ -27,6 +27,7 @@ from worldmodel.errors import UserError
 
 IMAGE_CHUNK = 16  # frames
 AT_ONCE = 8 << 20  # bytes
+PRIME, BASE = 2**127 - 1, 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 
 class Piece(NamedTuple):
@@ -112,7 +113,24 @@ def write_shard(path: Path, lengths: Sequence[int], parts: Iterable[Piece]) -> d
     with whole_file(path) as temporary:
         temporary.write_bytes(image)
     entry = {"name": path.name, "sha256": sha256(image).hexdigest(), "bytes": len(image)}
-    return entry | {"episodes": sum(not end[-1] for end in ends), "steps": steps}
+    counts = {"episodes": sum(not end[-1] for end in ends), "steps": steps}
+    return entry | counts | {"pieces": len(lengths), "content": _chain(checksums)}
+
+
+def _chain(checksums: Iterable[int], before: int = 0) -> int:
+    """One number for checksums in this order: a polynomial modulo a prime, so that it can be gone on with."""
+    for value in checksums:
+        before = (before * BASE + value + 1) % PRIME
+    return before
+
+
+def chained(files: Iterable[dict[str, Any]]) -> str:
+    """What the episodes of these files are, however they are spread over the files: hexadecimal digits."""
+    total = count = 0
+    for entry in files:
+        total = (total * pow(BASE, entry["pieces"], PRIME) + entry["content"]) % PRIME
+        count += entry["pieces"]
+    return sha256(f"{total} {count}".encode()).hexdigest()
 
 
 def _written_at_once(parts: Iterable[Piece]) -> Iterator[list[Piece]]:

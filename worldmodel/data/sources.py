@@ -1,6 +1,9 @@
 """Datasets of every format that is read, found out by what lies at the path."""
 
+import json
 from collections.abc import Collection
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +43,20 @@ def open_source(
         schema = _read_schema(Path(schema))
     found = choose("format", format, FORMATS) if format else "hdf5" if schema else _detect(path)
     if alignment is not None and found != "npz":
-        raise UserError(f"{path} is of the format {found}, which says its own alignment: leave --alignment out")
+        raise UserError(f"{path} is of the format {found}, which says its own alignment: leave the alignment out")
+    if schema is not None and found != "hdf5":
+        raise UserError(f"{path} is of the format {found}, which needs no schema: leave the schema out")
+    source = _read(path, found, alignment, schema, observations)
+    how = json.dumps([source.format, alignment, schema], sort_keys=True)  # the same files, read otherwise, are others
+    return replace(source, fingerprint=sha256(f"{source.fingerprint} {how}".encode()).hexdigest())
+
+
+def _read(
+    path: Path, found: str, alignment: Alignment | None, schema: dict[str, Any] | None, keys: Collection[str] | None
+) -> Source:
     match found:
         case "worldmodel":
-            return open_dataset(path, observations)
+            return open_dataset(path, keys)
         case "minari":
             from worldmodel.data.readers.minari import read_minari
 
@@ -51,14 +64,14 @@ def open_source(
         case "lerobot":
             from worldmodel.data.readers.lerobot import read_lerobot
 
-            return read_lerobot(path, list(observations) if observations else None)
+            return read_lerobot(path, list(keys) if keys else None)
         case "npz":
             from worldmodel.data.readers.npz import read_npz
 
-            return read_npz(path, alignment)
+            return read_npz(path, alignment, list(keys) if keys else None)
     from worldmodel.data.readers.hdf5_schema import read_hdf5
 
-    return read_hdf5(_one_file(path), schema)
+    return read_hdf5(path, schema)
 
 
 def _detect(path: Path) -> str:
@@ -84,16 +97,6 @@ def _detect(path: Path) -> str:
         f"{path} is no dataset that can be read: a folder of `worldmodel collect` ({MANIFEST}), Minari"
         " (data/main_data.hdf5), LeRobot v3 (meta/info.json), .npz episodes, or an HDF5 file is"
     )
-
-
-def _one_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = sorted(p for p in path.iterdir() if p.suffix in HDF5)
-    if len(files) != 1:
-        names = ", ".join(p.name for p in files[:5]) or "none"
-        raise UserError(f"{path} holds {len(files)} HDF5 files ({names}): name one of them")
-    return files[0]
 
 
 def _read_schema(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from worldmodel.errors import UserError
 
 Json = dict[str, Any]
 OBSERVATION = "observation"  # the key of an observation that is no dict
+MOST_ENTRIES, MOST_VALUES = 2**26, 2**16  # of a Box, and of a one-hot vector
 MIN_SIDE = 8  # pixels; a smaller uint8 array is a vector (a MiniGrid view of 7x7x3 codes, for example)
 
 
@@ -91,11 +92,12 @@ def image_shape(leaf: Json) -> tuple[int, int, int] | None:
     return None
 
 
-def image_rows(values: np.ndarray, leaf: Json) -> np.ndarray:
-    """Images (N, ...) of a leaf as rows (N, H * W * C), channels last."""
-    shape = leaf["shape"]
-    channels_first = len(shape) == 3 and shape[-1] > 16
-    return (np.moveaxis(values, 1, -1) if channels_first else values).reshape(len(values), -1)
+def images_of(values: np.ndarray, leaf: Json) -> np.ndarray:
+    """Images (N, ...) of a leaf as (N, H, W, C)."""
+    shape = image_shape(leaf)
+    assert shape is not None, "the leaf is an image"
+    channels_first = values.ndim == 4 and tuple(leaf["shape"]) != shape
+    return (np.moveaxis(values, 1, -1) if channels_first else values).reshape(len(values), *shape)
 
 
 def num_features(leaf: Json) -> int:
@@ -129,6 +131,33 @@ def features(values: np.ndarray, leaf: Json) -> np.ndarray:
     return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
 
 
+def in_words(space: Json) -> str:
+    """A leaf, or a dict of leaves, without its bounds: `Box [3] float32`."""
+    if "type" not in space or isinstance(space["type"], dict):
+        return ", ".join(f"{key}: {in_words(leaf)}" for key, leaf in space.items())
+    sizes = space.get("shape", space.get("nvec", space.get("n")))
+    return f"{space['type']} {sizes} {space.get('dtype', '')}".rstrip()
+
+
+def outside(values: np.ndarray, leaf: Json) -> str:
+    """What is wrong with values (N, ...) that should be of the leaf, in words; empty: nothing that shows.
+
+    A Box's bounds are not held against them: simulators leave theirs (`worldmodel data check` says so).
+    """
+    counts = {"Discrete": leaf.get("n"), "MultiDiscrete": leaf.get("nvec")}.get(leaf["type"])
+    shape = list(np.shape(counts)) if counts is not None else leaf["shape"]
+    if list(values.shape[1:]) != shape:
+        return f"are of shape {list(values.shape[1:])}, their space is of {shape}"
+    if image_shape(leaf) and values.dtype != np.uint8:
+        return f"are {values.dtype}, images must be uint8"
+    if counts is not None:
+        first = leaf.get("start", 0)
+        last = first + np.asarray(counts) - 1
+        if values.dtype.kind not in "iu" or (values < first).any() or (values > last).any():
+            return f"hold {values.min()} to {values.max()} ({values.dtype}), their space has {first} to {last.tolist()}"
+    return ""
+
+
 def check_leaf(leaf: Any, where: str) -> None:
     """Raise UserError if `leaf` is not what `describe` returns."""
     kinds = {"Box": {"shape", "dtype"}, "Discrete": {"n"}, "MultiDiscrete": {"nvec"}, "MultiBinary": {"shape"}}
@@ -138,8 +167,14 @@ def check_leaf(leaf: Any, where: str) -> None:
     if missing := kinds[kind] - leaf.keys():
         raise UserError(f"{where}: a {kind} space needs {' and '.join(sorted(missing))}")
     sizes = leaf.get("shape", [leaf.get("n")] if kind == "Discrete" else np.ravel(leaf.get("nvec", 1)).tolist())
-    if not isinstance(sizes, list) or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"{where}: the sizes of the {kind} space are {sizes!r}; they must be whole numbers above 0")
+    entries = math.prod(sizes) if kind in ("Box", "MultiBinary") else sum(sizes)
+    most = MOST_ENTRIES if kind in ("Box", "MultiBinary") else MOST_VALUES
+    if entries > most:
+        raise UserError(
+            f"{where}: the {kind} space has {entries:,} entries as a vector; more than {most:,} are not read"
+        )
 
 
 def _one_hot(indices: np.ndarray, n: int) -> np.ndarray:

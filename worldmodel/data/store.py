@@ -8,24 +8,32 @@ Only what the manifest lists is data. A file is written, and on the disk, before
 replaced whole; a file is removed after the manifest has let go of it. So a process may die anywhere.
 """
 
+import logging
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator
-from hashlib import sha256 as new_sha256
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.damage import describe_damage
 from worldmodel.data.durable import sha256
 from worldmodel.data.episode import ALIGNMENT, Episode, Source
-from worldmodel.data.manifest import MANIFEST, read_manifest, write_manifest
-from worldmodel.data.shards import Piece, join, num_bytes, pieces, read_shard, shard_sizes, write_shard
+from worldmodel.data.manifest import FILE_NAME, MANIFEST, read_manifest, write_manifest
+from worldmodel.data.shards import Piece, chained, join, num_bytes, pieces, read_shard, shard_sizes, write_shard
+from worldmodel.data.spaces import Json, in_words, outside
 from worldmodel.errors import UserError, choose
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 240 << 20  # of values before compression, so that no file is above 256 MB
 PART_BYTES = 32 << 20  # wait in memory at most
+ACTIONS = "actions"
+BEGUN = re.compile(rf"\.(manifest\.json|{FILE_NAME.pattern})\..*\.partial")  # see durable.whole_file
 
 
 class EpisodeWriter:
@@ -56,6 +64,7 @@ class EpisodeWriter:
     ) -> None:
         if missing := {"observation_space", "action_space"} - manifest.keys():
             raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see data.spaces)")
+        self._made = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -75,6 +84,11 @@ class EpisodeWriter:
 
     def _first_manifest(self, manifest: dict[str, Any], append: bool) -> dict[str, Any]:
         if not (self.folder / MANIFEST).exists():
+            if shards := [path.name for path in self.folder.iterdir() if FILE_NAME.fullmatch(path.name)]:
+                raise UserError(
+                    f"{self.folder} holds {shards[0]}, as of a dataset that has lost its {MANIFEST}:"
+                    " restore that from a copy, or choose another folder"
+                )
             return write_manifest(self.folder, manifest | {"complete": False, "files": []})
         there = read_manifest(self.folder)
         if not append:
@@ -86,10 +100,10 @@ class EpisodeWriter:
         for space in ("observation_space", "action_space"):
             if there[space] != manifest[space]:
                 raise UserError(
-                    f"{self.folder} holds episodes of another {space.replace('_', ' ')} ({there[space]},"
-                    f" not {manifest[space]}): choose another folder"
+                    f"{self.folder} holds episodes of another {space.replace('_', ' ')} ({in_words(there[space])},"
+                    f" not {in_words(manifest[space])}): choose another folder"
                 )
-        return there | {"complete": False}
+        return there | {key: manifest[key] for key in ("converted",) if key in manifest} | {"complete": False}
 
     def add(self, episode: Episode) -> None:
         """Take an episode; it is acknowledged by the next `flush`, at most about `flush_seconds` from now.
@@ -101,13 +115,26 @@ class EpisodeWriter:
         if episode.observations.keys() != leaves.keys():
             has, wanted = ", ".join(episode.observations), ", ".join(leaves)
             raise UserError(f"an episode has the observations {has}; it must have {wanted}")
-        for key, values in {**episode.observations, "actions": episode.actions}.items():
-            leaf = leaves.get(key, self.manifest["action_space"])
-            if leaf["type"] == "Box" and list(values.shape[1:]) != leaf["shape"]:
-                raise UserError(f"{key} of shape {list(values.shape[1:])} do not fit their space, {leaf['shape']}")
+        episode = replace(
+            episode,
+            observations={key: self._stored(key, values, leaves[key]) for key, values in episode.observations.items()},
+            actions=self._stored(ACTIONS, episode.actions, self.manifest["action_space"]),
+            rewards=np.asarray(episode.rewards, np.float64),
+        )
         self.waiting += pieces(episode, self.shard_bytes)
         self._waiting_bytes += num_bytes(episode)
         self.flush_if_due()
+
+    def _stored(self, name: str, values: np.ndarray, leaf: Json) -> np.ndarray:
+        """The values with the type in which the dataset keeps them: that of the first episode, or of a wider space."""
+        if wrong := outside(values, leaf):
+            raise UserError(f"an episode's {name} {wrong}")
+        kinds = self.manifest.setdefault("dtypes", {})
+        first = np.result_type(values.dtype, leaf["dtype"]) if leaf["type"] == "Box" else values.dtype
+        kind = np.dtype(kinds.setdefault(name, str(first)))
+        if not np.can_cast(values.dtype, kind, "safe"):
+            raise UserError(f"an episode's {name} are {values.dtype}, the dataset keeps {kind}: convert them all alike")
+        return values.astype(kind, copy=False)
 
     def flush_if_due(self) -> None:
         """Flush what has waited long enough, or takes much memory."""
@@ -132,11 +159,17 @@ class EpisodeWriter:
     def finish(self) -> dict[str, Any]:
         """Acknowledge what waits, merge the parts into shards, say in the manifest that it is complete; returns it."""
         self.flush()
+        self.manifest = write_manifest(self.folder, self.manifest | {"complete": True})
         shards = [entry for entry in self.manifest["files"] if not entry["name"].startswith("part-")]
         parts = [entry for entry in self.manifest["files"] if entry["name"].startswith("part-")]
-        self.manifest["complete"] = True
-        self.manifest = _replace(self.folder, self.manifest, shards, parts, self.shard_bytes)
-        self._lock.release()
+        try:
+            self.manifest = _replace(self.folder, self.manifest, shards, parts, self.shard_bytes)
+        except OSError as error:  # all is there; only in more files than need be
+            log.warning(
+                "%s is complete, its parts were not merged (%s): see `data compact`", self.folder, error.strerror
+            )
+        finally:
+            self._lock.release()
         return self.manifest
 
     def close(self) -> None:
@@ -150,7 +183,7 @@ class EpisodeWriter:
                 (self.folder / MANIFEST).unlink()
         finally:
             self._lock.release()
-            if not any(self.folder.iterdir()):
+            if self._made and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
 
@@ -178,10 +211,10 @@ def open_dataset(folder: Path, observations: Collection[str] | None = None) -> S
                     yield f"{entry['name']}, episode {number}", join(parts)
                     parts, number = [], number + 1
 
-    sums = "".join(entry["sha256"] for entry in manifest["files"])
     about = {key: value for key, value in manifest.items() if key not in ("files", "observation_space", "action_space")}
-    about["env_id"] = manifest.get("collect", {}).get("env_id") or manifest.get("env_id")
-    fingerprint = new_sha256(sums.encode()).hexdigest()
+    collected = manifest.get("collect")
+    about["env_id"] = (collected.get("env_id") if isinstance(collected, dict) else None) or manifest.get("env_id")
+    fingerprint = chained(manifest["files"])
     space = {k: leaf for k, leaf in manifest["observation_space"].items() if observations is None or k in observations}
     return Source(folder, "worldmodel", space, manifest["action_space"], ALIGNMENT, fingerprint, episodes, about)
 
@@ -190,6 +223,8 @@ def read_listed(folder: Path, entry: dict[str, Any], keys: Collection[str] | Non
     """The pieces of a file that the manifest lists, if it is the file that was written."""
     path, count = folder / entry["name"], max(1, entry["episodes"])  # of a very long one there may be a piece only
     if not path.is_file():
+        if entry not in read_manifest(folder)["files"]:
+            raise UserError(f"{folder} was compacted or written anew while it was read: read it again")
         raise UserError(f"{path} is missing, and its episodes 0 to {count - 1} with it: restore it from a copy")
     if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
         raise UserError(
@@ -205,12 +240,14 @@ def compact(folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
     Raises:
         UserError: if a file is damaged (then nothing changes), or another process is writing to the folder.
     """
-    manifest = read_manifest(folder)
+    read_manifest(folder)
     lock = _lock(folder)
     try:
         manifest = read_manifest(folder)
         _remove_unlisted(folder, manifest)
         return _replace(folder, manifest, [], manifest["files"], shard_bytes)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be compacted ({error.strerror}): it is as it was before") from error
     finally:
         lock.release()
 
@@ -220,12 +257,18 @@ def _replace(
 ) -> dict[str, Any]:
     """The manifest with `old` files merged into shards behind those that are kept; then removes the old ones."""
     files = list(keep)
+    for entry in old:  # whole, before HDF5 opens any
+        next(iter(read_listed(folder, entry)), None)
     stream = chain.from_iterable(read_listed(folder, entry) for entry in old)
     sizes = chain.from_iterable(shard_sizes(folder / entry["name"]) for entry in old)
-    for lengths in _grouped(sizes, limit):
-        path = _next_path(folder, "episodes", files + old)
-        files.append(write_shard(path, lengths, (next(stream) for _ in lengths)))
-    written = write_manifest(folder, manifest | {"files": files})
+    try:
+        for lengths in _grouped(sizes, limit):
+            path = _next_path(folder, "episodes", files + old)
+            files.append(write_shard(path, lengths, (next(stream) for _ in lengths)))
+        written = write_manifest(folder, manifest | {"files": files})
+    except BaseException:
+        _remove_unlisted(folder, manifest)
+        raise
     _remove_unlisted(folder, written)
     return written
 
@@ -252,10 +295,10 @@ def _next_path(folder: Path, kind: str, listed: list[dict[str, Any]]) -> Path:
 def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
     """What a process left behind that died before it could list a file, or after it let go of one."""
     listed = {entry["name"] for entry in manifest["files"]}
-    for pattern in ("part-*.h5", "episodes-*.h5", ".*.partial"):
-        for path in folder.glob(pattern):
-            if path.name not in listed:
-                path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        unlisted = FILE_NAME.fullmatch(path.name) and path.name not in listed
+        if unlisted or BEGUN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _lock(folder: Path) -> SoftFileLock:

@@ -1,5 +1,6 @@
 """Episodes out of a simulator into a dataset folder."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -14,6 +15,8 @@ from worldmodel.envs.render import frame_size
 from worldmodel.envs.session import Session
 from worldmodel.envs.vector import SimulationError, attribute, close, reset, stop
 from worldmodel.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class CollectOptions(TypedDict):
@@ -110,6 +113,8 @@ def _checked(options: CollectOptions) -> dict[str, Any]:
     for name, least in (("steps", 1), ("num_envs", 1), ("max_episode_steps", 1), ("seed", 0)):
         if settings[name] is not None and settings[name] < least:
             raise UserError(f"--{name} {settings[name]}: it must be at least {least}")
+    if settings["keep_state"] and settings["pixels"] is None:
+        raise UserError("--keep_state keeps the observation beside rendered frames: it needs --pixels")
     return settings
 
 
@@ -122,6 +127,15 @@ def _collected_before(out: Path, settings: dict[str, Any]) -> list[dict[str, Any
     if not (out / MANIFEST).exists():
         return []
     earlier = read_manifest(out).get("collected", [])
+    for past in earlier[:1]:
+        same = set(DEFAULTS) - {"seed", "num_envs"} | {"env_id"}
+        differ = [
+            f"{name} {settings[name]!r}, was {past.get(name)!r}"
+            for name in sorted(same)
+            if settings[name] != past.get(name)
+        ]
+        if differ:
+            log.warning("%s gets episodes that were collected otherwise: %s", out, "; ".join(differ))
     used = [(past["seed"], past["seed"] + _num_envs(past)) for past in earlier]
     seed, end = settings["seed"], settings["seed"] + _num_envs(settings)
     for first, behind in used:

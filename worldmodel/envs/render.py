@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from worldmodel.data.spaces import MIN_SIDE, describe, image_shape
+from worldmodel.data.spaces import MIN_SIDE, describe, image_shape, images_of
 from worldmodel.errors import UserError
 
 FRAME, OWN = "frame", "own"  # what `Pixels` makes of an observation
@@ -127,8 +127,7 @@ class Pixels(gym.Wrapper):
 
     def _frame(self, own: Any) -> np.ndarray:
         if self.own_image is not None:
-            frame = np.moveaxis(own, 0, -1) if own.ndim == 3 and own.shape[-1] > 16 else own
-            frame = frame.reshape(self.own_image)
+            frame = images_of(np.asarray(own)[None], describe(self.env.observation_space))[0]
         else:
             frame = self._rendered()
         self.native = list(frame.shape[:2])

@@ -1,12 +1,14 @@
 """One collection, from the first reset to the finished dataset, or to what is kept of it."""
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import MANIFEST
 from worldmodel.data.store import EpisodeWriter
 from worldmodel.envs.interrupt import interrupt_between_steps
@@ -16,6 +18,8 @@ from worldmodel.envs.policies import CheckedPolicy
 from worldmodel.envs.recording import Recording
 from worldmodel.envs.vector import SimulationError, step
 from worldmodel.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -34,7 +38,7 @@ class Session:
     ) -> None:
         self.envs, self.rate, self.policy, self.observed = simulator.envs, simulator.rate, policy, observed
         self.writer, self.settings, self.acknowledged = writer, settings, 0
-        self.new = not writer.manifest["files"]
+        self.new, self.warned = not writer.manifest["files"], False
 
     def run(self, first: Any, keep_interrupted: bool) -> dict[str, Any]:
         """Record from the `first` observations on; returns the manifest. See `collect` for what it raises."""
@@ -69,13 +73,21 @@ class Session:
             for i in np.flatnonzero(taken).tolist():
                 recordings[i].add(actions, rewards, seen)
                 if over[i] or not left[i]:
-                    self.writer.add(recordings[i].episode(bool(terminated[i]), bool(truncated[i] or not over[i])))
+                    self._finish(recordings[i].episode(bool(terminated[i]), bool(truncated[i] or not over[i])), i)
             for i in np.flatnonzero(ended & (left > 0)).tolist():
                 recordings[i] = Recording(seen, i, self.rate)
             is_first, ended, number = ended, over, number + 1
             self.writer.flush_if_due()
             self._tell_acknowledged()
             self.on_steps(int(taken.sum()))
+
+    def _finish(self, episode: Episode, index: int) -> None:
+        self.writer.add(episode)
+        arrays = (*episode.observations.values(), episode.rewards)
+        if not self.warned and not all(np.isfinite(a).all() for a in arrays if a.dtype.kind == "f"):
+            self.warned = True  # once
+            name = self.settings["env_id"]
+            log.warning("%s, environment %d: the simulator gave NaN or infinity; see `data check`", name, index)
 
     def _step(self, actions: np.ndarray, number: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
         try:

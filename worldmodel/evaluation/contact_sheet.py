@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from worldmodel.data.episode import Episode, Source
 from worldmodel.data.info import Info, shown_key
-from worldmodel.data.spaces import Json, image_shape
+from worldmodel.data.spaces import Json, image_shape, images_of
 
 SHEET_EPISODES, SHEET_FRAMES = 4, 8
 CURVES = 4  # entries drawn of a vector
@@ -55,10 +55,7 @@ def _frames(figure: SubFigure, shown: list[tuple[str, Episode]], key: str, leaf:
 
 def _picture(frame: np.ndarray, leaf: Json) -> np.ndarray:
     """A frame as (H, W) or (H, W, 3); of other numbers of channels the last one (the newest of a stack)."""
-    if frame.ndim == 2:
-        return frame
-    if leaf["shape"][-1] > 16:
-        frame = np.moveaxis(frame, 0, -1)
+    frame = images_of(frame[None], leaf)[0]
     return frame if frame.shape[-1] == 3 else frame[..., -1]
 
 

@@ -31,7 +31,7 @@ def _third(images: np.ndarray) -> np.ndarray:
 
 def difference(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Grey (127) where both agree, brighter where the prediction is, darker where the truth is: uint8."""
-    return ((prediction.astype(np.int16) - truth.astype(np.int16)) // 2 + 127).astype(np.uint8)
+    return ((prediction.astype(np.int16) - truth + 255) // 2).astype(np.uint8)
 
 
 def save_animation(examples: list[Example], path: Path, steps: int, side: int = 128, max_frames: int = 200) -> None:

@@ -57,18 +57,18 @@ class Start(NamedTuple):
 class Ruler:
     """The normalised error: squared, divided by the variance of reference episodes; the mean over an observation.
 
-    Vector entries that never vary are left out. An image counts as much as the whole vector.
+    What never varies is left out. An image counts as much as the whole vector.
     """
 
     def __init__(self, reference: Episodes) -> None:
         self.mean, var = observation_moments(reference)
         layout = reference.layout
         weights = part_weights(layout.obs_dim, list(layout.images.values())).double().numpy()
-        varies = var > 1e-12 * (1 + np.square(self.mean))
-        vectors = slice(0, layout.vector_dim)
-        if varies[vectors].any():  # those that stay share the weight of those that are left out
-            weights[vectors] *= layout.vector_dim / varies[vectors].sum()
-        self.weights = np.where(varies, weights / np.where(varies, var, 1), 0)
+        weights[~(var > 1e-12 * (1 + np.square(self.mean)))] = 0
+        if layout.vector_dim and (kept := weights[: layout.vector_dim].sum()):
+            weights[: layout.vector_dim] *= 1 / ((1 + len(layout.images)) * kept)  # the vector's share of all parts
+        weights /= max(weights.sum(), 1e-300)
+        self.weights = weights / np.where(weights > 0, var, 1)
 
     def error(self, pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """(..., O), (..., O) -> (...): infinite where the prediction is not finite."""

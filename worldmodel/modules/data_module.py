@@ -60,7 +60,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         format: Format | None = None,
         alignment: Alignment | None = None,
         schema: dict[str, Any] | str | None = None,
-        observations: list[str] | None = None,
+        observations: list[str] | str | None = None,
         steps: int = 32,
         lanes: int = 16,
         val_fraction: float = 0.15,
@@ -77,7 +77,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.path = Path(path)
         self.collect = collect
         self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
-        self.observations = observations
+        self.observations = [observations] if isinstance(observations, str) else observations
         self.steps, self.lanes = steps, lanes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.seed = split_seed, seed
@@ -140,16 +140,21 @@ class EpisodeDataModule(pl.LightningDataModule):
         return {name: episodes.select(indices) for name, indices in chosen.items()}
 
     def _load(self) -> Loaded:
+        if self.source.provenance.get("complete") is False:
+            log.warning("%s is unfinished: its recording or conversion broke off; training on what is there", self.path)
         if self.decode:
-            if self.source.format != "worldmodel" or not self.images:
+            if not self.images:
+                raise UserError(f"data.decode is for images, and {self.path} holds none: leave it out")
+            if self.source.format != "worldmodel":
                 raise UserError(
-                    f"data.decode is for images in a folder of this program; {self.path} is"
-                    f" {self.source.format} with {len(self.images)} image keys: leave it out, or use"
-                    f" `worldmodel data convert {self.path} --out DIR` first"
+                    f"data.decode reads folders of this program, {self.path} is of the format {self.source.format}:"
+                    f" leave it out, or use `worldmodel data convert {self.path} --out DIR` first"
                 )
             return load_compressed(self.path, self.layout)
-        beside = (self.path if self.path.is_dir() else self.path.parent) / ".worldmodel-cache" / self.path.name
-        return load(self.source, self.memory_gb * 2**30, self.cache_dir or beside, self.layout)
+        path = self.path.resolve()
+        beside = (path if path.is_dir() else path.parent) / ".worldmodel-cache"
+        cache = (self.cache_dir or beside) / path.name
+        return load(self.source, self.memory_gb * 2**30, cache, self.layout)
 
     def _finite(self, loaded: Loaded) -> Episodes:
         """Without the episodes that hold a NaN or infinity, if that is what the user wants."""

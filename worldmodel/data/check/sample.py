@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldmodel.data.episode import Episode, Source
-from worldmodel.data.spaces import Json, features, image_shape, is_continuous, num_features
+from worldmodel.data.spaces import Json, features, image_shape, images_of, is_continuous, num_features
 
 FRAGMENT = 512  # steps; a longer episode is kept in pieces, so that one of them can be dropped
 WIDEST = 64  # entries kept of a wide vector
@@ -79,10 +79,7 @@ def vectors(values: np.ndarray, leaf: Json) -> np.ndarray:
 
 def grey(images: np.ndarray, leaf: Json) -> np.ndarray:
     """Images (N, ...) of a leaf as float32 (N, H, W), the mean of their channels."""
-    if images.ndim == 3:
-        return images.astype(np.float32)
-    channel_axis = 1 if leaf["shape"][-1] > 16 else 3
-    return images.mean(axis=channel_axis, dtype=np.float32)
+    return images_of(images, leaf).mean(axis=3, dtype=np.float32)
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:

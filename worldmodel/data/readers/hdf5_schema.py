@@ -34,6 +34,9 @@ def read_hdf5(path: Path, schema: dict[str, Any] | None = None) -> Source:
     files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.suffix in (".h5", ".hdf5"))
     if not files:
         raise UserError(f"{path}: there is no .h5 or .hdf5 file" if path.is_dir() else f"{path} does not exist")
+    root = path if path.is_dir() else path.resolve().parent
+    files = files if path.is_dir() else [path.resolve()]  # the user may name a link
+    state = fingerprint(files, root)
     with open_hdf5(files[0]) as file:  # once for all that is asked of it: the checks visit every dataset
         form, raw = ("schema", schema) if schema is not None else _recognised(file, files[0])
         layout = parse_schema(raw, f"{path}: its schema" if schema is None else "the schema")
@@ -51,7 +54,7 @@ def read_hdf5(path: Path, schema: dict[str, Any] | None = None) -> Source:
         observation_space=observation_space,
         action_space=action_space,
         alignment=layout.in_words,
-        fingerprint=fingerprint(files, path.parent if path.is_file() else path),
+        fingerprint=state,
         episodes=partial(_episodes, spans, layout, observation_space, action_space, rate),
         provenance=provenance,
     )

@@ -54,6 +54,7 @@ def read_minari(path: Path) -> Source:
     metadata = _metadata(folder / "metadata.json")
     layout = _layout(metadata, folder / "metadata.json")
     files = sorted(folder.glob("*.hdf5"), key=lambda file: (file.name != "main_data.hdf5", len(file.name), file.name))
+    state = fingerprint([folder / "metadata.json", *files], folder)
     lossy: set[str] = set()  # keys that are JPEG files
     found = {file: _episodes_in(file, layout, lossy) for file in files}
     held, total = sum(map(len, found.values())), metadata.get("total_episodes")
@@ -65,7 +66,7 @@ def read_minari(path: Path) -> Source:
         observation_space=layout.observations,
         action_space=layout.actions,
         alignment=ALIGNMENT,
-        fingerprint=fingerprint([folder / "metadata.json", *files], folder),
+        fingerprint=state,
         episodes=partial(_episodes, found, layout),
         provenance=_provenance(metadata) | ({"lossy": dict.fromkeys(sorted(lossy), "JPEG")} if lossy else {}),
     )

@@ -47,6 +47,7 @@ def read_npz(path: Path, alignment: Side | None, keys: Sequence[str] | None = No
     files = sorted(path.rglob("*.npz"))
     if not files:
         raise UserError(f"{path}: there are no .npz files in this folder")
+    state = fingerprint(files, path)
     chains = _chains(files)
     first = chains[0][0]
     members = members_of(first)
@@ -60,7 +61,7 @@ def read_npz(path: Path, alignment: Side | None, keys: Sequence[str] | None = No
         observation_space=observation_space,
         action_space=action_space,
         alignment=ALIGNMENTS[alignment],
-        fingerprint=fingerprint(files, path),
+        fingerprint=state,
         episodes=partial(_episodes, chains, path, alignment, observation_space, action_space),
         provenance={"files": len(files), "left_out": sorted(members.keys() - {*chosen, "action", "reward"})},
     )
@@ -157,17 +158,20 @@ def _pieces(chain: list[Path], root: Path, keys: list[str]) -> Iterator[tuple[st
         length = len(columns["action"])
         for number, (begin, end) in enumerate(pairwise([0, *starts[starts > 0].tolist(), length])):
             if parts and begin in starts:
-                yield where, _joined(parts)
+                yield where, _joined(parts, where)
                 parts = []
             if not parts:
                 where = f"{path.relative_to(root)}, episode {number}"
             if end > begin:
                 parts.append({name: values[begin:end] for name, values in columns.items()})
     if parts:
-        yield where, _joined(parts)
+        yield where, _joined(parts, where)
 
 
-def _joined(parts: list[Columns]) -> Columns:
+def _joined(parts: list[Columns], where: str) -> Columns:
+    for part in parts[1:]:
+        if differ := part.keys() ^ parts[0].keys():
+            raise UserError(f"{where}: only some of its chunks have the array {min(differ)!r}")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
