@@ -72,6 +72,7 @@ class RolloutEvaluation(pl.Callback):
         whole = data.splits[split]
         episodes = whole.select(range(min(self.max_episodes, len(whole))))
         how = (self.multiples, self.burn_in, self.starts, self.threshold, self.examples)
+        self.curves = None  # before the next are made: examples of images are large
         self.curves = horizon_curves(pl_module, episodes, data.steps, *how, reference=whole)
         self._evaluated_step = trainer.global_step
         log_dir = trainer.log_dir  # a collective: on every rank

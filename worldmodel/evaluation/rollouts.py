@@ -12,6 +12,7 @@ from worldmodel.data.statistics import observation_moments
 from worldmodel.losses import part_weights
 
 BLOCK = 1 << 23  # observation entries that are predicted at once: 32 MB
+MOST_SHOWN = 1 << 22  # of an example, which is 340 images of 64x64x3
 
 
 class Rollout(Protocol):
@@ -111,9 +112,9 @@ def roll_out(
         _roll_group(model, episodes, plan, z[some], h[some], some, steps, ruler, measured, predictions)
     for i in kept:
         episode, frame, length = plan[i]
-        rows = int(episodes.starts[episode]) + frame + np.arange(length + 1)
-        name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
         pred = np.concatenate(predictions[i])[:length]
+        rows = int(episodes.starts[episode]) + frame + np.arange(len(pred) + 1)
+        name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
         measured.examples.append(Example(name, episodes.obs(rows), pred, episodes.layout))
     return measured
 
@@ -146,7 +147,7 @@ def _roll_group(
         measured.mean[here] = ruler.error(ruler.mean, truth)
         measured.hidden_norm[here] = rollout.h.norm(dim=-1).float().cpu().numpy()
         for i, kept in predictions.items():
-            if some.start <= i < some.stop:
+            if some.start <= i < some.stop and sum(part.size for part in kept) < MOST_SHOWN:
                 kept.append(pred[i - some.start].copy())
 
 
