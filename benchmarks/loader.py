@@ -25,7 +25,8 @@ from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import load, load_compressed
 from worldmodel.data.segments import Segments
 from worldmodel.data.spaces import box_of
-from worldmodel.data.store import EpisodeWriter, open_dataset
+from worldmodel.data.store import open_dataset
+from worldmodel.data.writer import EpisodeWriter
 
 LANES, STEPS, BATCHES, ROUNDS = 16, 64, 8, 60
 

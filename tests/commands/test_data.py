@@ -15,7 +15,8 @@ from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.sources import open_source
 from worldmodel.data.spaces import box_of
-from worldmodel.data.store import EpisodeWriter, open_dataset
+from worldmodel.data.store import open_dataset
+from worldmodel.data.writer import EpisodeWriter
 
 MANY = episodes((5, 4, 12, 3, 7, 9, 6))
 

@@ -12,7 +12,8 @@ from memory import all_obs
 from worldmodel import EpisodeDataModule
 from worldmodel.data import spaces
 from worldmodel.data.episode import Episode
-from worldmodel.data.store import EpisodeWriter, open_dataset
+from worldmodel.data.store import open_dataset
+from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
 
 SPACE = gym_spaces.Dict(

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
-from worldmodel.data import shards, spaces, store
+from worldmodel.data import shards, spaces
+from worldmodel.data import writer as writer_room
 from worldmodel.data.durable import sha256, whole_file
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest, sealed, write_manifest
-from worldmodel.data.store import EpisodeWriter, compact, open_dataset
+from worldmodel.data.store import open_dataset
+from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.errors import UserError
 
 SPACES = {
@@ -317,7 +319,7 @@ def test_a_merge_that_fails_leaves_the_dataset_whole(tmp_path, monkeypatch, capl
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_shard", full)
+    monkeypatch.setattr(writer_room, "write_shard", full)
     assert writer.finish()["complete"] and "were not merged (No space left" in caplog.text
     with pytest.raises(UserError, match="cannot be compacted .No space left on device.: it is as it was before"):
         compact(tmp_path / "d")

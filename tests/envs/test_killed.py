@@ -11,13 +11,14 @@ from conftest import TESTS
 from toy_env import next_observation, reward_of
 
 from worldmodel.data.manifest import read_manifest
-from worldmodel.data.store import compact, open_dataset
+from worldmodel.data.store import open_dataset
+from worldmodel.data.writer import compact
 
 COLLECT = """
 import sys
 from functools import partial
 from pathlib import Path
-from worldmodel.data.store import EpisodeWriter
+from worldmodel.data.writer import EpisodeWriter
 from worldmodel.envs import collect
 from worldmodel.envs.collect import CollectOptions
 

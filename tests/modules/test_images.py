@@ -12,7 +12,7 @@ from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.data.episode import Episode
 from worldmodel.data.spaces import box_of
-from worldmodel.data.store import EpisodeWriter
+from worldmodel.data.writer import EpisodeWriter
 
 SIDE = 16
 

@@ -1,1 +1,1 @@
-"""Episodes on disk, and the way from there to a batch: store -> episodes -> lanes -> segments."""
+"""Data, and the way from it to a batch: file -> episode (sources) -> rows (load) -> lanes -> segments."""

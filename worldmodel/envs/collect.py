@@ -7,7 +7,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.spaces import describe
-from worldmodel.data.store import EpisodeWriter
+from worldmodel.data.writer import EpisodeWriter
 from worldmodel.envs.make import make_simulator
 from worldmodel.envs.observe import Observed
 from worldmodel.envs.policies import CheckedPolicy, make_policy

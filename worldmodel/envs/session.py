@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import MANIFEST
-from worldmodel.data.store import EpisodeWriter
+from worldmodel.data.writer import EpisodeWriter
 from worldmodel.envs.interrupt import interrupt_between_steps
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.observe import Observed
