@@ -1,5 +1,7 @@
 """From disk to batches: memory, cache and decoding give the same, and the data may be larger than the memory."""
 
+import pickle
+import resource
 import subprocess
 import sys
 
@@ -10,8 +12,9 @@ from gymnasium import spaces as gym_spaces
 from memory import all_obs
 
 from worldmodel import EpisodeDataModule
-from worldmodel.data import spaces
+from worldmodel.data import spaces, statistics
 from worldmodel.data.episode import Episode
+from worldmodel.data.rows import DiskRows
 from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
@@ -61,6 +64,10 @@ def batches(data):
     return [data.on_after_batch_transfer(next(every), 0) for _ in range(len(loader))]
 
 
+def episodes_in(folder, names):
+    return [one for name, one in open_dataset(folder).episodes() if name in names]
+
+
 OPTIONS = {"steps": 6, "lanes": 2}
 
 
@@ -82,6 +89,21 @@ def test_a_row_holds_what_the_episode_held(mixed):
             np.testing.assert_array_equal(action[:, 2:].argmax(1), one.actions[:, 1])
             assert split.terminated(rows).tolist() == [False] * (len(one) - 1) + [one.terminated, False]
             assert not split.action(rows[-1:]).any() and split.reward(rows)[-1] == 0
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_rows_on_disk_are_those_in_memory(tmp_path, monkeypatch, limited):
+    """Through the memory map, and by position where the address space is limited."""
+    limit = 1 << 40 if limited else resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
+    table = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    table.tofile(tmp_path / "rows")
+    rows = DiskRows(tmp_path / "rows", 3, np.float32)
+    assert (rows._map is None) == limited
+    for numbers in ([[3, 4, 5], [49, 0, 1]], [[7, 7, 8]], np.arange(50)[None], np.zeros((0, 2))):
+        numbers = np.asarray(numbers, dtype=np.int64)
+        np.testing.assert_array_equal(rows.take(numbers), table[numbers])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows)).take(numbers), table[numbers])
 
 
 @pytest.mark.parametrize("how", [{"memory_gb": 0}, {"decode": True}, {"decode": True, "num_workers": 2}], ids=str)
@@ -119,6 +141,12 @@ def test_a_cache_that_cannot_be_written_is_named(mixed, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cache .*file/mixed/\w+ cannot be written .*--data.cache_dir"):
         _ = EpisodeDataModule(mixed, memory_gb=0, cache_dir=tmp_path / "file").splits
+
+
+def test_caches_of_other_keys_stay(mixed):
+    for keys in (["speed"], ["camera"], ["speed"]):
+        _ = EpisodeDataModule(mixed, memory_gb=0, observations=keys).splits
+    assert len(list((mixed / ".worldmodel-cache" / "mixed").glob("*/"))) == 2
 
 
 def test_what_lies_beside_the_cache_stays(mixed, tmp_path):
@@ -162,13 +190,19 @@ def test_some_keys_of_a_dict_observation(mixed):
         _ = EpisodeDataModule(mixed, observations=["wirst"]).layout
 
 
-def test_statistics_of_every_kind_of_entry(mixed):
+@pytest.mark.parametrize("block", [None, 20])
+def test_statistics_of_every_kind_of_entry(mixed, monkeypatch, block):
+    if block:  # rows are read in several blocks
+        monkeypatch.setattr(statistics, "BLOCK", block)
     data = EpisodeDataModule(mixed, **OPTIONS)
     mean, std = (part.numpy() for part in data.statistics["obs"])
     obs = all_obs(data.splits["train"])
     assert (mean[:3] == 0).all() and (std[:3] == 1).all(), "one-hot entries keep their units"
     np.testing.assert_allclose(mean[3:], obs[:, 3:].mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(std[3:5], obs[:, 3:5].std(0), rtol=1e-4)
+    rewards = np.concatenate([one.rewards for one in episodes_in(mixed, data.splits["train"].names)])
+    assert data.statistics["reward"][0].item() == pytest.approx(rewards.mean(), abs=1e-6)
+    assert data.statistics["reward"][1].item() == pytest.approx(rewards.std(), rel=1e-4)
     for some in (slice(5, 581), slice(581, None)):
         np.testing.assert_allclose(std[some], np.sqrt(obs[:, some].var(0).mean()), rtol=1e-4)
 

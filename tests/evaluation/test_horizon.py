@@ -9,6 +9,7 @@ from memory import all_obs, episodes_of
 from toy_env import next_observation
 
 from worldmodel.data.episodes import Episodes, Layout
+from worldmodel.evaluation import rollouts
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import difference
 from worldmodel.evaluation.horizon import horizon_curves
@@ -187,3 +188,17 @@ def test_an_image_counts_as_the_whole_vector_and_what_never_varies_not_at_all():
 def test_differences_are_grey_bright_and_dark():
     truth, prediction = np.array([[0, 255, 10]], np.uint8), np.array([[255, 0, 10]], np.uint8)
     assert difference(truth, prediction).tolist() == [[255, 0, 127]]
+
+
+def test_large_observations_are_rolled_out_in_groups(monkeypatch):
+    """Some rollouts and some episodes at a time: the same numbers."""
+    episodes = toy_episodes(80, 33, 120, 57)
+    whole = horizon_curves(CopyLast(), episodes, steps=10, multiples=(1, 2, 5), num_examples=4)
+    monkeypatch.setattr(rollouts, "BLOCK", 40)
+    parts = horizon_curves(CopyLast(), episodes, steps=10, multiples=(1, 2, 5), num_examples=4)
+    for name in ("nmse", "copy_last", "mean", "hidden_norm", "rollouts"):
+        np.testing.assert_allclose(getattr(whole, name), getattr(parts, name), err_msg=name)
+    for one, other in zip(whole.examples, parts.examples, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.truth, other.truth)
+        np.testing.assert_array_equal(one.prediction, other.prediction)

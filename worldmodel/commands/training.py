@@ -198,6 +198,8 @@ def main(argv: list[str]) -> None:
         "LeafSpec",
         "all_gather is deprecated",
         "LightningCLI's args parameter",
+        "is smaller than the logging interval",
+        "callbacks used to create the checkpoint",
     )
     for message in (f".*{words}.*" for words in meant):
         warnings.filterwarnings("ignore", message)

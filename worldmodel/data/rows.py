@@ -29,8 +29,6 @@ class Rows(Protocol):
 
 def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where runs of consecutive numbers begin and end in a flat array (N,): (R,), (R,)."""
-    if not len(rows):
-        return rows, rows
     ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))
     return np.append(0, ends[:-1]), ends
 
@@ -71,6 +69,8 @@ class DiskRows:
         assert self._file is not None, "opened by take"
         flat = indices.ravel()
         out = np.empty((len(flat), self.shape[1]), self.dtype)
+        if not len(flat):
+            return out.reshape(*indices.shape, self.shape[1])
         target, size = out.data.cast("B"), self.row_bytes
         for begin, end in zip(*(edge.tolist() for edge in runs(flat)), strict=True):
             done, total = 0, (end - begin) * size

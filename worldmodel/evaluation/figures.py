@@ -88,7 +88,7 @@ def _error(axes: Axes, curves: HorizonCurves, steps: int) -> None:
     axes.set_ylim(min(finite.min() if len(finite) else 1e-2, 0.5) / 2, 8)
     passes = "" if curves.crossing is None else f"passes {curves.threshold:g} at step {curves.crossing}; "
     axes.set_title(f"open-loop error ({passes}dashed: the trained horizon, {steps} steps)", fontsize=10)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="best")
     axes.grid(alpha=0.25, which="both")
 
 
