@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command is chosen."""
 
+import os
 import sys
 
 from worldmodel.commands.parser import fail
@@ -51,6 +52,8 @@ def _run(command: str, argv: list[str]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("worldmodel: interrupted\n")
         raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone (`| head`); Python would complain once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

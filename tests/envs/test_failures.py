@@ -181,3 +181,12 @@ def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
     assert "d cannot be written: File too large" in line
     kept = len(list(open_dataset(tmp_path / "d").episodes())) if (tmp_path / "d").exists() else 0
     assert f"the {kept} episodes" in line if kept else "holds no dataset" in line
+
+
+def test_a_recording_goes_on_when_nobody_reads_its_output(tmp_path):
+    program = "import worldmodel.commands.collect as c; c.EVERY = 0; from worldmodel.cli import main; main()"
+    collect = f'{sys.executable} -c "{program}" collect CartPole-v1 --out d --steps 2000'
+    command = ["bash", "-c", f"{collect} | head -1"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert process.stderr == "" and process.stdout.startswith("collecting CartPole-v1")
+    assert sum(len(episode) for _, episode in open_dataset(tmp_path / "d").episodes()) == 2000

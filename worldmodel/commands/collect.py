@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -75,11 +76,14 @@ def _lines(options: CollectOptions) -> Iterator[Callbacks]:
         if now - told >= EVERY:
             told = now
             rate = done / (now - began)
-            print(
+            line = (
                 f"collecting {options['env_id']}: {done} of {options['steps']} steps, {safe} episodes on disk,"
-                f" {rate:.0f} steps/s, {(options['steps'] - done) / rate:.0f} s left",
-                flush=True,
+                f" {rate:.0f} steps/s, {(options['steps'] - done) / rate:.0f} s left"
             )
+            try:
+                print(line, flush=True)
+            except BrokenPipeError:  # nobody reads any more (`| head`): a recording does not end for that
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     def on_acknowledged(episodes: int) -> None:
         nonlocal safe
