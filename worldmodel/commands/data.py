@@ -142,7 +142,9 @@ def _number(count: int, what: str) -> str:
 
 def _convert(arguments: argparse.Namespace) -> None:
     source, out = _open(arguments), arguments.out
-    writer = EpisodeWriter(out, _provenance(source, arguments), append=arguments.append)
+    about = _provenance(source, arguments)
+    writer = EpisodeWriter(out, about, append=arguments.append)
+    writer.manifest["converted"] = about["converted"]
     columns = (TextColumn("converting {task.description}"), BarColumn(), TextColumn("{task.completed} episodes"))
     try:
         with Progress(*columns, TimeElapsedColumn(), transient=True, disable=not sys.stdout.isatty()) as progress:

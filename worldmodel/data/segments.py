@@ -35,7 +35,6 @@ class Segments(Dataset[Batch]):
         self.world_size = world_size
         mine = schedule.lanes // world_size
         self.lanes = slice(rank * mine, (rank + 1) * mine)
-        self.starts = episodes.starts
         self._blocks: dict[int, _Block] = {}
 
     def __len__(self) -> int:
@@ -79,7 +78,7 @@ class Segments(Dataset[Batch]):
             per_batch = frames.valid.reshape(self.schedule.lanes, -1, self.schedule.steps).sum(axis=(0, 2))
             counts = torch.from_numpy(per_batch / self.world_size).float().unbind()
             whole = (per_batch == self.schedule.lanes * self.schedule.steps).tolist()
-            rows = self.starts[mine.episode] + mine.step
+            rows = self.episodes.starts[mine.episode] + mine.step
             self._blocks = {first: _Block(mine, rows, list(counts), whole)}  # the one before is behind us
         return self._blocks[first], m
 

@@ -8,7 +8,7 @@ from worldmodel.data.damage import describe_damage
 from worldmodel.data.durable import sha256
 from worldmodel.data.episode import ALIGNMENT, Episode, Source
 from worldmodel.data.manifest import read_manifest
-from worldmodel.data.shards import Piece, chained, join, read_shard
+from worldmodel.data.shards import chained, join, read_shard
 from worldmodel.errors import UserError, choose
 
 
@@ -30,7 +30,7 @@ def open_dataset(folder: Path, observations: Collection[str] | None = None) -> S
         parts: list[Episode] = []
         for entry in manifest["files"]:
             number = 0
-            for piece in read_listed(folder, entry, observations):
+            for piece in read_shard(checked_path(folder, entry), observations):
                 parts.append(piece.episode)
                 if not piece.continues:
                     yield f"{entry['name']}, episode {number}", join(parts)
@@ -44,8 +44,8 @@ def open_dataset(folder: Path, observations: Collection[str] | None = None) -> S
     return Source(folder, "worldmodel", space, manifest["action_space"], ALIGNMENT, fingerprint, episodes, about)
 
 
-def read_listed(folder: Path, entry: dict[str, Any], keys: Collection[str] | None = None) -> Iterator[Piece]:
-    """The pieces of a file that the manifest lists, if it is the file that was written."""
+def checked_path(folder: Path, entry: dict[str, Any]) -> Path:
+    """Where a file that the manifest lists lies, if it is the file that was written; a UserError if it is not."""
     path, count = folder / entry["name"], max(1, entry["episodes"])  # of a very long one there may be a piece only
     if not path.is_file():
         if entry not in read_manifest(folder)["files"]:
@@ -56,4 +56,4 @@ def read_listed(folder: Path, entry: dict[str, Any], keys: Collection[str] | Non
             f"{path} was changed or damaged (its sha256 is not the manifest's): {describe_damage(path, count)};"
             " restore it from a copy, or record the data anew"
         )
-    return read_shard(path, keys)
+    return path

@@ -22,9 +22,9 @@ from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import FILE_NAME, MANIFEST, read_manifest, write_manifest
-from worldmodel.data.shards import Piece, num_bytes, pieces, shard_sizes, write_shard
+from worldmodel.data.shards import Piece, num_bytes, pieces, read_shard, shard_sizes, write_shard
 from worldmodel.data.spaces import Json, in_words, outside
-from worldmodel.data.store import read_listed
+from worldmodel.data.store import checked_path
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class EpisodeWriter:
                     f"{self.folder} holds episodes of another {space.replace('_', ' ')} ({in_words(there[space])},"
                     f" not {in_words(manifest[space])}): choose another folder"
                 )
-        return there | {key: manifest[key] for key in ("converted",) if key in manifest} | {"complete": False}
+        return there | {"complete": False}
 
     def add(self, episode: Episode) -> None:
         """Take an episode; it is acknowledged by the next `flush`, at most about `flush_seconds` from now.
@@ -209,10 +209,9 @@ def _replace(
 ) -> dict[str, Any]:
     """The manifest with `old` files merged into shards behind those that are kept; then removes the old ones."""
     files = list(keep)
-    for entry in old:  # whole, before HDF5 opens any
-        next(iter(read_listed(folder, entry)), None)
-    stream = chain.from_iterable(read_listed(folder, entry) for entry in old)
-    sizes = chain.from_iterable(shard_sizes(folder / entry["name"]) for entry in old)
+    paths = [checked_path(folder, entry) for entry in old]  # all are whole, before HDF5 opens any
+    stream = chain.from_iterable(map(read_shard, paths))
+    sizes = chain.from_iterable(map(shard_sizes, paths))
     try:
         for lengths in _grouped(sizes, limit):
             path = _next_path(folder, "episodes", files + old)
