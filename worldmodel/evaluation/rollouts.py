@@ -27,10 +27,13 @@ class Rollout(Protocol):
 
 
 class Model(Protocol):
-    """What is asked of a model: two functions in the units of the data, as WorldModel has them."""
+    """What is asked of a model: functions in the units of the data, as WorldModel has them."""
 
     @property
     def device(self) -> torch.device: ...
+    def closed_loop(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None, /
+    ) -> tuple[Tensor, Tensor, Tensor]: ...  # predicted next observations (B, T, O), states (B, T, D), carry (B, D)
     def observe(
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None, /
     ) -> tuple[Tensor, Tensor, Tensor]: ...  # latents (B, T, Z), states (B, T, D), carry (B, D)
@@ -138,7 +141,7 @@ def _roll_group(
     for begin in range(0, int(lengths.max()), steps):
         ahead = np.arange(begin, min(begin + steps, lengths.max()))
         rows = first_row[:, None] + np.minimum(ahead, lengths[:, None] - 1)
-        rollout = model.open_loop(z, h, _to(episodes.action(rows), model))
+        rollout = model.open_loop(z, h, to_model(episodes.action(rows), model))
         z, h = rollout.z[:, -1], rollout.h[:, -1]
         pred, truth = rollout.obs.float().cpu().numpy(), episodes.obs(rows + 1)
         here = (some, slice(begin, begin + len(ahead)))
@@ -178,8 +181,8 @@ def _states_of(
     for begin in range(0, int(starts.max()) + 1, steps):
         position = np.arange(begin, begin + steps)
         rows = first_rows[:, None] + np.minimum(position, frames[:, None] - 1)
-        obs, action = _to(episodes.obs(rows), model), _to(episodes.action(rows), model)
-        is_first = _to(np.broadcast_to(position == 0, rows.shape), model)
+        obs, action = to_model(episodes.obs(rows), model), to_model(episodes.action(rows), model)
+        is_first = to_model(np.broadcast_to(position == 0, rows.shape), model)
         before = carry
         latents, h, carry = model.observe(obs, action, is_first, carry)
         before = torch.zeros_like(carry) if before is None else before
@@ -193,5 +196,6 @@ def _states_of(
     return z, h_at
 
 
-def _to(values: np.ndarray, model: Model) -> Tensor:
-    return torch.from_numpy(np.array(values)).to(model.device)  # a copy: a broadcast array is not writable
+def to_model(values: np.ndarray, model: Model) -> Tensor:
+    """A copy on the model's device."""
+    return torch.from_numpy(np.array(values)).to(model.device)  # a broadcast array is not writable

@@ -1,0 +1,116 @@
+"""A noisy linear system with a hidden state and actions: nobody can predict it better than its Kalman filter.
+
+    x' = A x + B a + w,   w ~ N(0, Q)
+    y  = C x + v,         v ~ N(0, R)
+
+A is damped oscillators, one a pair of states, in mixed coordinates, so that no entry of y tells one of them alone.
+Actions lie in [-1, 1]. An episode starts from the stationary distribution under uniform actions, so that its beginning
+looks like its middle, and the filter's prior is exact.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from scipy.linalg import solve_discrete_lyapunov
+from scipy.stats import ortho_group
+
+
+@dataclass(frozen=True)
+class LinearSystem:
+    """The matrices, float64. N states, O observed entries, A actions."""
+
+    A: np.ndarray  # (N, N)
+    B: np.ndarray  # (N, A)
+    C: np.ndarray  # (O, N)
+    Q: np.ndarray  # (N, N) covariance of w
+    R: np.ndarray  # (O, O) covariance of v
+    start: np.ndarray  # (N, N) covariance of the first state, its mean is zero
+
+
+def linear_system(
+    order: int = 4,
+    damping: float = 0.05,
+    obs_dim: int = 1,
+    action_dim: int = 1,
+    process_noise: float = 0.3,
+    observation_noise: float = 0.3,
+    system_seed: int = 0,
+) -> LinearSystem:
+    """A system, a function of its options.
+
+    Args:
+        order: N, even: twice the number of oscillators.
+        damping: of each step: an oscillation shrinks by 1 - damping.
+        obs_dim: O.
+        action_dim: A.
+        process_noise: what w causes in the outputs, in standard deviations of what uniform actions cause there.
+        observation_noise: v, in the same unit, for each output.
+        system_seed: which frequencies, phases and gains.
+
+    Raises:
+        ValueError: if an option does not do.
+    """
+    if order < 2 or order % 2:
+        raise ValueError(f"order is {order}: it must be even and at least 2")
+    if not 0 < damping <= 1:
+        raise ValueError(f"damping is {damping}: it must be above 0 and at most 1, for the system to be stable")
+    if min(obs_dim, action_dim) < 1 or process_noise <= 0 or observation_noise <= 0:
+        raise ValueError("obs_dim and action_dim must be at least 1, process_noise and observation_noise above 0")
+    rng = np.random.default_rng(system_seed)
+    pairs = order // 2
+    A = np.zeros((order, order))
+    frequencies = np.geomspace(0.15, 1.2, pairs) * rng.uniform(0.8, 1.25, pairs)  # radians a step
+    for i, w in enumerate(frequencies):
+        turn = np.array([[np.cos(w), -np.sin(w)], [np.sin(w), np.cos(w)]])
+        A[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = (1 - damping) * turn
+    mix = ortho_group.rvs(order, random_state=rng)
+    A = mix @ A @ mix.T
+    B, C = rng.normal(size=(order, action_dim)), rng.normal(size=(obs_dim, order))
+    C /= np.linalg.norm(C, axis=1, keepdims=True)
+    driven = C @ solve_discrete_lyapunov(A, B @ B.T / 3) @ C.T  # a uniform action on [-1, 1] has variance 1/3
+    B /= np.sqrt(np.trace(driven) / obs_dim)  # outputs of variance 1 from the actions
+    Q = np.eye(order)
+    Q *= process_noise**2 * obs_dim / np.trace(C @ solve_discrete_lyapunov(A, Q) @ C.T)
+    R = observation_noise**2 * np.eye(obs_dim)
+    stationary = solve_discrete_lyapunov(A, B @ B.T / 3 + Q)
+    return LinearSystem(A, B, C, Q, R, stationary)
+
+
+class LinearGaussian(gym.Env[np.ndarray, np.ndarray]):
+    """The system as an environment. The reward is -|C x|^2: keep the output at zero. Episodes end by a time limit only.
+
+    Args:
+        options: of `linear_system`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, **options: Any) -> None:
+        self.system = linear_system(**options)
+        outputs, actions = len(self.system.C), self.system.B.shape[1]
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (outputs,), np.float32)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        self._roots = {name: np.linalg.cholesky(getattr(self.system, name)) for name in ("Q", "R", "start")}
+        self._x = np.zeros(len(self.system.A))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._x = self._noise("start")
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        system = self.system
+        self._x = system.A @ self._x + system.B @ np.asarray(action, np.float64) + self._noise("Q")
+        output = system.C @ self._x
+        return self._observe(), -float(output @ output), False, False, {}
+
+    def _observe(self) -> np.ndarray:
+        return (self.system.C @ self._x + self._noise("R")).astype(np.float32)
+
+    def _noise(self, name: str) -> np.ndarray:
+        root = self._roots[name]
+        return root @ self.np_random.standard_normal(len(root))
