@@ -8,6 +8,8 @@ Actions lie in [-1, 1]. An episode starts from the stationary distribution under
 looks like its middle, and the filter's prior is exact.
 """
 
+import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ import gymnasium as gym
 import numpy as np
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.stats import ortho_group
+
+from worldmodel.errors import UserError, choose
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,16 @@ def linear_system(
         system_seed: which frequencies, phases and gains.
 
     Raises:
-        ValueError: if an option does not do.
+        UserError: if an option does not do.
     """
-    if order < 2 or order % 2:
-        raise ValueError(f"order is {order}: it must be even and at least 2")
-    if not 0 < damping <= 1:
-        raise ValueError(f"damping is {damping}: it must be above 0 and at most 1, for the system to be stable")
-    if min(obs_dim, action_dim) < 1 or process_noise <= 0 or observation_noise <= 0:
-        raise ValueError("obs_dim and action_dim must be at least 1, process_noise and observation_noise above 0")
+    _check("order", order, isinstance(order, int) and order >= 2 and order % 2 == 0, "even and at least 2")
+    for name, dim in (("obs_dim", obs_dim), ("action_dim", action_dim)):
+        _check(name, dim, isinstance(dim, int) and dim >= 1, "a whole number, at least 1")
+    stable = isinstance(damping, int | float) and 0 < damping <= 1
+    _check("damping", damping, stable, "above 0 and at most 1, for the system to be stable")
+    for name, noise in (("process_noise", process_noise), ("observation_noise", observation_noise)):
+        _check(name, noise, isinstance(noise, int | float) and 0 < noise < math.inf, "a number above 0")
+    _check("system_seed", system_seed, isinstance(system_seed, int) and system_seed >= 0, "a whole number, at least 0")
     rng = np.random.default_rng(system_seed)
     pairs = order // 2
     A = np.zeros((order, order))
@@ -78,16 +84,27 @@ def linear_system(
     return LinearSystem(A, B, C, Q, R, stationary)
 
 
+def _check(name: str, value: Any, does: bool, what: str) -> None:
+    if not does:
+        raise UserError(f"a linear system's {name} is {value!r}: it must be {what}")
+
+
 class LinearGaussian(gym.Env[np.ndarray, np.ndarray]):
     """The system as an environment. The reward is -|C x|^2: keep the output at zero. Episodes end by a time limit only.
 
     Args:
         options: of `linear_system`.
+
+    Raises:
+        UserError: if there is no such option, or it does not do.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self.render_mode = render_mode  # of which there is none: Gymnasium says so
+        for name in options:
+            choose("linear system's option", name, inspect.signature(linear_system).parameters)
         self.system = linear_system(**options)
         outputs, actions = len(self.system.C), self.system.B.shape[1]
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (outputs,), np.float32)
