@@ -12,6 +12,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test episodes",
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
+    "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
     "data": "look at a dataset, check it, convert another format: worldmodel data info|check|convert|compact PATH",
 }
 TRAINING = ("fit", "validate", "test", "predict")
@@ -39,6 +40,10 @@ def _run(command: str, argv: list[str]) -> None:
             from worldmodel.commands.training import main as training
 
             training(argv)
+        elif command == "compare":
+            from worldmodel.commands.compare import main as compare
+
+            compare(argv[1:])
         elif command == "data":
             from worldmodel.commands.data import main as data
 

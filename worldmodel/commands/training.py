@@ -3,7 +3,8 @@
 import logging
 import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class SaveConfig(SaveConfigCallback):
 class TrainingCLI(LightningCLI):
     """The four subcommands that need a Trainer. Each run gets a folder, loggers and the callbacks of this package."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], parser_class: type[TrainingParser] = TrainingParser) -> None:
         super().__init__(
             WorldModel,
             EpisodeDataModule,
@@ -74,7 +75,7 @@ class TrainingCLI(LightningCLI):
                 "use_distributed_sampler": False,  # the lane schedule divides lanes among the ranks itself
                 "num_sanity_val_steps": 0,
             },
-            parser_class=TrainingParser,
+            parser_class=parser_class,
             parser_kwargs={"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."},
             auto_configure_optimizers=False,
             args=argv,
@@ -140,19 +141,21 @@ class TrainingCLI(LightningCLI):
         names = {"name": self.folder.name, "group": config["experiment"], "job_type": job}
         loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), **names)
         try:
-            return super().instantiate_trainer(
+            return self.checked_trainer(
                 logger=loggers + _as_list(None if isinstance(given, bool) else given),
                 callbacks=callbacks + _as_list(config["trainer"]["callbacks"]),
-                use_distributed_sampler=False,
                 **kwargs,
             )
-        except (
-            ValueError,
-            ImportError,
-            MisconfigurationException,
-        ) as error:
+        except UserError:
             with suppress(OSError):
                 self.folder.rmdir()  # nothing is in it yet
+            raise
+
+    def checked_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer of the configuration and these options; what it refuses is the user's mistake."""
+        try:
+            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        except (ValueError, ImportError, MisconfigurationException) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
 
     def _make_folder(self) -> Path:
@@ -187,6 +190,13 @@ class TrainingCLI(LightningCLI):
 
 def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
+    with training_errors(argv):
+        TrainingCLI(argv)
+
+
+@contextmanager
+def training_errors(argv: list[str]) -> Iterator[None]:
+    """Around a TrainingCLI of these arguments: Lightning's usual remarks are silent, its errors are this program's."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # what Lightning warns of here is meant so: in-process loading is fastest for vectors; the folder holds config.yaml
@@ -205,7 +215,7 @@ def main(argv: list[str]) -> None:
         warnings.filterwarnings("ignore", message)
     _check_yaml(argv)
     try:
-        TrainingCLI(argv)
+        yield
     except SystemExit as stop:  # Lightning ends an interrupted run with status 1
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise SystemExit(130) from None

@@ -1,0 +1,312 @@
+"""`worldmodel compare` as its users meet it: real fits, interrupted ones that go on, mistakes that are one line."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from worldmodel.cli import main
+from worldmodel.comparison.plan import load
+from worldmodel.comparison.results import read_json
+
+TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
+TWO = ["--rules", "gated_norm,lstm", "--seeds", "0"]
+
+
+@pytest.fixture(scope="session")
+def conf(pendulum_data, tmp_path_factory) -> Path:
+    values = {
+        "wandb": "disabled",
+        "threads": 1,
+        "data": {"path": str(pendulum_data), "steps": 8, "lanes": 3},
+        "model": {"latent_dim": 6, "hidden_dim": 24, "width": 12},
+        "trainer": {"accelerator": "cpu", "max_epochs": -1, "max_steps": 12, "log_every_n_steps": 4},
+        "rollout": {"multiples": [1, 2], "starts": 2},
+    }
+    path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def begin(conf: Path, cwd: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "worldmodel.cli", "compare", "--config", str(conf), "--out", "out", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipes)
+
+
+def compare(conf: Path, cwd: Path, *options: str) -> str:
+    """To its end."""
+    process = begin(conf, cwd, *options)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="session")
+def whole(conf, tmp_path_factory) -> tuple[Path, str]:
+    """A comparison that nobody disturbed, and what it printed."""
+    cwd = tmp_path_factory.mktemp("whole")
+    return cwd, compare(conf, cwd, *TWO)
+
+
+def results(out: Path) -> dict[tuple[str, int], dict]:
+    """What all runs came to, without times and places."""
+    found = {}
+    for path in sorted(out.glob("runs/*/*/result.json")):
+        values = {key: value for key, value in read_json(path).items() if key not in TIMES}
+        found[values["variant"], values["seed"]] = values | {"curves": path.with_name("curves.csv").read_text()}
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started."""
+    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+
+
+def wait_until(condition, seconds: float = 120.0):
+    """What the condition gives, once it is true."""
+    until = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return value
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor only waiting to be counted."""
+    path = Path(f"/proc/{pid}/stat")
+    try:
+        return path.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
+    cwd, output = whole
+    out = cwd / "out"
+    for name in ("config.yaml", "references.json", "results.csv", "verdict.json", "report.html"):
+        assert (out / name).is_file(), name
+    for variant in ("gated_norm-carry", "lstm-carry"):
+        for name in (
+            "result.json",
+            "curves.csv",
+            "examples.npz",
+            "config.yaml",
+            "metrics.csv",
+            "checkpoints/last.ckpt",
+        ):
+            assert (out / "runs" / variant / "s0" / name).is_file(), name
+    assert "training: 12 steps" in (out / "runs" / "lstm-carry" / "s0.log").read_text()
+    comparison = load(out)
+    assert comparison.variants == ["gated_norm, carry", "lstm, carry"] and not comparison.failures
+    assert [run.train_steps for run in comparison.results] == [12, 12]
+    for run in comparison.results:
+        assert 0 < run.train_steps / run.steps_per_second < run.seconds and 50 < run.peak_memory_mb < 5000
+    assert all(set(run.losses) == {"train/loss", "val/loss"} for run in comparison.results)
+    assert all(set(run.errors["closed"]) == set(run.errors["open"]) == {8, 16} for run in comparison.results)
+    plan = comparison.plan
+    assert plan["horizons"] == [8, 16] and plan["steps"] == 8 and plan["axes"]["start"] == ["carry"]
+    assert plan["data"]["env_id"] == "Pendulum-v1" and plan["data"]["splits"]["train"]["steps"] > 500
+    for row, run in zip(plan["sizes"], comparison.results, strict=True):
+        assert abs(row["difference_percent"]) <= 2
+        assert (run.hidden_dim, run.parameters, run.flops) == (row["hidden_dim"], row["parameters"], row["flops"])
+        assert f"{row['parameters']:,}" in output
+    assert (
+        output.index("difference") < output.index("started: ") < output.index("done: ") < output.index("report: out/")
+    )
+
+
+@pytest.mark.slow
+def test_the_command_of_a_run_trains_the_same_by_hand(whole, worldmodel, tmp_path):
+    cwd, _ = whole
+    run = load(cwd / "out").results[1]
+    argv = [*run.command[1:], "--run_dir", "by-hand"]
+    argv[argv.index("out/config.yaml")] = str(cwd / "out" / "config.yaml")
+    process = worldmodel(*argv)
+    assert process.returncode == 0, process.stderr
+    logged = {}
+    for row in csv.DictReader((tmp_path / "by-hand" / "metrics.csv").open()):
+        logged |= {name: float(value) for name, value in row.items() if value}
+    assert {name: logged[name] for name in run.losses} == pytest.approx(run.losses, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_values_and_seeds_are_added_without_repeating_what_is_finished(whole, conf, tmp_path, capsys, monkeypatch):
+    shutil.copytree(whole[0] / "out", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat() for path in tmp_path.glob("elsewhere/runs/*/*/result.json")}
+    arguments = ["compare", "--config", str(conf), "--out", "elsewhere", "--seeds", "0"]
+    main([*arguments, "--rules", "direct,lstm,gated_norm", "--jobs", "1"])
+    printed = capsys.readouterr().out
+    assert "2 of 3 runs are finished already" in printed and "done: direct, carry, seed 0 (3 of 3)" in printed
+    assert {path: path.stat().st_ino for path in before} == {path: status.st_ino for path, status in before.items()}
+    assert load(Path("elsewhere")).variants == ["direct, carry", "lstm, carry", "gated_norm, carry"]
+    report = Path("elsewhere/report.html")
+    report.unlink()
+    main(["compare", "--out", "elsewhere", "--report_only"])
+    assert report.is_file()
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(whole, conf, tmp_path):
+    out = tmp_path / "out"
+    process = begin(conf, tmp_path, *TWO, "--jobs", "1")
+    wait_until(lambda: list(out.glob("runs/*/*/result.json")))
+    metrics = out / "runs" / "lstm-carry" / "s0" / "metrics.csv"
+    wait_until(metrics.is_file)  # the second run trains
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not any(map(alive, workers)), 20)
+    ((first, result),) = results(out).items()
+    inode = (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino
+    output = compare(conf, tmp_path, *TWO)
+    assert "1 of 2 runs are finished already" in output and f"started: {first[0]}" not in output
+    assert (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino == inode
+    assert results(out) == results(whole[0] / "out") and results(out)[first] == result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp_path, number, status):
+    process = begin(conf, tmp_path, *TWO, "--jobs", "2")
+    wait_until(lambda: len(list((tmp_path / "out").glob("runs/*/*/config.yaml"))) == 2)
+    workers = children(process.pid)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    assert output.strip().endswith("runs are finished and kept in out; the same command goes on from there"), output
+    assert "Traceback" not in output and len(workers) == 2 and not any(map(alive, workers))
+
+
+# --- failing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(conf, tmp_path):
+    """A learning rate of 1e30 gives NaN; torch's anomaly detection takes that for an error."""
+    options = ["--rules", "residual", "--seeds", "0", "--vary", "trainer.detect_anomaly=true,false"]
+    process = begin(
+        conf, tmp_path, *options, "--model.learning_rate", "1e30", "--model.warmup_steps", "0", "--jobs", "1"
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    comparison = load(tmp_path / "out")
+    (failure,) = comparison.failures
+    assert failure.variant == "residual, carry, trainer.detect_anomaly true" and "nan" in failure.reason.lower()
+    assert "Error" in failure.reason and f"FAILED: {failure.variant}, seed 0: {failure.reason}" in output
+    (result,) = comparison.results
+    assert result.variant == "residual, carry, trainer.detect_anomaly false" and result.diverged
+    assert "report: out/report.html" in output
+
+
+# --- elsewhere --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same(whole, conf, tmp_path):
+    pytest.importorskip("ray")
+    compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "2")
+    assert results(tmp_path / "out") == results(whole[0] / "out")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mistake(conf, tmp_path, monkeypatch, capfd):
+    """The one line that `compare` ends with, before it has made anything."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        before = set(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as stop:
+            main(["compare", *[str(conf) if word == "CONF" else word for word in arguments]])
+        assert stop.value.code == 2
+        assert set(tmp_path.rglob("*")) == before
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("worldmodel: error: "), lines
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --out"),
+        (["--out", "o"], "compare needs a configuration: --config conf/quickstart.yaml"),
+        (["--config", "tini.yaml", "--out", "o"], "no file tini.yaml"),
+        (["--config", "CONF", "--out", "o", "--rules", "gated,lstmm"], "unknown rule 'lstmm': did you mean 'lstm'"),
+        (["--config", "CONF", "--out", "o", "--rules", "gru,gru"], "--rules gru,gru: gru is given twice"),
+        (["--config", "CONF", "--out", "o", "--rules", "gru,"], "a value is missing"),
+        (["--config", "CONF", "--out", "o", "--seeds", "0,one"], "--seeds 0,one: 'one' is no whole number"),
+        (["--config", "CONF", "--out", "o", "--seeds", "-1"], "--seeds"),
+        (["--config", "CONF", "--out", "o", "--start", "cary"], "unknown start 'cary': did you mean 'carry'"),
+        (["--config", "CONF", "--out", "o", "--match", "param"], "--match: invalid choice: 'param'"),
+        (["--config", "CONF", "--out", "o", "--jobs", "0"], "--jobs is 0: it must be at least 1"),
+        (["--config", "CONF", "--out", "o", "--rulse", "gru"], "--rulse: did you mean '--rules'"),
+        (["--config", "CONF", "--out", "o", "--model.layer", "1"], "--model.layer: did you mean '--model.layers'"),
+        (["--config", "CONF", "--out", "o", "--model.layers", "3"], "layers is 3"),
+        (
+            ["--config", "CONF", "--out", "o", "--vary", "model.layer=1,2"],
+            "--model.layer: did you mean '--model.layers'",
+        ),
+        (["--config", "CONF", "--out", "o", "--vary", "model.layers=1,3"], "layers is 3: a cell has 1 or 2 layers"),
+        (["--config", "CONF", "--out", "o", "--vary", "model.layers=1,two"], "model.layers"),
+        (["--config", "CONF", "--out", "o", "--vary", "trainer.strategy=auto,dpp"], "invalid strategy name"),
+        (["--config", "CONF", "--out", "o", "--vary", "model.layers"], "write KEY=A,B"),
+        (["--config", "CONF", "--out", "o", "--vary", "model.rule=gru,lstm"], "--vary model.rule: use --rules"),
+        (["--config", "CONF", "--out", "o", "--vary", "data.steps=8,16"], "data and evaluation are the same for all"),
+        (["--config", "CONF", "--out", "o", "--vary", "model.hidden_dim=8,16"], "use --match hidden"),
+        (
+            ["--config", "CONF", "--out", "o", "--model.hidden_dim", "2", "--model.width", "1"],
+            "cannot be matched within 2%",
+        ),
+        (["--config", "CONF", "--out", "o", "--seed_everything", "3"], "chosen with --seeds"),
+        (["--config", "CONF", "--out", "o", "--run_dir", "r"], "chosen with --out"),
+        (["--config", "CONF", "--out", "o", "--data.path", "nowhere"], "no dataset at nowhere"),
+        (["--config", "CONF", "--out", "full"], "full holds something else than a comparison"),
+        (["--out", "o", "--report_only"], "o holds no comparison"),
+    ],
+    ids=lambda value: " ".join(value[4:] or value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_line_before_anything_is_made(mistake, tmp_path, arguments, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    assert message in mistake(*arguments)
+
+
+@pytest.mark.slow
+def test_another_comparison_in_the_same_folder_is_refused(whole, conf, mistake, tmp_path):
+    shutil.copytree(whole[0] / "out", tmp_path / "out")
+    again = ["--config", "CONF", "--out", "out", *TWO]
+    assert "model.learning_rate is 1.0, was 0.001. Choose another --out" in mistake(
+        *again, "--model.learning_rate", "1"
+    )
+    assert "it has the rule gated_norm, which is left out now" in mistake(*again, "--rules", "lstm")
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert "another `worldmodel compare` is at work in out" in mistake(*again)
+        assert "another `worldmodel compare` is at work in out" in mistake("--out", "out", "--report_only")
+
+
+@pytest.mark.slow
+def test_help_names_its_options(worldmodel):
+    process = worldmodel("compare", "--help")
+    assert process.returncode == 0 and "--vary KEY=A,B" in process.stdout and "worldmodel fit" in process.stdout

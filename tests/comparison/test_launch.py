@@ -1,0 +1,56 @@
+"""Runs as processes: what they take, how they fail, and that failing ones do not stop the others."""
+
+import signal
+
+import pytest
+
+from worldmodel.comparison.launch import Resources, devices_of, failure_reason, launch
+from worldmodel.comparison.plan import FAILURES, Variant, plan_runs
+from worldmodel.comparison.results import read_json
+
+TRACEBACK = """Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.
+[W1121 ProcessGroup.cpp:1] Warning: destroy_process_group() was not called
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "reason"),
+    [
+        (1, TRACEBACK, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."),
+        (2, "step 1/2\nworldmodel: error: no dataset at nowhere\n", "no dataset at nowhere"),
+        (1, "ValueError: the first\n\nRuntimeError: the last\n", "RuntimeError: the last"),
+        (3, "just words\n\n", "just words"),
+        (3, "", "ended with status 3 and without a word"),
+        (-signal.SIGKILL, "step 1/2\n", "killed by SIGKILL: perhaps out of memory"),
+        (-signal.SIGSEGV, "", "killed by SIGSEGV"),
+    ],
+)
+def test_a_failure_has_its_reason_in_one_line(tmp_path, status, log, reason):
+    path = tmp_path / "s0.log"
+    path.write_text(log)
+    assert failure_reason(status, path) == reason
+
+
+def test_every_place_has_gpus_of_its_own(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [devices_of(place, 2) for place in range(3)] == ["0,1", "2,3", "4,5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab,5")
+    assert [devices_of(place, 1) for place in range(3)] == ["3", "GPU-ab", "5"]
+    assert devices_of(0, 0) == ""
+
+
+@pytest.mark.slow
+def test_runs_that_fail_are_reported_each(tmp_path, capsys):
+    """There is no plan in the folder: the worker of each run finds nothing to do."""
+    chosen = [Variant({"rule": rule, "start": "zero"}) for rule in ("gated", "direct")]
+    runs = plan_runs(tmp_path, chosen, [8, 8], [0], "x")
+    failures = launch(tmp_path, runs, "local", 2, Resources(threads=1, cores=1, gpus=0))
+    assert {failure.variant for failure in failures} == {"gated, zero", "direct, zero"}
+    for failure in failures:
+        assert failure.reason.startswith("FileNotFoundError") and "comparison.json" in failure.reason
+        assert (tmp_path / failure.log).read_text().startswith("Traceback")
+        assert failure.log == f"runs/{failure.axes['rule']}-zero/s0.log"
+    assert len(read_json(tmp_path / FAILURES)) == 2
+    assert capsys.readouterr().out.count("FAILED: ") == 2

@@ -1,0 +1,125 @@
+"""`worldmodel compare`: every rule, start and seed on the same data and budget, then a verdict and a report."""
+
+import gc
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from worldmodel.commands.compare_options import ConfigCLI, check_options, parser
+from worldmodel.commands.compare_plan import Prepared, prepare, print_sizes
+from worldmodel.commands.training import training_errors
+from worldmodel.comparison.launch import launch
+from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, load, read_plan
+from worldmodel.comparison.results import write_json, write_references
+from worldmodel.data.durable import whole_file
+from worldmodel.errors import UserError
+
+SAID = Console(soft_wrap=True, highlight=False)
+TERMINATED = 128 + signal.SIGTERM  # a status; Ray's own handler ends with the bare number
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; the exit status is 1 if a run failed."""
+    options, rest = parser().parse_known_args(argv)
+    out: Path = options.out
+    if options.report_only:
+        load(out)  # a folder without a comparison is told before anything is made in it
+        with _alone(out):
+            conclude(out)
+        return
+    check_options(rest, options.config)
+    read_plan(out)
+    fit = ["fit", *(word for path in options.config for word in ("--config", path)), *rest]
+    with training_errors(fit):
+        prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
+    gc.collect()  # the data that was looked at
+    with _alone(out):
+        _write(out, prepared)
+        print_sizes(prepared.plan)
+        runs = prepared.plan["runs"]
+        with _interruptible(out, runs):
+            failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources)
+            conclude(out)
+    if failures:
+        raise SystemExit(1)
+
+
+def conclude(out: Path) -> None:
+    """Measure the references if that is still to be done, judge, write the report, and print what it says."""
+    from worldmodel.comparison.report import write_report
+    from worldmodel.comparison.tables import print_verdict
+    from worldmodel.comparison.verdict import judge, write_results_csv, write_verdict
+
+    comparison = load(out)
+    if not comparison.results:
+        SAID.print("no run has come to a result: there is nothing to judge")
+        return
+    if not comparison.references:
+        from worldmodel.comparison.measure import references
+
+        fit = ["fit", "--config", str(out / CONFIG)]
+        with training_errors(fit):
+            base = ConfigCLI(fit, out.resolve().name)
+            write_references(out, references(base.datamodule, base.rollout))
+        comparison = load(out)
+    verdict = judge(comparison)
+    write_verdict(verdict, out / "verdict.json")
+    write_results_csv(comparison, out / "results.csv")
+    write_report(comparison, verdict, out / "report.html")
+    print_verdict(verdict, comparison, SAID)
+    SAID.print(f"report: {out / 'report.html'}")
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Nobody else works in this folder; the kernel lets go of the lock when a process dies."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made: {error.strerror}; choose another --out") from error
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"another `worldmodel compare` is at work in {out}: wait for it, or stop it") from error
+
+
+def _write(out: Path, prepared: Prepared) -> None:
+    """Plan and configuration; a comparison that goes on keeps the date of its beginning."""
+    check_continues(out, prepared.plan, yaml.safe_load(prepared.config))
+    before = read_plan(out)
+    if before is not None:
+        prepared.plan["created"] = before["created"]
+    write_json(out / PLAN, prepared.plan)
+    with whole_file(out / CONFIG) as temporary:
+        temporary.write_text(prepared.config)
+
+
+@contextmanager
+def _interruptible(out: Path, runs: list[dict[str, Any]]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end with a word on what is kept, status 130 and 143."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code not in (TERMINATED, signal.SIGTERM):
+            raise
+        done = sum(finished(out, run) is not None for run in runs)
+        kept = f"{done} of {len(runs)} runs are finished and kept in {out}"
+        SAID.print(f"interrupted: {kept}; the same command goes on from there")
+        raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,151 @@
+"""One run of a comparison, in a process of its own: trains, measures, and leaves `result.json`.
+
+python -m worldmodel.commands.compare_run OUT SLUG SEED
+"""
+
+import os
+import resource
+import shutil
+import signal
+import stat
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+
+from worldmodel.commands.parser import fail
+from worldmodel.commands.run_folder import is_first_rank
+from worldmodel.commands.training import TrainingCLI, training_errors
+from worldmodel.comparison.matching import size_of
+from worldmodel.comparison.measure import measure
+from worldmodel.comparison.plan import PLAN
+from worldmodel.comparison.results import Result, read_json, run_folder, write_curves, write_examples, write_result
+from worldmodel.errors import UserError
+
+
+class TrainingTime(Timer):
+    """Seconds of training without validation, and the step that the last validation saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.validating = 0.0
+        self.validated_step = -1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.end_time("train") is None:  # else it is the one behind the end of training
+            self.validating += self.time_elapsed("validate")
+        self.validated_step = trainer.global_step
+
+    @property
+    def seconds(self) -> float:
+        """Of training."""
+        return self.time_elapsed("train") - self.validating
+
+
+class RunCLI(TrainingCLI):
+    """`fit`, with a watch."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer: Any = super().instantiate_trainer(**kwargs)
+        self.watch = TrainingTime()
+        trainer.callbacks.insert(0, self.watch)  # the first to see the end: evaluation behind it does not count
+        return trainer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training took."""
+
+    train_steps: int
+    steps_per_second: float
+    peak_memory_mb: float
+    losses: dict[str, float]
+
+
+def main(argv: list[str]) -> None:
+    """Train and measure the run that the plan of the comparison names."""
+    began = time.monotonic()
+    _end_with_the_starter()
+    out, slug, seed = Path(argv[0]), argv[1], int(argv[2])
+    run = next(run for run in read_json(out / PLAN)["runs"] if (run["slug"], run["seed"]) == (slug, seed))
+    folder = run_folder(out, slug, seed)
+    if is_first_rank():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    with training_errors(run["argv"][1:]):
+        cli = RunCLI(run["argv"][1:])
+    if not cli.trainer.is_global_zero:
+        return
+    cost = _cost(cli)
+    model = cli.model.to(cli.trainer.strategy.root_device).eval()
+    measured = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
+    write_curves(folder / "curves.csv", measured.curves)
+    write_examples(folder / "examples.npz", measured.examples)
+    size = size_of(model.hparams)
+    result = Result(
+        run["variant"],
+        run["axes"],
+        seed,
+        measured.errors,
+        measured.valid_time,
+        measured.norm_growth,
+        size.parameters,
+        size.recurrence_parameters,
+        size.hidden_dim,
+        size.flops,
+        cost.train_steps,
+        cost.steps_per_second,
+        time.monotonic() - began,
+        cost.peak_memory_mb,
+        cost.losses,
+        run["argv"],
+    )
+    write_result(folder, result)
+
+
+def _cost(cli: RunCLI) -> Cost:
+    steps, seconds = cli.trainer.global_step, cli.watch.seconds
+    known = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    of_last_weights = {"train/loss"} | ({"val/loss"} if cli.watch.validated_step == steps else set())
+    losses = {name: value for name, value in known.items() if name in of_last_weights}
+    return Cost(steps, steps / max(seconds, 1e-9), _peak_memory_mb(cli.trainer.strategy.root_device), losses)
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Of the device if it is a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux's ru_maxrss also counts what the process was before it became Python
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _end_with_the_starter() -> None:
+    """Where stdin is a pipe, its end means that whoever started this run has died: end, with all its processes."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        fail(str(error))
