@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import TOY
 from memory import all_obs, episodes_of
 
 from worldmodel import EpisodeDataModule
@@ -57,6 +58,18 @@ def test_splits_are_whole_episodes_and_disjoint(toy_data):
     assert len(names) == len(set(names)) and {len(s) > 0 for s in splits.values()} == {True}
     again = EpisodeDataModule(toy_data, val_fraction=0.2, test_fraction=0.3).splits
     assert all(list(splits[name].names) == list(again[name].names) for name in splits)
+
+
+def test_a_dataset_of_its_own_for_the_test(toy_data, pendulum_data, tmp_path):
+    shorter = TOY | {"steps": 90, "seed": 50, "max_episode_steps": 10}
+    data = EpisodeDataModule(toy_data, val_fraction=0.2, test_path=tmp_path / "short", test_collect=shorter)
+    splits, alone = data.splits, EpisodeDataModule(tmp_path / "short", val_fraction=0.2)
+    assert len(splits["train"]) + len(splits["val"]) == data.source.provenance["episodes"]  # none is set aside
+    assert splits["test"].num_transitions == 90 and splits["test"].num_frames.max() == 11
+    everything = sorted(name for split in alone.splits.values() for name in split.names)
+    assert sorted(splits["test"].names) == everything
+    with pytest.raises(UserError, match=f"data.test_path {pendulum_data} has another observation_space"):
+        _ = EpisodeDataModule(toy_data, test_path=pendulum_data).splits
 
 
 def test_statistics_are_the_training_splits(pendulum_data):

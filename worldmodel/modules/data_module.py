@@ -44,6 +44,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         lanes: B, the batch size over all ranks together; a multiple of the number of ranks.
         val_fraction: of the episodes, for validation; at least one.
         test_fraction: of the episodes, for the test; at least one where it is not 0.
+        test_path: a dataset of its own for the test, of the same spaces and format; test_fraction does not count then.
+        test_collect: what to collect where nothing is at test_path yet.
         split_seed: which episodes go where.
         seed: of the order of the episodes.
         non_finite: an episode with a NaN or infinity is an error, or is left out.
@@ -65,6 +67,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         lanes: int = 16,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
+        test_path: Path | None = None,
+        test_collect: CollectOptions | None = None,
         split_seed: int = 0,
         seed: int = 0,
         non_finite: Literal["error", "skip"] = "error",
@@ -79,7 +83,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
         self.observations = [observations] if isinstance(observations, str) else observations
         self.steps, self.lanes = steps, lanes
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.test_path, self.test_collect = test_path, test_collect
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction if test_path is None else 0.0
         self.split_seed, self.seed = split_seed, seed
         self.non_finite: Literal["error", "skip"] = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
@@ -99,9 +104,17 @@ class EpisodeDataModule(pl.LightningDataModule):
     @cached_property
     def source(self) -> Source:
         """The dataset; collected first where it is missing and `collect` says what."""
-        if self.collect is not None:
-            collect_once(self.collect, self.path)
-        return open_source(self.path, **self.reading, observations=self.observations)
+        return self._open(self.path, self.collect)
+
+    @cached_property
+    def test_source(self) -> Source:
+        """What the test episodes are of."""
+        return self.source if self.test_path is None else self._open(self.test_path, self.test_collect)
+
+    def _open(self, path: Path, collect: CollectOptions | None) -> Source:
+        if collect is not None:
+            collect_once(collect, path)
+        return open_source(path, **self.reading, observations=self.observations)
 
     @cached_property
     def layout(self) -> Layout:
@@ -135,28 +148,42 @@ class EpisodeDataModule(pl.LightningDataModule):
     @cached_property
     def splits(self) -> dict[Split, Episodes]:
         """The episodes of each split; a function of the data, the fractions and `split_seed`."""
-        episodes = self._finite(self._load())
+        episodes = self._load(self.source, self.path)
         chosen = split_episodes(len(episodes), self.val_fraction, self.test_fraction, self.split_seed)
-        return {name: episodes.select(indices) for name, indices in chosen.items()}
+        splits = {name: episodes.select(indices) for name, indices in chosen.items()}
+        if self.test_path is not None:
+            self._check_spaces(self.test_source, self.test_path)
+            splits["test"] = self._load(self.test_source, self.test_path)
+        return splits
 
-    def _load(self) -> Loaded:
-        if self.source.provenance.get("complete") is False:
-            log.warning("%s is unfinished: its recording or conversion broke off; training on what is there", self.path)
+    def _check_spaces(self, source: Source, path: Path) -> None:
+        """A UserError unless the dataset has the training data's spaces."""
+        for name in ("observation_space", "action_space"):
+            here, there = getattr(self.source, name), getattr(source, name)
+            if here != there:
+                raise UserError(f"data.test_path {path} has another {name} ({there}) than {self.path} ({here})")
+
+    def _load(self, source: Source, path: Path) -> Episodes:
+        return self._finite(self._read(source, path), path)
+
+    def _read(self, source: Source, path: Path) -> Loaded:
+        if source.provenance.get("complete") is False:
+            log.warning("%s is unfinished: its recording or conversion broke off; using what is there", path)
         if self.decode:
             if not self.images:
-                raise UserError(f"data.decode is for images, and {self.path} holds none: leave it out")
-            if self.source.format != "worldmodel":
+                raise UserError(f"data.decode is for images, and {path} holds none: leave it out")
+            if source.format != "worldmodel":
                 raise UserError(
-                    f"data.decode reads folders of this program, {self.path} is of the format {self.source.format}:"
-                    f" leave it out, or use `worldmodel data convert {self.path} --out DIR` first"
+                    f"data.decode reads folders of this program, {path} is of the format {source.format}:"
+                    f" leave it out, or use `worldmodel data convert {path} --out DIR` first"
                 )
-            return load_compressed(self.path, self.layout)
-        path = self.path.resolve()
+            return load_compressed(path, self.layout)
+        path = path.resolve()
         beside = (path if path.is_dir() else path.parent) / ".worldmodel-cache"
         cache = (self.cache_dir or beside) / path.name
-        return load(self.source, self.memory_gb * 2**30, cache, self.layout)
+        return load(source, self.memory_gb * 2**30, cache, self.layout)
 
-    def _finite(self, loaded: Loaded) -> Episodes:
+    def _finite(self, loaded: Loaded, path: Path) -> Episodes:
         """Without the episodes that hold a NaN or infinity, if that is what the user wants."""
         episodes, bad = loaded.episodes, loaded.not_finite
         if not bad:
@@ -164,13 +191,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         if self.non_finite == "error":
             i, (field, step) = next(iter(bad.items()))
             raise UserError(
-                f"{self.path}: {episodes.names[i]}, step {step}: the {field} is not finite"
+                f"{path}: {episodes.names[i]}, step {step}: the {field} is not finite"
                 f" ({len(bad)} of {len(episodes)} episodes have such values); mend the data,"
                 " or leave such episodes out with --data.non_finite skip"
             )
         if len(bad) == len(episodes):
-            raise UserError(f"{self.path}: every episode holds a NaN or an infinity; mend the data")
-        log.warning("%s: left out %d episodes that hold a NaN or an infinity", self.path, len(bad))
+            raise UserError(f"{path}: every episode holds a NaN or an infinity; mend the data")
+        log.warning("%s: left out %d episodes that hold a NaN or an infinity", path, len(bad))
         return episodes.select(i for i in range(len(episodes)) if i not in bad)
 
     @cached_property
