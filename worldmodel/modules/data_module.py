@@ -150,7 +150,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         """The episodes of each split; a function of the data, the fractions and `split_seed`."""
         episodes = self._load(self.source, self.path)
         chosen = split_episodes(len(episodes), self.val_fraction, self.test_fraction, self.split_seed)
-        splits = {name: episodes.select(indices) for name, indices in chosen.items()}
+        splits: dict[Split, Episodes] = {name: episodes.select(indices) for name, indices in chosen.items()}
         if self.test_path is not None:
             self._check_spaces(self.test_source, self.test_path)
             splits["test"] = self._load(self.test_source, self.test_path)
