@@ -11,6 +11,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation episodes",
     "test": "evaluate a checkpoint on the test episodes",
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
+    "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
     "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
     "data": "look at a dataset, check it, convert another format: worldmodel data info|check|convert|compact PATH",
@@ -48,6 +49,10 @@ def _run(command: str, argv: list[str]) -> None:
             from worldmodel.commands.data import main as data
 
             data(argv[1:])
+        elif command == "rollout":
+            from worldmodel.commands.rollout import main as rollout
+
+            rollout(argv[1:])
         else:
             from worldmodel.commands.collect import main as collect
 

@@ -1,6 +1,5 @@
 """Open-loop evaluation far past the trained horizon, after each validation and at the end of the fit."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import save_animation
 from worldmodel.evaluation.horizon import HorizonCurves, horizon_curves
+
+MULTIPLES = (1, 2, 5, 10, 50)  # of T, at which errors are told
 
 
 class RolloutEvaluation(pl.Callback):
@@ -41,7 +42,7 @@ class RolloutEvaluation(pl.Callback):
         threshold: float = 0.5,
         examples: int = 3,
     ) -> None:
-        self.multiples = tuple(sorted(multiples or (1, 2, 5, 10, 50)))
+        self.multiples = tuple(sorted(multiples or MULTIPLES))
         if self.multiples[0] < 1 or starts < 1 or max_episodes < 1 or examples < 1 or (burn_in or 0) < 0:
             raise UserError("rollout.multiples, starts, max_episodes, examples must be at least 1, burn_in at least 0")
         self.burn_in, self.starts, self.max_episodes = burn_in, starts, max_episodes
@@ -79,7 +80,7 @@ class RolloutEvaluation(pl.Callback):
         if trainer.is_global_zero and log_dir is not None:
             folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            _write_csv(self.curves, folder / "rollout.csv")
+            self.curves.write_csv(folder / "rollout.csv")
             rule = pl_module.hparams.get("rule", type(pl_module).__name__)
             source = getattr(data, "env_id", type(data).__name__)
             trained = f" after {trainer.global_step} training steps" if trainer.state.fn == "fit" else ""
@@ -105,15 +106,6 @@ def rollout_metrics(curves: HorizonCurves, steps: int, multiples: tuple[int, ...
     if curves.crossing is not None:
         metrics["rollout/crossing"] = float(curves.crossing)
     return metrics
-
-
-def _write_csv(curves: HorizonCurves, path: Path) -> None:
-    names = ("nmse", "copy_last", "mean", "hidden_norm", "rollouts")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["horizon", "metric", "value"])
-        for i, horizon in enumerate(curves.horizon):
-            writer.writerows((int(horizon), name, float(getattr(curves, name)[i])) for name in names)
 
 
 def _log_picture(trainer: pl.Trainer, figure: Figure, path: Path) -> None:

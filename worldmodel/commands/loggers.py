@@ -1,14 +1,19 @@
 """The loggers of a run: metrics.csv always, Weights & Biases where it is asked for."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 WandbMode = Literal["offline", "online", "disabled"]
+STEP = "trainer/global_step"
+LONGEST_TAG = 64  # characters, in W&B
 
 
-def make_loggers(folder: Path, wandb: WandbMode, project: str, is_first_rank: bool, **names: str) -> list[Logger]:
+def make_loggers(
+    folder: Path, wandb: WandbMode, project: str, is_first_rank: bool, tags: Iterable[str] = (), **names: str
+) -> list[Logger]:
     """CSVLogger first, since the Trainer's log_dir follows the first one.
 
     Args:
@@ -16,6 +21,7 @@ def make_loggers(folder: Path, wandb: WandbMode, project: str, is_first_rank: bo
         wandb: `online` falls back to `offline`, and says so, without an account or where the server cannot be reached.
         project: in W&B.
         is_first_rank: only this process starts W&B.
+        tags: of the run in W&B: what one looks for.
         names: `name`, `group` and `job_type` of the run in W&B.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
@@ -23,8 +29,24 @@ def make_loggers(folder: Path, wandb: WandbMode, project: str, is_first_rank: bo
         if is_first_rank and wandb == "online":
             wandb = _reachable()
         options: dict[str, Any] = {"save_dir": folder, "project": project, "settings": _settings(wandb), **names}
+        options["tags"] = [tag[:LONGEST_TAG] for tag in tags]
         loggers.append(WandbLogger(**options))
     return loggers
+
+
+def define_metrics(logger: Logger, horizons: Iterable[int]) -> None:
+    """Keep the least and the last value of what is compared in the run's summary, beside its history.
+
+    Lightning has set the training step as everybody's axis. Of several patterns that fit a name W&B takes any, so that
+    these are defined by their full names.
+
+    Args:
+        logger: any; only W&B's is told.
+        horizons: H, of `rollout/nmse@H`.
+    """
+    if isinstance(logger, WandbLogger):
+        for name in ("val/loss", *(f"rollout/nmse@{horizon}" for horizon in horizons)):
+            logger.experiment.define_metric(name, step_metric=STEP, step_sync=True, summary="min,last")
 
 
 def _settings(mode: WandbMode) -> Any:

@@ -29,8 +29,8 @@ def print_result(metrics: dict[str, float], curves: HorizonCurves | None, steps:
     """
     console = Console(soft_wrap=True, highlight=False)
     if curves is not None:
-        console.print(_horizon_table(metrics, steps))
-        for line in _horizon_lines(curves):
+        console.print(horizon_table(metrics, steps))
+        for line in horizon_lines(curves):
             console.print(line)
     losses = {name: metrics[name] for name in ("train/loss", "val/loss", "test/loss") if name in metrics}
     if losses:
@@ -44,7 +44,8 @@ def print_result(metrics: dict[str, float], curves: HorizonCurves | None, steps:
     console.print(f"run: {folder}")
 
 
-def _horizon_table(metrics: dict[str, float], steps: int) -> Table:
+def horizon_table(metrics: dict[str, float], steps: int) -> Table:
+    """The errors `rollout/<name>@<horizon>` of the model and of the baselines, a row a horizon; steps: T."""
     table = Table(title="open-loop error / variance (1.0: no better than predicting the mean)", title_justify="left")
     for heading in ("horizon", "trained x", "model", "copy last", "mean", "copy last / model"):
         table.add_column(heading, justify="right")
@@ -57,7 +58,8 @@ def _horizon_table(metrics: dict[str, float], steps: int) -> Table:
     return table
 
 
-def _horizon_lines(curves: HorizonCurves) -> list[str]:
+def horizon_lines(curves: HorizonCurves) -> list[str]:
+    """How far the model is right, and what was measured."""
     last = int(curves.horizon[-1])
     crosses = f"stays below {curves.threshold:g} up to horizon {last}, the longest measured"
     if curves.crossing is not None:

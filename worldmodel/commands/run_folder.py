@@ -14,39 +14,40 @@ def is_first_rank() -> bool:
     return not ranks or ranks[0] == "0"
 
 
-def run_folder(experiment: str, name: str, asked: Path | None) -> Path:
+def run_folder(experiment: str, name: str, asked: Path | None, option: str = "--run_dir") -> Path:
     """Make the run's folder on rank 0; other ranks get the same path.
 
     Args:
         experiment: the folder's parent below runs/.
         name: of the run; a number is appended where it is taken.
         asked: the folder that the user chose, which must be empty or new.
+        option: that the user chooses it with.
 
     Raises:
         UserError: if the chosen folder holds files, or cannot be made.
     """
     if not is_first_rank():  # Lightning's own launcher hands it down; under torchrun only rank 0 writes
         return Path(os.environ.get(CHOSEN) or asked or Path("runs", experiment, name))
-    folder = _chosen(asked) if asked else _numbered(Path("runs", experiment), name)
+    folder = _chosen(asked, option) if asked else _numbered(Path("runs", experiment), name, option)
     os.environ[CHOSEN] = str(folder.resolve())
     return folder
 
 
-def _chosen(folder: Path) -> Path:
+def _chosen(folder: Path, option: str) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(
-            f"the run's folder {folder} is not empty: choose another --run_dir, so that no run is overwritten"
+            f"the run's folder {folder} is not empty: choose another {option}, so that no run is overwritten"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"the run's folder {folder} cannot be made: {error.strerror}; choose another --run_dir"
+            f"the run's folder {folder} cannot be made: {error.strerror}; choose another {option}"
         ) from error
     return folder
 
 
-def _numbered(parent: Path, name: str) -> Path:
+def _numbered(parent: Path, name: str, option: str) -> Path:
     number = 1
     while True:
         folder = parent / (name if number == 1 else f"{name}-{number}")
@@ -56,4 +57,4 @@ def _numbered(parent: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}; choose a folder with --run_dir") from error
+            raise UserError(f"{folder} cannot be made: {error.strerror}; choose a folder with {option}") from error

@@ -15,14 +15,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress
-from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.commands.checkpoints import check_arguments, check_unfinished, find_checkpoint, read_checkpoint
-from worldmodel.commands.loggers import WandbMode, make_loggers
+from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.commands.parser import explain, fail
 from worldmodel.commands.result import print_result
 from worldmodel.commands.run_folder import is_first_rank, run_folder
@@ -54,8 +55,11 @@ class SaveConfig(SaveConfigCallback):
     """config.yaml in the run's folder, and the same configuration in every logger that takes one."""
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        config, data = self.config.as_dict(), getattr(trainer, "datamodule", None)
+        multiples = config["rollout"]["multiples"] or MULTIPLES
         for logger in trainer.loggers:
-            logger.log_hyperparams(self.config.as_dict())
+            logger.log_hyperparams(config)
+            define_metrics(logger, [multiple * data.steps for multiple in multiples] if data else [])
 
 
 class TrainingCLI(LightningCLI):
@@ -130,7 +134,7 @@ class TrainingCLI(LightningCLI):
         self.model.check_segment(self.datamodule.steps)
         self.folder = self._make_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
-        callbacks: list[Callback] = [PredictionWriter()]
+        callbacks: list[Callback] = [PredictionWriter(), FinalValidation()]
         if config["trainer"]["enable_progress_bar"] is not False:
             callbacks.append(FitProgress())
         if job == "fit" and config["trainer"]["enable_checkpointing"] is not False:
@@ -139,7 +143,8 @@ class TrainingCLI(LightningCLI):
             callbacks += [LastCheckpoint(checkpoints, config["checkpoint_every"]), best]
         given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
         names = {"name": self.folder.name, "group": config["experiment"], "job_type": job}
-        loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), **names)
+        tags = [self.model.hparams["rule"], self._get(self.config_init, "tbptt").start, self.datamodule.env_id]
+        loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, **names)
         try:
             return self.checked_trainer(
                 logger=loggers + _as_list(None if isinstance(given, bool) else given),

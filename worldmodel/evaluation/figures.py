@@ -14,7 +14,9 @@ from worldmodel.evaluation.rollouts import Example
 TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
 
 
-def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: int = 3) -> Figure:
+def rollout_figure(
+    curves: HorizonCurves, steps: int, title: str, max_entries: int = 3, shown: int | None = None
+) -> Figure:
     """Truth against open-loop prediction for a few rollouts (curves, film strips), the error, and the state's norm.
 
     Args:
@@ -22,6 +24,7 @@ def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: i
         steps: T, the trained horizon, marked in every panel.
         title: above all.
         max_entries: observation entries that are drawn.
+        shown: steps of a rollout that are drawn; None: 10 T.
     """
     examples = curves.examples
     layout = examples[0].layout
@@ -32,10 +35,10 @@ def rollout_figure(curves: HorizonCurves, steps: int, title: str, max_entries: i
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     upper, lower = list(parts[:-1, 0]), parts[-1, 0]
     if entries:
-        _trajectories(upper[0], examples, entries, steps)
+        _trajectories(upper[0], examples, entries, steps, 10 * steps if shown is None else shown)
     if layout.images:
-        shown = examples[:2]
-        for axes, example in zip(upper[-1].subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        films = examples[:2]
+        for axes, example in zip(upper[-1].subplots(1, len(films), squeeze=False)[0], films, strict=True):
             draw_film(axes, example)
     error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
     _error(error, curves, steps)
@@ -48,11 +51,11 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int) -> None:
+def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int, shown: int) -> None:
     panels = figure.subplots(entries, len(examples), squeeze=False, sharey="row", sharex="col")
     for column, example in zip(panels.T, examples, strict=True):
         for entry, axes in enumerate(column):
-            _trajectory(axes, example, entry, steps)
+            _trajectory(axes, example, entry, steps, shown)
         column[0].set_title(example.name, fontsize=9)
         column[-1].set_xlabel("steps without observations")
     for entry, axes in enumerate(panels[:, 0]):
@@ -60,8 +63,8 @@ def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int
     panels[0, 0].legend(loc="lower left", fontsize=8, ncols=2)
 
 
-def _trajectory(axes: Axes, example: Example, entry: int, steps: int) -> None:
-    shown = min(len(example.prediction), 10 * steps)
+def _trajectory(axes: Axes, example: Example, entry: int, steps: int, shown: int) -> None:
+    shown = min(len(example.prediction), shown)
     truth, prediction = example.truth[: shown + 1, entry], example.prediction[:shown, entry]
     axes.plot(np.arange(shown + 1), truth, color=TRUTH, linewidth=2.2, alpha=0.45, label="truth")
     axes.plot(np.arange(1, shown + 1), prediction, color=MODEL, linewidth=1.2, label="model, open loop")

@@ -1,6 +1,8 @@
 """Open-loop error against the horizon, beside the baselines that anyone can compute."""
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,8 +32,16 @@ class HorizonCurves:
         above = np.flatnonzero(~(self.nmse <= self.threshold))
         return int(self.horizon[above[0]]) if len(above) else None
 
+    def write_csv(self, path: Path) -> None:
+        """Rows of horizon, metric, value."""
+        names = ("nmse", "copy_last", "mean", "hidden_norm", "rollouts")
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["horizon", "metric", "value"])
+            for i, horizon in enumerate(self.horizon):
+                writer.writerows((int(horizon), name, float(getattr(self, name)[i])) for name in names)
 
-@torch.no_grad()
+
 def horizon_curves(
     model: Model,
     episodes: Episodes,
@@ -59,16 +69,42 @@ def horizon_curves(
         num_examples: rollouts kept for a picture.
         reference: whose mean and variance the errors are held against; None: the episodes'.
     """
-    longest = int(episodes.num_frames.max()) - 1
-    burn_in = min(steps, max(1, longest // 4)) if burn_in is None else burn_in
-    burn_in = min(burn_in, longest - 1)
+    burn_in = default_burn_in(episodes, steps) if burn_in is None else burn_in
+    burn_in = min(burn_in, int(episodes.num_frames.max()) - 2)
     plan = [
         Start(episode, start, min(int(frames) - 1 - start, steps * max(multiples)))
         for episode, frames in enumerate(episodes.num_frames)
         for start in _starts(int(frames) - 1, burn_in, steps, multiples, starts)
     ]
+    kept = _examples(plan, num_examples)
+    return curves_from(model, episodes, plan, steps, burn_in, threshold, kept, reference)
+
+
+@torch.no_grad()
+def curves_from(
+    model: Model,
+    episodes: Episodes,
+    plan: list[Start],
+    steps: int,
+    burn_in: int,
+    threshold: float,
+    kept: list[int],
+    reference: Episodes | None = None,
+) -> HorizonCurves:
+    """As `horizon_curves`, from chosen starts.
+
+    Args:
+        model: in evaluation mode.
+        episodes: that the plan speaks of.
+        plan: the rollouts.
+        steps: that are computed at once.
+        burn_in: frames that are seen before the first start, for the record.
+        threshold: of the normalised error, for the valid prediction time.
+        kept: rollouts kept for a picture.
+        reference: whose mean and variance the errors are held against; None: the episodes'.
+    """
     ruler = Ruler(episodes if reference is None else reference)
-    measured = roll_out(model, episodes, plan, steps, ruler, _examples(plan, num_examples))
+    measured = roll_out(model, episodes, plan, steps, ruler, kept)
     lengths = np.array([start.length for start in plan])
     ahead = np.arange(1, lengths.max() + 1)
     valid = ahead <= lengths[:, None]
@@ -90,6 +126,11 @@ def horizon_curves(
         burn_in=burn_in,
         examples=measured.examples,
     )
+
+
+def default_burn_in(episodes: Episodes, steps: int) -> int:
+    """T frames; a quarter of the longest episode, where that is less, but at least one."""
+    return min(steps, max(1, (int(episodes.num_frames.max()) - 1) // 4))
 
 
 def _starts(length: int, burn_in: int, steps: int, multiples: tuple[int, ...], number: int) -> list[int]:

@@ -1,0 +1,189 @@
+"""`worldmodel rollout`: what a trained model predicts of chosen episodes, from actions alone."""
+
+import csv
+from argparse import SUPPRESS
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+
+from worldmodel.callbacks.rollout import MULTIPLES
+from worldmodel.commands.checkpoints import find_checkpoint, read_checkpoint
+from worldmodel.commands.result import horizon_lines, horizon_table
+from worldmodel.commands.rollout_plan import Plan, plan_rollouts
+from worldmodel.commands.run_folder import run_folder
+from worldmodel.commands.training import TrainingParser
+from worldmodel.data.episodes import Episodes
+from worldmodel.errors import UserError
+from worldmodel.evaluation.figures import rollout_figure, save
+from worldmodel.evaluation.film import save_animation
+from worldmodel.evaluation.horizon import HorizonCurves, curves_from
+from worldmodel.evaluation.rollouts import Example, Start
+from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.world_model import WorldModel
+
+MOST_DRAWN = 4  # rollouts in the picture
+OF_THE_DATA = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # not of another dataset
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, roll out, write and draw it, and say what came of it."""
+    arguments, path, seed = _arguments(argv)
+    data = EpisodeDataModule(**arguments.data.as_dict())
+    model = _model(path, data)
+    split, episodes = _split(data, arguments.split)
+    asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
+    plan = plan_rollouts(episodes, data.steps, *asked)
+    starts = [Start(i, plan.burn_in, length) for i, length in enumerate(plan.lengths)]
+    how: Any = {"threshold": 0.5, "kept": list(range(len(starts))), "reference": episodes}
+    curves = curves_from(model, plan.episodes, starts, data.steps, plan.burn_in, **how)
+    rule = model.hparams["rule"]
+    name = f"{rule}-{data.env_id.replace('/', '-').replace(':', '-')}" + ("" if seed is None else f"-s{seed}")
+    folder = run_folder("rollout", name, arguments.out, "--out")
+    files = _write(folder, _named(curves, plan), plan.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
+    for note in plan.notes:
+        print(note)
+    of = data.test_path if split == "test" and data.test_path else data.path
+    _print(curves, data.steps, f"{len(starts)} of the {len(episodes)} episodes of the {split} split of {of}")
+    print(f"files: {', '.join(files)}")
+    print(f"rollout: {folder}")
+
+
+def _arguments(argv: list[str]) -> tuple[Any, Path, int | None]:
+    """The options, those of the data as in the run unless they are given; the checkpoint; the run's seed."""
+    argv = [f"--data.path{word[6:]}" if word == "--data" or word.startswith("--data=") else word for word in argv]
+    given: Any = _parser(None).parse_args(argv)
+    if given.ckpt is None:
+        raise UserError("rollout needs a trained model: give --ckpt RUN, a run's folder or a checkpoint")
+    path = find_checkpoint(given.ckpt)
+    config = _config_of(path)
+    known = config["data"] if config else {"steps": _trained_steps(path)}
+    if given.data.path is not None:
+        known = {key: value for key, value in known.items() if key not in OF_THE_DATA}
+    elif config is None:
+        raise UserError(f"{path} has no config.yaml of its run beside it: say which data with --data PATH")
+    return _parser(known).parse_args(argv), path, config["seed_everything"] if config else None
+
+
+def _parser(data: dict[str, Any] | None) -> TrainingParser:
+    """With the data's options as they were in the run, where they are known."""
+    parser = TrainingParser(
+        prog="worldmodel rollout", description="Open-loop predictions of a trained model on chosen episodes."
+    )
+    add: Any = parser.add_argument
+    add("--ckpt", type=Path, default=None, help="a run's folder, or a checkpoint")
+    add("--horizon", type=int, default=None, help="steps to predict; default: 10 T, or what the episodes hold")
+    add("--episodes", type=str, default=None, help="numbers in the split, or names: 0,3; default: a few long")
+    add("--split", type=Literal["test", "val", "train"], default=None, help="default: test, or val without one")
+    add("--start", type=int, default=None, help="the last frame that the model sees; default: burn_in")
+    add("--burn_in", type=int, default=None, help="frames seen before it; default: T, or all before --start")
+    add("--out", type=Path, default=None, help="a new folder; default: runs/rollout/<rule>-<environment>")
+    parser.add_class_arguments(EpisodeDataModule, "data", skip={"path"})
+    add("--data.path", type=Path, default=None, help="another dataset than the run's; --data PATH is the same")
+    parser._option_string_actions["--data"].help = SUPPRESS  # jsonargparse would read a file of options
+    try:
+        parser.set_defaults({f"data.{key}": value for key, value in (data or {}).items()})
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the data options of the run's config.yaml are of another version: {error}") from error
+    return parser
+
+
+def _config_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The configuration of the run that a checkpoint lies in; None, where there is none."""
+    for folder in (checkpoint.parent.parent, checkpoint.parent):
+        path = folder / "config.yaml"
+        if path.is_file():
+            try:
+                config = yaml.safe_load(path.read_text())
+                _ = config["data"]["path"], config["seed_everything"]
+                return config
+            except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
+                raise UserError(f"{path} is not the configuration of a run: say which data with --data PATH") from error
+    return None
+
+
+def _trained_steps(path: Path) -> int:
+    """T, as a checkpoint without its run knows it."""
+    return read_checkpoint(path).get("EpisodeDataModule", {}).get("stream", {}).get("steps", 32)
+
+
+def _model(path: Path, data: EpisodeDataModule) -> WorldModel:
+    """The model of a checkpoint in evaluation mode, if the data is of its kind."""
+    checkpoint = read_checkpoint(path)
+    arguments = checkpoint["hyper_parameters"]
+    sizes = {name: arguments.get(name) for name in ("obs_dim", "action_dim")}
+    images = [list(shape) for shape in arguments.get("images") or []]
+    for what, had, has in (
+        ("entries of an observation", sizes["obs_dim"], data.obs_dim),
+        ("entries of an action", sizes["action_dim"], data.action_dim),
+        ("as the shapes of images", images, [list(shape) for shape in data.images]),
+    ):
+        if had != has:
+            raise UserError(
+                f"{data.path} has {has} {what}, the model takes {had}:"
+                f" choose data of the kind that {path} was trained on"
+            )
+    try:
+        model = WorldModel(**arguments)
+        model.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is of another version of this program: {str(error).splitlines()[0]}") from error
+    return model.eval()
+
+
+def _split(data: EpisodeDataModule, asked: Literal["test", "val", "train"] | None) -> tuple[str, Episodes]:
+    split = asked or ("test" if len(data.splits["test"]) else "val")
+    if not len(data.splits[split]):
+        raise UserError(f"the {split} split is empty: choose --split val or train")
+    return split, data.splits[split]
+
+
+def _named(curves: HorizonCurves, plan: Plan) -> HorizonCurves:
+    """Examples that are called by the episode's own frames, where the model did not see the first ones."""
+    frame = plan.first + plan.burn_in
+    names = [f"{name.split('/')[-1]}, from frame {frame}" for name in plan.episodes.names]
+    return replace(curves, examples=[replace(e, name=n) for e, n in zip(curves.examples, names, strict=True)])
+
+
+def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, title: str) -> list[str]:
+    """The rollouts as numbers and as pictures; returns the files' names."""
+    layout = episodes.layout
+    curves.write_csv(folder / "errors.csv")
+    files = ["errors.csv"]
+    if layout.vector_dim:
+        _write_rollouts(folder / "rollout.csv", curves.examples, episodes)
+        files.append("rollout.csv")
+    drawn = replace(curves, examples=curves.examples[:MOST_DRAWN])
+    save(rollout_figure(drawn, steps, title, shown=len(curves.horizon)), folder / "rollout.png")
+    files.append("rollout.png")
+    if layout.images:
+        save_animation(drawn.examples, folder / "rollout.gif", steps)
+        files.append("rollout.gif")
+    return files
+
+
+def _write_rollouts(path: Path, examples: list[Example], episodes: Episodes) -> None:
+    """Rows of episode, step, entry, truth, prediction; of vectors, images are in the animation."""
+    entries = [f"{key}[{i}]" for key, size in episodes.layout.vectors.items() for i in range(size)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["episode", "step", "entry", "truth", "prediction"])
+        for name, example in zip(episodes.names, examples, strict=True):
+            for step, (truth, prediction) in enumerate(
+                zip(example.truth[1:], example.prediction, strict=True), start=1
+            ):
+                pairs = zip(entries, truth.tolist(), prediction.tolist(), strict=False)  # pixels lie behind the vector
+                writer.writerows((name, step, entry, *values) for entry, *values in pairs)
+
+
+def _print(curves: HorizonCurves, steps: int, of: str) -> None:
+    last = len(curves.horizon)
+    horizons = sorted({m * steps for m in MULTIPLES if m * steps <= last} | {last})
+    names = ("nmse", "copy_last", "mean")
+    errors = {f"rollout/{name}@{n}": float(getattr(curves, name)[n - 1]) for n in horizons for name in names}
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(horizon_table(errors, steps))
+    for line in [*horizon_lines(curves), of]:
+        console.print(line, markup=False)
