@@ -26,7 +26,7 @@ class Counts:
 
     def closed_loop(self, obs, action, is_first, h=None):
         self.calls.append(obs.shape[:2])
-        h = torch.zeros(len(obs), 1) if h is None else h
+        h = torch.full((len(obs), 1), torch.nan) if h is None else h  # only `is_first` starts an episode
         states = []
         for first in is_first.unbind(1):
             h = h.masked_fill(first[:, None], 0) + 1
