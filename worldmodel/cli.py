@@ -14,6 +14,7 @@ COMMANDS = {
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
     "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
+    "dashboard": "a workspace and a report in Weights & Biases that compare the rules",
     "data": "look at a dataset, check it, convert another format: worldmodel data info|check|convert|compact PATH",
 }
 TRAINING = ("fit", "validate", "test", "predict")
@@ -49,6 +50,10 @@ def _run(command: str, argv: list[str]) -> None:
             from worldmodel.commands.data import main as data
 
             data(argv[1:])
+        elif command == "dashboard":
+            from worldmodel.commands.dashboard import main as dashboard
+
+            dashboard(argv[1:])
         elif command == "rollout":
             from worldmodel.commands.rollout import main as rollout
 
