@@ -1,0 +1,172 @@
+"""Variants against each other at one horizon: every pair, and who wins."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+from worldmodel.comparison.findings import Cell, Pair, Ranking
+from worldmodel.comparison.results import Comparison, Loop, is_diverged
+from worldmodel.comparison.statistics import ALPHA, PairedTest, count_test, exp, holm, log_ratios, paired_test
+
+PRACTICAL = 0.01  # a smaller gap between two errors is of no use to anybody
+NO_DIFFERENCE = "no practical difference"
+ONE_SEED = "one seed"
+BySeed = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A pair before its p is corrected."""
+
+    a: str
+    b: str
+    errors: PairedTest  # of log(error_a / error_b), over the seeds in which neither diverged
+    diverged_a: int  # of the seeds that both have
+    diverged_b: int
+    seeds: int
+
+
+def errors_by_seed(comparison: Comparison, variant: str, loop: Loop, horizon: int) -> BySeed:
+    """Errors of the variant's runs that reached this horizon."""
+    runs = comparison.of(variant)
+    return {run.seed: run.errors[loop][horizon] for run in runs if horizon in run.errors.get(loop, {})}
+
+
+def duel(a: str, b: str, errors_a: BySeed, errors_b: BySeed) -> Duel:
+    """Two variants on the seeds that both have."""
+    seeds = sorted(errors_a.keys() & errors_b.keys())
+    finite = [s for s in seeds if not is_diverged(errors_a[s]) and not is_diverged(errors_b[s])]
+    ratios = log_ratios([errors_a[s] for s in finite], [errors_b[s] for s in finite])
+    diverged_a, diverged_b = (sum(is_diverged(errors[s]) for s in seeds) for errors in (errors_a, errors_b))
+    return Duel(a, b, paired_test(ratios), diverged_a, diverged_b, len(seeds))
+
+
+def pairs_at(
+    comparison: Comparison, loop: Loop, horizon: int, couples: list[tuple[str, str]] | None = None
+) -> list[Pair]:
+    """Pairs of variants that were both measured there, p corrected after Holm over all of these pairs.
+
+    Args:
+        couples: which; None: all.
+    """
+    errors = {v: errors_by_seed(comparison, v, loop, horizon) for v in comparison.variants}
+    wanted = combinations(comparison.variants, 2) if couples is None else couples
+    duels = [duel(a, b, errors[a], errors[b]) for a, b in wanted if errors[a] and errors[b]]
+    corrected = holm([each.errors.p for each in duels])
+    return [_pair(loop, horizon, each, p) for each, p in zip(duels, corrected, strict=True)]
+
+
+def _pair(loop: Loop, horizon: int, each: Duel, p_errors: float) -> Pair:
+    p, sign = _decide(each, p_errors)
+    better = None if not p <= ALPHA or sign == 0 else each.a if sign < 0 else each.b
+    ratio, low, high = (exp(value) for value in (each.errors.mean, each.errors.low, each.errors.high))
+    return Pair(loop, horizon, each.a, each.b, ratio, low, high, p, better)
+
+
+def _decide(each: Duel, p_errors: float) -> tuple[float, int]:
+    """p, and the sign of log(error_a / error_b), by the errors and by how often each diverged.
+
+    Who diverges more often is never the better one. If it has clearly the smaller errors where neither diverged, then
+    the two speak against each other, and nothing is decided.
+    """
+    by_errors = 0 if math.isnan(each.errors.mean) else int(math.copysign(each.errors.mean != 0, each.errors.mean))
+    by_count = (each.diverged_a > each.diverged_b) - (each.diverged_a < each.diverged_b)
+    p_count = count_test(each.diverged_a, each.diverged_b, each.seeds)
+    if by_count == 0:
+        nothing_but_divergence = each.errors.n == 0 and each.seeds >= 2
+        return (p_count if nothing_but_divergence else p_errors), by_errors
+    if by_errors == -by_count:
+        return (math.nan if each.errors.p <= ALPHA else p_count), by_count
+    return (p_count if math.isnan(p_errors) else min(p_count, p_errors)), by_count
+
+
+def rank(cells: list[Cell], pairs: list[Pair]) -> Ranking | None:
+    """Who wins among the cells of one loop and horizon; None where nothing was measured.
+
+    Args:
+        cells: of the variants that were measured there.
+        pairs: all of them.
+    """
+    if not cells:
+        return None
+    loop, horizon = cells[0].loop, cells[0].horizon
+    sound = [c.variant for c in sorted(cells, key=lambda c: c.error.mean) if not c.error.diverged]
+    out = [f"{c.variant} ({c.error.diverged} of {_runs(c)})" for c in cells if c.error.diverged]
+    if not sound:
+        return Ranking(loop, horizon, None, [], f"no verdict: every variant diverged, {'; '.join(out)}")
+    winner, best, statement = _Contest(pairs).verdict(sound, [cell.variant for cell in cells], _seeds(cells))
+    return Ranking(loop, horizon, winner, best, "; diverged: ".join([statement, *(["; ".join(out)] if out else [])]))
+
+
+class _Contest:
+    """The pairs of one horizon, by names."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = {frozenset((pair.a, pair.b)): pair for pair in pairs}
+
+    def verdict(self, sound: list[str], names: list[str], seeds: str) -> tuple[str | None, list[str], str]:
+        """Winner, best, and why.
+
+        Args:
+            sound: who diverged in no seed, the smallest error first; at least one.
+            names: everybody.
+            seeds: how many there are, in words.
+        """
+        if len(names) == 1:
+            return None, names, "only one variant: nothing to compare it with"
+        if seeds == ONE_SEED:
+            return None, sound, "no verdict: one seed"
+        unbeaten = [a for a in sound if not any(self.better(b, a) and not self.close(b, a) for b in sound if b != a)]
+        best = unbeaten or sound
+        first = next((a for a in best if all(self.better(a, b) for b in names if b != a)), None)
+        if first is None:
+            return None, best, self.undecided(best, names, seeds)
+        if near := [b for b in best if b != first and self.close(first, b)]:
+            return None, [first, *near], f"{first} is better by less than 1% than {'; '.join(near)}: {NO_DIFFERENCE}"
+        return first, [first], f"{first} wins"
+
+    def undecided(self, best: list[str], names: list[str], seeds: str) -> str:
+        """Why nobody wins."""
+        lowest, *others = best
+        if others and all(self.equal(a, b) for a, b in combinations(best, 2)):
+            return f"no difference: the runs of {' and '.join(best)} are equal"
+        if not others:
+            rivals = [name for name in names if name != lowest and not self.better(lowest, name)]
+            return f"no verdict: {seeds} do not show that {lowest} is better than {'; '.join(rivals)}"
+        alone = all(self.below(lowest, other) for other in others)
+        hint = (
+            f" ({lowest} is below each in a test of its own, not after the correction for all pairs)" if alone else ""
+        )
+        return f"no verdict: these {len(best)} are not told apart by {seeds}: {'; '.join(best)}{hint}"
+
+    def of(self, a: str, b: str) -> Pair:
+        return self.pairs[frozenset((a, b))]
+
+    def better(self, a: str, b: str) -> bool:
+        return self.of(a, b).better == a
+
+    def below(self, a: str, b: str) -> bool:
+        """Whether a's error is the smaller one, were this the only test that is made."""
+        pair = self.of(a, b)
+        return pair.high < 1 if pair.a == a else pair.low > 1
+
+    def close(self, a: str, b: str) -> bool:
+        """Whether their errors differ by less than is of use."""
+        ratio = self.of(a, b).ratio
+        return abs(math.log(ratio)) < math.log1p(PRACTICAL) if ratio > 0 else False
+
+    def equal(self, a: str, b: str) -> bool:
+        """Whether their runs agree seed by seed."""
+        pair = self.of(a, b)
+        return pair.low == pair.high == 1
+
+
+def _runs(cell: Cell) -> int:
+    return cell.error.n + cell.error.diverged
+
+
+def _seeds(cells: list[Cell]) -> str:
+    counts = sorted({_runs(cell) for cell in cells})
+    if counts[-1] == 1:
+        return ONE_SEED
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"

@@ -1,0 +1,249 @@
+"""A verdict in a few sentences: what a researcher reads first."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from worldmodel.comparison.contest import pairs_at
+from worldmodel.comparison.findings import Cell, Pair, Ranking, Verdict
+from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
+from worldmodel.comparison.statistics import detectable
+
+BASELINES = {"copy_last": "the last observation", "mean": "the mean", "autoregression": "autoregression"}
+MOST_NAMED = 3  # variants that a sentence lists
+
+
+def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """4 to 10 sentences; `verdict` still has none."""
+    if not verdict.cells:
+        return ["No run has finished: there is nothing to compare.", *_unfinished(comparison)]
+    sentences = [sentence for loop in ("open", "closed") for sentence in _winners(verdict, loop)]
+    return [
+        *sentences,
+        *_equal(verdict),
+        _divergence(verdict, comparison),
+        _growth(verdict, comparison),
+        *_starts(verdict, comparison),
+        *_regret(verdict, comparison),
+        *_references(verdict, comparison),
+        *_limits(verdict, comparison),
+        *_unfinished(comparison),
+    ]
+
+
+def _winners(verdict: Verdict, loop: Loop) -> list[str]:
+    by_text: dict[str, list[int]] = {}
+    for ranking in verdict.rankings:
+        if ranking.loop == loop:
+            by_text.setdefault(_shortly(ranking), []).append(ranking.horizon)
+    parts = [f"{_steps(horizons)} {text}" for text, horizons in by_text.items()]
+    return [f"{loop.capitalize()} loop: {'; '.join(parts)}."] if parts else []
+
+
+def _shortly(ranking: Ranking) -> str:
+    statement = ranking.statement.split("; diverged: ")[0]
+    if ranking.winner or len(ranking.best) <= MOST_NAMED or not statement.startswith("no verdict: these"):
+        return statement
+    return f"no verdict: {len(ranking.best)} are not told apart (lowest: {ranking.best[0]})"
+
+
+def _equal(verdict: Verdict) -> list[str]:
+    """Variants whose runs agree at every horizon, in both loops."""
+    by_couple: dict[str, list[Pair]] = {}
+    for pair in verdict.pairs:
+        by_couple.setdefault(f"{pair.a} and {pair.b}", []).append(pair)
+    couples = [couple for couple, pairs in by_couple.items() if all(pair.low == pair.high == 1 for pair in pairs)]
+    return [f"No difference: {_list(couples)} have equal runs at every horizon."] if couples else []
+
+
+def _divergence(verdict: Verdict, comparison: Comparison) -> str:
+    found = []
+    for variant in comparison.variants:
+        for loop in LOOPS:
+            cells = [c for c in verdict.cells if (c.variant, c.loop) == (variant, loop) and c.error.diverged]
+            if cells:
+                last = cells[-1]
+                count = f"{last.error.diverged} of {last.error.n + last.error.diverged} runs at {last.horizon}"
+                found.append(f"{variant} in {loop} loop from {cells[0].horizon} steps on ({count})")
+    meaning = f"an error above {DIVERGED:g} variances, or not finite"
+    return f"Diverged ({meaning}): {'; '.join(found)}." if found else f"No run diverged ({meaning})."
+
+
+def _growth(verdict: Verdict, comparison: Comparison) -> str:
+    """Growth that counts moves the root mean square of the state's entries by 1 over the longest horizon."""
+    found = []
+    longest = max(verdict.horizons)
+    for variant in comparison.variants:
+        growth = verdict.trait(variant, "norm_growth")
+        if growth is None or not (runs := comparison.of(variant)):
+            continue
+        if growth.diverged:
+            found.append(f"{variant} (overflows in {growth.diverged} of {len(runs)} runs)")
+        elif growth.mean * longest > math.sqrt(runs[0].hidden_dim) and not growth.low <= 0:
+            found.append(f"{variant} (||h|| by {growth.mean:.3g} a step)")
+    where = f"over {longest} steps, in root mean square, by more than 1"
+    return f"The hidden state grows ({where}): {'; '.join(found)}." if found else f"No hidden state grows ({where})."
+
+
+def _starts(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """Carry against zero start, rule by rule."""
+    couples = _start_couples(comparison)
+    if not couples:
+        return []
+    parts = []
+    for loop in LOOPS:
+        for horizon in dict.fromkeys((verdict.horizons[0], verdict.horizons[-1])):
+            pairs = pairs_at(comparison, loop, horizon, list(couples))
+            if pairs:
+                parts.append(f"{loop} loop at {horizon} steps {_start_counts(pairs, couples)}")
+    return [f"Carry against zero start, rule by rule: {'; '.join(parts)}."]
+
+
+def _start_couples(comparison: Comparison) -> dict[tuple[str, str], str]:
+    """(variant with carry, the same with zero) -> what both are."""
+    variants = {run["variant"]: run["axes"] for run in comparison.plan["runs"]}
+    couples = {}
+    for carry, axes in variants.items():
+        for zero, others in variants.items():
+            if axes.get("start") == "carry" and others == {**axes, "start": "zero"}:
+                couples[carry, zero] = " ".join(value for axis, value in axes.items() if axis != "start")
+    return couples
+
+
+def _start_counts(pairs: list[Pair], couples: dict[tuple[str, str], str]) -> str:
+    sides = {
+        "carry is better": [couples[pair.a, pair.b] for pair in pairs if pair.better == pair.a],
+        "zero is better": [couples[pair.a, pair.b] for pair in pairs if pair.better == pair.b],
+        "undecided": [couples[pair.a, pair.b] for pair in pairs if pair.better is None],
+    }
+    everywhere = {1: "it", 2: "both"}.get(len(pairs), f"all {len(pairs)}")
+    texts = [
+        f"{side} for {everywhere if len(rules) == len(pairs) else ', '.join(rules)}"
+        for side, rules in sides.items()
+        if rules
+    ]
+    ratios = [1 / pair.ratio for pair in pairs if pair.ratio > 0]
+    spread = f" (error of zero / carry {_range(ratios)})" if ratios else ""
+    return f"{', '.join(texts)}{spread}"
+
+
+def _regret(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """Of the variant that comes nearest to the floor, and of the default rule."""
+    by_variant: dict[str, list[Cell]] = {}
+    for cell in verdict.cells:
+        if cell.regret:
+            by_variant.setdefault(cell.variant, []).append(cell)
+    if comparison.floor is None or not by_variant:
+        return []
+    axes = {run["variant"]: run["axes"] for run in comparison.plan["runs"]}
+    default = [v for v in by_variant if axes[v].get("rule") == "gated_norm"]
+    default.sort(key=lambda v: axes[v].get("start") != "carry")
+    sound = [v for v, cells in by_variant.items() if not any(cell.error.diverged for cell in cells)]
+    lowest = min(sound, key=lambda v: fmean(math.log(c.regret.mean) for c in by_variant[v] if c.regret), default=None)
+    named = list(dict.fromkeys(([lowest] if lowest else []) + default[:1]))
+    parts = [f"{v}{' (the lowest)' if v == lowest else ''} {_regrets(verdict, by_variant[v])}" for v in named]
+    floor = f"error / error of {comparison.floor.title}, {_steps(verdict.horizons)}"
+    return [f"Regret ({floor}): {'; '.join(parts)}."] if parts else []
+
+
+def _regrets(verdict: Verdict, cells: list[Cell]) -> str:
+    parts = []
+    for loop in LOOPS:
+        by_horizon = {cell.horizon: cell for cell in cells if cell.loop == loop}
+        if by_horizon:
+            texts = [_regret_text(by_horizon.get(horizon)) for horizon in verdict.horizons]
+            parts.append(f"{', '.join(texts)} in {loop} loop")
+    return " and ".join(parts)
+
+
+def _regret_text(cell: Cell | None) -> str:
+    if cell is None or cell.regret is None:
+        return "-"
+    return f"{cell.regret.mean:.3f}" if cell.regret.n else "diverged"
+
+
+def _references(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """From which horizon on the baselines are no longer beaten, by variants that do not diverge anyway."""
+    parts = []
+    for loop in LOOPS:
+        diverged = {cell.variant for cell in verdict.cells if cell.loop == loop and cell.error.diverged}
+        sound = [variant for variant in comparison.variants if variant not in diverged]
+        for reference in comparison.references:
+            lost = {v: h for v in sound if (h := _lost_from(verdict, v, loop, reference.errors))}
+            if lost and reference is not comparison.floor:
+                parts.append(
+                    f"{BASELINES.get(reference.name, reference.title)} in {loop} loop by {_lost(lost, len(sound))}"
+                )
+    return [f"Baselines that are no longer beaten, by the means: {'; '.join(parts)}."] if parts else []
+
+
+def _lost_from(verdict: Verdict, variant: str, loop: Loop, errors: dict[Loop, dict[int, float]]) -> int | None:
+    """The first horizon from which on the variant's error is not below the reference's; None: below at the longest."""
+    lost = None
+    for horizon in verdict.horizons:
+        cell, other = verdict.cell(variant, loop, horizon), errors.get(loop, {}).get(horizon)
+        if cell and other is not None:
+            lost = None if cell.error.mean < other else lost or horizon
+    return lost
+
+
+def _lost(lost: dict[str, int], variants: int) -> str:
+    if len(lost) == variants:
+        text = f"any variant from {max(lost.values())} steps on"
+        return text if min(lost.values()) == max(lost.values()) else f"{text}, by some from {min(lost.values())} on"
+    if len(lost) <= MOST_NAMED:
+        return "; by ".join(f"{variant} from {horizon} steps on" for variant, horizon in lost.items())
+    return f"{len(lost)} of {variants} variants, the first from {min(lost.values())} steps on"
+
+
+def _limits(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """What the seeds, or the episodes, do not allow to say."""
+    sentences = []
+    missing = [horizon for horizon in comparison.plan["horizons"] if horizon not in verdict.horizons]
+    if missing:
+        sentences.append(f"Nothing is said {_steps(missing)}: no episode is that long.")
+    most = max(cell.error.n + cell.error.diverged for cell in verdict.cells)
+    if most < 2:
+        return [*sentences, "One seed says nothing about the next one: no intervals, no verdict; add --seeds."]
+    undecided = [r for r in verdict.rankings if r.winner is None and r.statement.startswith("no verdict: these")]
+    for ranking in sorted(undecided, key=lambda r: r.loop == "closed"):
+        there = [p for p in verdict.pairs if (p.loop, p.horizon) == (ranking.loop, ranking.horizon)]
+        inside = [p for p in there if {p.a, p.b} <= set(ranking.best) and 0 < p.low < p.high]
+        if inside:
+            return [*sentences, _smallest_gap(ranking, inside, len(there), most)]
+    return sentences
+
+
+def _smallest_gap(ranking: Ranking, pairs: list[Pair], tests: int, seeds: int) -> str:
+    ratios = [detectable(pair.low, pair.high, seeds, tests) for pair in pairs]
+    middle = sorted(ratios)[len(ratios) // 2]
+    gap = f"{middle - 1:.0%}" if middle < 3 else f"a factor of {middle:.3g}"
+    return (
+        f"What the seeds can show: {seeds} seeds and {tests} pairs tell {gap} from chance in {ranking.loop} loop at"
+        f" {ranking.horizon} steps; smaller gaps need more seeds or fewer variants."
+    )
+
+
+def _unfinished(comparison: Comparison) -> list[str]:
+    runs, failures = comparison.plan["runs"], comparison.failures
+    left = len(runs) - len(comparison.results) - len(failures)
+    sentences = []
+    if failures:
+        named = [f"{failure.variant}, seed {failure.seed} ({failure.reason})" for failure in failures]
+        sentences.append(f"{len(failures)} of {len(runs)} runs failed: {_list(named)}.")
+    return [*sentences, f"{left} of {len(runs)} runs have not finished."] if left > 0 else sentences
+
+
+def _steps(horizons: Sequence[int]) -> str:
+    *before, last = map(str, horizons)
+    return f"at {', '.join(before)} and {last} steps" if before else f"at {last} steps"
+
+
+def _list(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return "; ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
