@@ -4,12 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: fit test check format clean
+.PHONY: fit test check browser format clean
 
 fit: .venv/installed
 	$(BIN)/worldmodel fit --config conf/quickstart.yaml
 
-test: check
+test: check browser
 	$(BIN)/pytest -n 2
 
 check: .venv/installed-dev
@@ -17,6 +17,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+browser: .venv/installed-dev  # for the tests of reports; gets one, without root, where none is on PATH
+	$(BIN)/python tests/browser.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix

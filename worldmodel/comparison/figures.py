@@ -1,0 +1,258 @@
+"""Plotly figures of a comparison: lines with bands over seeds, and rollouts beside the truth.
+
+A rule has the same colour everywhere (Okabe-Ito: told apart by the colour-blind); a start from zero is dashed. Every
+trace of a variant carries its name as `meta`, by which the page hides and shows it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from worldmodel.comparison.lines import Band, Points, bands, over_floor, thinned
+from worldmodel.comparison.results import DIVERGED, Comparison, Curve, Curves, ExampleRollout, Loop
+
+COLORS = {
+    "gated_norm": "#0072b2",
+    "residual": "#d55e00",
+    "gated": "#56b4e9",
+    "direct": "#009e73",
+    "unit_norm": "#cc79a7",
+    "gru": "#e69f00",
+    "lstm": "#000000",  # the page draws black in the colour of its text
+}
+SPARE = ["#8b7d00", "#6a3d9a", "#a6611a", "#5c7a29"]  # of rules that are not ours
+DASHES = {"carry": ["solid", "longdash", "longdashdot"], "zero": ["dash", "dot", "dashdot"]}
+REFERENCE_DASHES = {"kalman": "dash", "autoregression": "longdashdot", "copy_last": "dot", "mean": "dashdot"}
+GREY = "#808080"  # is seen on white and on black
+HIGHEST = 1e3  # error that is drawn
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a variant's lines are drawn; `dash` is a word of plotly."""
+
+    color: str
+    dash: str
+
+
+def looks(comparison: Comparison) -> dict[str, Look]:
+    """Colour by rule, dash by start, another dash for each further variant of both."""
+    axes: dict[str, dict[str, str]] = {run["variant"]: run["axes"] for run in comparison.plan["runs"]}
+    foreign = dict.fromkeys(of["rule"] for of in axes.values() if of["rule"] not in COLORS)
+    colors = COLORS | {rule: SPARE[i % len(SPARE)] for i, rule in enumerate(foreign)}
+    seen: dict[tuple[str, str], int] = {}
+    found = {}
+    for variant, of in axes.items():
+        kind = (of["rule"], of.get("start", "carry"))
+        dashes = DASHES.get(kind[1], DASHES["carry"])
+        found[variant] = Look(colors[kind[0]], dashes[seen.get(kind, 0) % len(dashes)])
+        seen[kind] = seen.get(kind, 0) + 1
+    return found
+
+
+def error_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
+    """Error / variance against the step, of all variants and references; None where there is nothing to draw."""
+    horizons = comparison.plan["horizons"]
+    found = bands(curves, loop, lambda curve: thinned(curve, curve.nmse, loop, horizons))
+    lines = {
+        reference.name: (reference.title, thinned(curve, curve.nmse, loop, horizons))
+        for reference in comparison.references
+        if (curve := reference.curves.get(loop)) is not None
+    }
+    return _figure(comparison, "error / variance", found, lines)
+
+
+def regret_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
+    """Error / the floor's error against the step; None where there is no floor, or nothing above it."""
+    horizons = comparison.plan["horizons"]
+    below = comparison.floor.curves.get(loop) if comparison.floor else None
+    if below is None or not len(below.step):
+        return None
+    floor = thinned(below, below.nmse, loop, horizons)
+
+    def sample(curve: Curve) -> Points:
+        return over_floor(thinned(curve, curve.nmse, loop, horizons), floor)
+
+    found = bands(curves, loop, sample)
+    return _figure(comparison, "error / floor", found, {"kalman": ("the floor", (floor[0], np.ones(len(floor[0]))))})
+
+
+def norm_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
+    """The mean norm of the hidden state against the step; None where no run has one."""
+    stateful = {
+        variant: [run for run in runs if loop in run and not np.isnan(run[loop].hidden_norm[:1]).any()]
+        for variant, runs in curves.items()
+    }
+
+    def sample(curve: Curve) -> Points:
+        return thinned(curve, np.nan_to_num(curve.hidden_norm, nan=np.inf), loop, comparison.plan["horizons"])
+
+    return _figure(comparison, "mean ‖h‖", bands(stateful, loop, sample, limit=1e30), {})
+
+
+def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longest: int) -> go.Figure:
+    """Truth against what a variant's runs predict in open loop, a panel an entry of the observation.
+
+    Args:
+        examples: the same rollout by each finished seed; the first is drawn strongest.
+        look: of the variant.
+        steps: T, marked.
+        longest: steps that are shown.
+    """
+    entries = examples[0].entries
+    figure: Any = make_subplots(len(entries), 1, shared_xaxes=True, vertical_spacing=0.08)
+    for i, entry in enumerate(entries):
+        true = examples[0].truth[: longest + 1, i]
+        spread = float(np.ptp(true)) or 1.0  # a prediction that runs away must not flatten the truth
+        low, high = float(true.min() - 0.4 * spread), float(true.max() + 0.4 * spread)
+        where, what = {"row": i + 1, "col": 1}, f"{escape(entry)} %{{y:.3g}}, step %{{x}}<extra></extra>"
+        figure.add_scatter(
+            x=np.arange(len(true)), y=_short(true), line_color=GREY, line_width=4, opacity=0.45,
+            hovertemplate=f"truth: {what}", **where,
+        )  # fmt: skip
+        for number, example in reversed(list(enumerate(examples))):
+            predicted = example.prediction[:longest, i]
+            shown = np.where(np.isfinite(predicted), predicted, np.nan).clip(low - spread, high + spread)
+            line = {"color": look.color, "width": 1 if number else 1.7}
+            figure.add_scatter(
+                x=np.arange(1, len(shown) + 1), y=_short(shown), line=line, opacity=0.45 if number else 1.0,
+                hovertemplate=f"predicted: {what}", **where,
+            )  # fmt: skip
+        figure.update_yaxes(range=[low, high], title=escape(entry), nticks=4, **where)
+    _mark(figure, [steps] if steps < longest else [])
+    figure.update_traces(mode="lines")
+    figure.update_xaxes(range=[0, longest], nticks=6)
+    return _styled(figure, 40 + 100 * len(entries), {"l": 52, "r": 8, "t": 6, "b": 28})
+
+
+def _figure(
+    comparison: Comparison,
+    title: str,
+    found: dict[str, Band],
+    lines: dict[str, tuple[str, Points]],
+) -> go.Figure | None:
+    """Bands of variants and lines of references (name -> title, points) on log-log axes with the multiples of T."""
+    if not found and not lines:
+        return None
+    figure, styles = go.Figure(), looks(comparison)
+    diverged = {run.variant for run in comparison.results if run.diverged}
+    calm = [one.middle for variant, one in found.items() if variant not in diverged]
+    low, high = _range([values for _, (_, values) in lines.values()] + calm, [one.middle for one in found.values()])
+    for variant, one in found.items():
+        _draw_band(figure, variant, one, styles[variant], high)
+    for name, (words, (step, values)) in lines.items():
+        figure.add_scatter(
+            x=step,
+            y=_short(np.where(values <= high, values, np.nan)),
+            mode="lines",
+            line={"color": GREY, "dash": REFERENCE_DASHES.get(name, "dot"), "width": 1.5},
+            hovertemplate=f"<b>{escape(words)}</b><br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+        )
+    values, words = _ticks(low, high)
+    figure.update_yaxes(type="log", title=title, range=np.log10([low, high]), tickvals=values, ticktext=words)
+    longest = max([int(one.step[-1]) for one in found.values()] + [int(step[-1]) for _, (step, _) in lines.values()])
+    steps = comparison.plan["steps"]
+    horizons = [horizon for horizon in comparison.plan["horizons"] if horizon <= longest]
+    _mark(figure, horizons)
+    for horizon in horizons:
+        multiple = "T" if horizon == steps else f"{horizon / steps:g}T"
+        at = {"x": np.log10(horizon), "y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 5}
+        figure.add_annotation(text=multiple, showarrow=False, font_size=11, **at)
+    figure.update_xaxes(type="log", title="steps", tickvals=10 ** np.arange(7), range=[0, np.log10(longest) + 0.03])
+    return _styled(figure, 360, {"l": 58, "r": 14, "t": 30, "b": 44})
+
+
+def _range(calm: list[np.ndarray], every: list[np.ndarray]) -> tuple[float, float]:
+    """Of the axis: what diverges is cut, and must not squash the others."""
+    finite = [values[np.isfinite(values) & (values > 0)] for values in calm]
+    high = min(1.6 * max((float(values.max()) for values in finite if len(values)), default=DIVERGED), HIGHEST)
+    below = finite + [values[(values > 0) & (values <= high)] for values in every]
+    low = min((float(values.min()) for values in below if len(values)), default=high / 100)
+    return low * (low / high) ** 0.05, high
+
+
+def _draw_band(figure: go.Figure, variant: str, one: Band, look: Look, ceiling: float) -> None:
+    """The band, the line up to the plot's top, and a triangle there for each seed that diverges."""
+    inside = np.isfinite(one.low) & (one.middle <= ceiling)
+    step, low, high = one.step[inside], one.low[inside], np.minimum(one.high, ceiling)[inside]
+    if len(step):
+        figure.add_scatter(
+            x=np.concatenate([step, step[::-1]]), y=_short(np.concatenate([low, high[::-1]])), mode="lines",
+            fill="toself", fillcolor=look.color, line_width=0, opacity=0.16, hoverinfo="skip", meta=variant,
+        )  # fmt: skip
+    shown = np.where(one.middle <= ceiling, one.middle, np.nan)
+    leaves = np.flatnonzero(np.isnan(shown[1:]) & ~np.isnan(shown[:-1])) + 1
+    shown[leaves] = ceiling  # the line goes to the edge, and ends there
+    ends = "<br>95%: %{customdata[0]:.4g} to %{customdata[1]:.4g}" if len(step) else ""
+    name = f"<b>{escape(variant)}</b><br>"
+    figure.add_scatter(
+        x=one.step,
+        y=_short(shown),
+        mode="lines",
+        line={"color": look.color, "dash": look.dash, "width": 2},
+        customdata=_short(np.stack([one.low, one.high, one.seeds], axis=1)),
+        hovertemplate=f"{name}step %{{x}}: %{{y:.4g}}{ends}<br>"
+        f"%{{customdata[2]}} of {len(one.values)} seeds<extra></extra>",
+        meta=variant,
+    )
+    gone = [(int(one.step[np.argmax(of > ceiling)]), float(of.max())) for of in one.values if of.max() > HIGHEST]
+    if gone:
+        figure.add_scatter(
+            x=[left for left, _ in gone],
+            y=[ceiling] * len(gone),
+            mode="markers",
+            marker={"symbol": "triangle-up", "size": 11, "color": look.color},
+            cliponaxis=False,
+            customdata=[f"{highest:.2g}" for _, highest in gone],
+            hovertemplate=f"{name}a seed leaves the plot at step %{{x}}<br>and reaches %{{customdata}}<extra></extra>",
+            meta=variant,
+        )
+
+
+def _mark(figure: go.Figure, steps: Iterable[int]) -> None:
+    for step in steps:
+        figure.add_vline(step, line={"color": GREY, "width": 1, "dash": "dot"}, opacity=0.7, layer="below")
+
+
+def _styled(figure: go.Figure, height: int, margin: dict[str, int]) -> go.Figure:
+    """Transparent, so that the page decides on light and dark."""
+    axis = {"gridcolor": "rgba(128,128,128,0.22)", "linecolor": GREY, "zeroline": False, "title_standoff": 6}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
+    return figure.update_layout(
+        template="none",
+        height=height,
+        margin=margin,
+        showlegend=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 12, "family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"},
+        hoverlabel_align="left",
+        dragmode=False,  # a finger that scrolls the page must not zoom
+    )
+
+
+def _ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Round numbers on a log axis: of the coarsest grid that has four that do not stand too close to each other."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    kept: list[float] = []
+    for grid in ([1], [1, 3], [1, 2, 5], *(np.arange(1, 10, step) for step in (1, 0.5, 0.2, 0.05, 0.01))):
+        kept = []
+        for value in (round(float(factor) * 10.0**decade, 12) for factor in grid for decade in decades):
+            apart = min((abs(np.log(value / other)) for other in kept), default=np.inf)
+            if low <= value <= high and apart > np.log(high / low) / 11:
+                kept.append(value)
+        if len(kept) >= 4:
+            break
+    return kept, [f"{value:.4g}" for value in kept]
+
+
+def _short(values: np.ndarray) -> np.ndarray:
+    """Half the bytes in the page."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

@@ -1,0 +1,192 @@
+"""The comparison as one HTML file that needs nothing else: no network, no other file."""
+
+import base64
+import io
+import math
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from worldmodel.comparison.figures import error_figure, looks, norm_figure, regret_figure, rollout_figure
+from worldmodel.comparison.findings import Verdict
+from worldmodel.comparison.lines import curves_of
+from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples, run_folder
+from worldmodel.comparison.statistics import Estimate
+from worldmodel.data.durable import whole_file
+
+PANELS = 16  # of rollouts: at most two episodes, and one for many variants
+SHOWN = 10  # multiples of T that a rollout is shown for
+FILM_BYTES = 600_000  # of an animation; larger ones are made smaller
+SHAPES = {"solid": "", "dash": "7 4", "dot": "2 4", "dashdot": "7 4 2 4", "longdash": "11 4", "longdashdot": "11 4 2 4"}
+TRAITS = ("norm_growth", "valid_time", "steps_per_second", "peak_memory_mb", "seconds")
+SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
+    """Write `report.html`, whole or not at all.
+
+    Args:
+        comparison: with the folder that holds curves, examples and the configuration.
+        verdict: on it.
+        path: of the file.
+    """
+    environment = Environment(
+        loader=PackageLoader("worldmodel.comparison"),
+        autoescape=True,  # names come from users
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "interval": interval, "shell": shlex.join, "count": count}
+    page = environment.get_template("report.html.j2").render(
+        **_head(comparison),
+        verdict=verdict,
+        comparison=comparison,
+        loops=LOOPS,
+        looks=looks(comparison),
+        shapes=SHAPES,
+        figures=_figures(comparison),
+        films=list(_films(comparison)),
+        sizes={row["variant"]: row for row in comparison.plan["sizes"]},
+        trait_names=TRAITS,
+        worst=lambda variant, loop, horizon: _worst(comparison.of(variant), loop, horizon),
+        plotlyjs=Markup(get_plotlyjs()),
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def number(value: float, regret: bool = False) -> str:
+    """Three significant digits, or three decimals of a regret; powers of ten for what is very large or small."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if regret and abs(value) < 100:
+        return f"{value:.3f}"
+    if value and not 1e-3 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}×10{str(int(exponent)).translate(SUPERSCRIPT)}".replace("-", "−")
+    return (f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
+
+
+def interval(estimate: Estimate, regret: bool = False) -> str:
+    """Its two ends; nothing where the seeds allow none."""
+    if math.isnan(estimate.low):
+        return ""
+    return f"{number(estimate.low, regret)} – {number(estimate.high, regret)}"
+
+
+def count(many: int, noun: str) -> str:
+    """A number with its noun: 1 run, 2 runs."""
+    return f"{many:,} {noun}{'' if many == 1 else 's'}"
+
+
+def _head(comparison: Comparison) -> dict[str, Any]:
+    """What the plan says, as text."""
+    plan, config = comparison.plan, comparison.folder / "config.yaml"
+    return {
+        "title": str(plan["data"].get("env_id") or comparison.folder.name),
+        "steps": plan["steps"],
+        "date": plan["created"][:10],
+        "data": list(_flat(plan["data"])),
+        "versions": list(_flat(plan["versions"])),
+        "config": config.read_text(encoding="utf-8") if config.is_file() else None,
+    }
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as rows of (name, text)."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key} ")
+        elif value is not None:
+            yield f"{prefix}{key}", f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _worst(runs: list[Result], loop: str, horizon: int) -> float:
+    """The largest error of any seed there."""
+    errors = (of.get(horizon, math.nan) for run in runs for name, of in run.errors.items() if name == loop)
+    return max((error for error in errors if not math.isnan(error)), default=math.nan)
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """Name -> HTML of a figure, without those that have nothing to show; the rollouts by episode and variant."""
+    curves = curves_of(comparison)
+    made = {
+        f"{name} {loop}": figure
+        for name, draw in (("error", error_figure), ("regret", regret_figure), ("norm", norm_figure))
+        for loop in LOOPS
+        if (figure := draw(comparison, curves, loop)) is not None
+    }
+    html: dict[str, Any] = {name: _html(figure, name.replace(" ", "-")) for name, figure in made.items()}
+    return html | {"rollouts": _rollouts(comparison)}
+
+
+def _rollouts(comparison: Comparison) -> dict[str, dict[str, Markup]]:
+    """Episode -> variant -> figure."""
+    by_name: dict[str, dict[str, list[ExampleRollout]]] = {}
+    for variant in comparison.variants:
+        for run in comparison.of(variant):
+            for example in read_examples(_folder(comparison, run) / "examples.npz"):
+                if example.entries:
+                    by_name.setdefault(example.name, {}).setdefault(variant, []).append(example)
+    shown = max(1, min(2, PANELS // max(1, len(comparison.variants))))
+    styles, steps = looks(comparison), comparison.plan["steps"]
+    html: dict[str, dict[str, Markup]] = {}
+    for i, (name, of) in enumerate(list(by_name.items())[:shown]):
+        longest = min(SHOWN * steps, max(len(examples[0].prediction) for examples in of.values()))
+        html[name] = {
+            variant: _html(rollout_figure(examples, styles[variant], steps, longest), f"rollout-{i}-{j}")
+            for j, (variant, examples) in enumerate(of.items())
+        }
+    return html
+
+
+def _html(figure: Figure, name: str) -> Markup:
+    """A div and the script that draws into it; plotly escapes what could end the script."""
+    options = {"displayModeBar": False, "responsive": True, "showTips": False}
+    height = f"{figure.layout.height}px"  # type: ignore[attr-defined]
+    return Markup(
+        figure.to_html(options, include_plotlyjs=False, full_html=False, div_id=f"plot-{name}", default_height=height)
+    )
+
+
+def _films(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
+    """Of each variant's first run that drew one: variant, what it is, the animation as data URI."""
+    for variant in comparison.variants:
+        for run in comparison.of(variant):
+            path = _folder(comparison, run) / "rollout.gif"
+            if path.is_file():
+                encoded = base64.b64encode(_small(path)).decode()
+                yield variant, f"seed {run.seed}", f"data:image/gif;base64,{encoded}"
+                break
+
+
+def _small(path: Path) -> bytes:
+    """The animation; where it is large, fewer and smaller frames of it."""
+    if path.stat().st_size <= FILM_BYTES:
+        return path.read_bytes()
+    with Image.open(path) as film:
+        every = max(1, -(-getattr(film, "n_frames", 1) // 40))
+        scale = min(1.0, 360 / film.width)
+        size = (round(film.width * scale), round(film.height * scale))
+        frames, pause = [], int(film.info.get("duration", 80))
+        for i in range(0, getattr(film, "n_frames", 1), every):
+            film.seek(i)
+            frames.append(film.convert("RGB").resize(size).quantize(48))
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=pause * every, loop=0)
+    return buffer.getvalue()
+
+
+def _folder(comparison: Comparison, run: Result) -> Path:
+    slugs = {planned["variant"]: planned["slug"] for planned in comparison.plan["runs"]}
+    return run_folder(comparison.folder, slugs[run.variant], run.seed)
