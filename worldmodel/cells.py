@@ -20,12 +20,17 @@ from worldmodel import rules
 from worldmodel.errors import UserError, choose
 
 
+RESIDUAL_START = 0.01  # times the usual first weights
+
+
 class UpdateCell(nn.Module):
     """A rule with its gate and candidate from one matmul.
 
     One layer: proposals = W_x [z, a] + W_h h + b.
     Two layers: proposals = W_o silu(LayerNorm(W_x [z, a] + W_h h + b)) + b_o.
-    The gate's bias starts at `gate_bias`; with -1 a new cell keeps 73% of its state at each step.
+    The gate's bias starts at `gate_bias`; with -1 a new cell keeps 73% of its state at each step. `residual` has no
+    gate, and what it adds starts near zero (as in Zhang et al. 2019, Fixup): otherwise a new cell whose state is carried
+    through a long episode starts from a state that drowns its inputs, or overflows, and never learns.
     """
 
     def __init__(self, input_dim: int, hidden_dim: int, rule: str, layers: int, gate_bias: float) -> None:
@@ -43,6 +48,10 @@ class UpdateCell(nn.Module):
         bias = self.input.bias if self.output is None else self.output.bias
         if self.gated:
             nn.init.constant_(bias[:hidden_dim], gate_bias)
+        if self.rule is rules.residual:
+            with torch.no_grad():
+                (self.recurrent if self.output is None else self.output).weight.mul_(RESIDUAL_START)
+                bias.mul_(RESIDUAL_START)
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
         return self.input(torch.cat([z, a], dim=-1))
