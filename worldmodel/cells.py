@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from worldmodel import rules
 from worldmodel.errors import UserError, choose
 
-
 RESIDUAL_START = 0.01  # times the usual first weights
 
 
@@ -29,8 +28,8 @@ class UpdateCell(nn.Module):
     One layer: proposals = W_x [z, a] + W_h h + b.
     Two layers: proposals = W_o silu(LayerNorm(W_x [z, a] + W_h h + b)) + b_o.
     The gate's bias starts at `gate_bias`; with -1 a new cell keeps 73% of its state at each step. `residual` has no
-    gate, and what it adds starts near zero (as in Zhang et al. 2019, Fixup): otherwise a new cell whose state is carried
-    through a long episode starts from a state that drowns its inputs, or overflows, and never learns.
+    gate, and what it adds starts near zero (as in Zhang et al. 2019, Fixup): a new cell whose state is carried
+    through a long episode would start from a state that drowns its inputs, or overflows, and never learn.
     """
 
     def __init__(self, input_dim: int, hidden_dim: int, rule: str, layers: int, gate_bias: float) -> None:
