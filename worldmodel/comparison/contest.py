@@ -118,7 +118,7 @@ class _Contest:
             return None, sound, "no verdict: one seed"
         unbeaten = [a for a in sound if not any(self.better(b, a) and not self.close(b, a) for b in sound if b != a)]
         best = unbeaten or sound
-        first = next((a for a in best if all(self.better(a, b) for b in names if b != a)), None)
+        first = next((a for a in best if all(self.beats(a, b) for b in names if b != a)), None)
         if first is None:
             return None, best, self.undecided(best, names, seeds)
         if near := [b for b in best if b != first and self.close(first, b)]:
@@ -133,11 +133,7 @@ class _Contest:
         if not others:
             rivals = [name for name in names if name != lowest and not self.better(lowest, name)]
             return f"no verdict: {seeds} do not show that {lowest} is better than {'; '.join(rivals)}"
-        alone = all(self.below(lowest, other) for other in others)
-        hint = (
-            f" ({lowest} is below each in a test of its own, not after the correction for all pairs)" if alone else ""
-        )
-        return f"no verdict: these {len(best)} are not told apart by {seeds}: {'; '.join(best)}{hint}"
+        return f"no verdict: these {len(best)} are not told apart by {seeds}: {'; '.join(best)}"
 
     def of(self, a: str, b: str) -> Pair:
         return self.pairs[frozenset((a, b))]
@@ -145,10 +141,10 @@ class _Contest:
     def better(self, a: str, b: str) -> bool:
         return self.of(a, b).better == a
 
-    def below(self, a: str, b: str) -> bool:
-        """Whether a's error is the smaller one, were this the only test that is made."""
+    def beats(self, a: str, b: str) -> bool:
+        """Whether a is the better one, were this the only test that is made."""
         pair = self.of(a, b)
-        return pair.high < 1 if pair.a == a else pair.low > 1
+        return pair.better == a or (pair.better is None and (pair.high < 1 if pair.a == a else pair.low > 1))
 
     def close(self, a: str, b: str) -> bool:
         """Whether their errors differ by less than is of use."""

@@ -42,7 +42,8 @@ t-test says so or an exact test of the counts does: a binomial one over the runs
 (3 of 3 runs against none are enough, 4 of 5 too, 2 of 2 are not). But if it has the larger errors where neither \
 diverged, nothing is decided.
 
-A winner diverged in no seed and is better than every other variant, by 1% or more: smaller gaps are of no use. \
+A winner diverged in no seed and is better than every other variant, each in a test of its own at 5%, by 1% or more: \
+to be better than all, it must pass all tests, and needs no correction (Berger 1982). Smaller gaps are of no use. \
 Without a winner, the best are those that diverged in no seed and that no other of these beats by 1% or more. Not \
 told apart does not mean equal. The seeds set the weights, all else is the same: what is concluded holds for new \
 seeds on these data, not for other data."""
