@@ -105,7 +105,7 @@ def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longe
         longest: steps that are shown.
     """
     entries = examples[0].entries
-    figure: Any = make_subplots(len(entries), 1, shared_xaxes=True, vertical_spacing=0.08)
+    figure: Any = make_subplots(len(entries), 1, shared_xaxes=True, vertical_spacing=0.5 / (1 + 2 * len(entries)))
     for i, entry in enumerate(entries):
         true = examples[0].truth[: longest + 1, i]
         spread = float(np.ptp(true)) or 1.0  # a prediction that runs away must not flatten the truth
@@ -117,17 +117,28 @@ def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longe
         )  # fmt: skip
         for number, example in reversed(list(enumerate(examples))):
             predicted = example.prediction[:longest, i]
-            shown = np.where(np.isfinite(predicted), predicted, np.nan).clip(low - spread, high + spread)
+            shown = np.where(np.isfinite(predicted), predicted, np.nan).clip(low, high)
             line = {"color": look.color, "width": 1 if number else 1.7}
             figure.add_scatter(
                 x=np.arange(1, len(shown) + 1), y=_short(shown), line=line, opacity=0.45 if number else 1.0,
                 hovertemplate=f"predicted: {what}", **where,
             )  # fmt: skip
-        figure.update_yaxes(range=[low, high], title=escape(entry), nticks=4, **where)
+        edge = 0.02 * (high - low)  # room for a line that runs along the border
+        figure.update_yaxes(range=[low - edge, high + edge], nticks=4, **where)
+        axis = str(i + 1) if i else ""
+        at = {
+            "xref": f"x{axis} domain",
+            "yref": f"y{axis} domain",
+            "x": 0,
+            "y": 1,
+            "xanchor": "left",
+            "yanchor": "bottom",
+        }
+        figure.add_annotation(text=escape(entry), showarrow=False, font_size=11, **at)
     _mark(figure, [steps] if steps < longest else [])
     figure.update_traces(mode="lines")
     figure.update_xaxes(range=[0, longest], nticks=6)
-    return _styled(figure, 40 + 100 * len(entries), {"l": 52, "r": 8, "t": 6, "b": 28})
+    return _styled(figure, 50 + 105 * len(entries), {"l": 36, "r": 8, "t": 18, "b": 28})
 
 
 def _figure(
@@ -139,7 +150,8 @@ def _figure(
     """Bands of variants and lines of references (name -> title, points) on log-log axes with the multiples of T."""
     if not found and not lines:
         return None
-    figure, styles = go.Figure(), looks(comparison)
+    figure: Any = go.Figure()
+    styles = looks(comparison)
     diverged = {run.variant for run in comparison.results if run.diverged}
     calm = [one.middle for variant, one in found.items() if variant not in diverged]
     low, high = _range([values for _, (_, values) in lines.values()] + calm, [one.middle for one in found.values()])
@@ -153,6 +165,7 @@ def _figure(
             line={"color": GREY, "dash": REFERENCE_DASHES.get(name, "dot"), "width": 1.5},
             hovertemplate=f"<b>{escape(words)}</b><br>step %{{x}}: %{{y:.4g}}<extra></extra>",
         )
+    figure.data = sorted(figure.data, key=lambda trace: trace.fill is None)  # no band covers a line
     values, words = _ticks(low, high)
     figure.update_yaxes(type="log", title=title, range=np.log10([low, high]), tickvals=values, ticktext=words)
     longest = max([int(one.step[-1]) for one in found.values()] + [int(step[-1]) for _, (step, _) in lines.values()])
@@ -200,7 +213,11 @@ def _draw_band(figure: go.Figure, variant: str, one: Band, look: Look, ceiling: 
         f"%{{customdata[2]}} of {len(one.values)} seeds<extra></extra>",
         meta=variant,
     )
-    gone = [(int(one.step[np.argmax(of > ceiling)]), float(of.max())) for of in one.values if of.max() > HIGHEST]
+    gone = [
+        (int(one.step[np.argmax(of > ceiling)]), float(of.max()))
+        for of in one.values
+        if of.max() > max(ceiling, DIVERGED)
+    ]
     if gone:
         figure.add_scatter(
             x=[left for left, _ in gone],
