@@ -16,7 +16,7 @@ from worldmodel.data.manifest import read_manifest, write_manifest
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "12", "--trainer.log_every_n_steps", "4"]
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
-CONFS = sorted((ROOT / "conf").glob("*.yaml"))
+CONFS = sorted((ROOT / "conf").rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -105,14 +105,17 @@ def test_every_rule_fits(worldmodel, toy_conf, rule):
     run_of(worldmodel("fit", "--config", toy_conf, *QUICK, *SMALL, "--model.rule", rule))
 
 
-@pytest.mark.parametrize("conf", CONFS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("conf", CONFS, ids=lambda p: p.relative_to(ROOT / "conf").as_posix())
 def test_every_conf_runs(worldmodel, conf, tmp_path):
     """Collects what it asks for, less of it, and trains for some steps."""
-    asked = yaml.safe_load(conf.read_text())["data"]["collect"]
-    fewer = json.dumps(asked | {"steps": 1600, "max_episode_steps": min(200, asked.get("max_episode_steps", 200))})
-    options = [
-        "--data.collect",
-        fewer,
+    (tmp_path / "conf").symlink_to(ROOT / "conf")  # a policy is named from the project's root
+    data = yaml.safe_load(conf.read_text())["data"]
+    asked = {name: data[name] for name in ("collect", "test_collect") if name in data}
+    options = []
+    for name, collect in asked.items():
+        fewer = {"steps": 1600, "max_episode_steps": min(200, collect.get("max_episode_steps", 200))}
+        options += [f"--data.{name}", json.dumps(collect | fewer)]
+    options += [
         "--trainer.max_steps",
         "4",
         "--trainer.accelerator",
@@ -122,7 +125,7 @@ def test_every_conf_runs(worldmodel, conf, tmp_path):
     ]
     process = worldmodel("fit", "--config", conf, *options)
     assert (tmp_path / run_of(process) / "rollout.png").exists()
-    again = worldmodel("fit", "--config", conf, "--data.path", tmp_path / asked["env_id"], *options)
+    again = worldmodel("fit", "--config", conf, "--data.path", tmp_path / "again", *options)
     assert run_of(again).endswith("-2"), "a second run gets a folder of its own"
 
 
