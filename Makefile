@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: fit test check browser format clean
+.PHONY: fit test check browser results-quick format clean
 
 fit: .venv/installed
 	$(BIN)/worldmodel fit --config conf/quickstart.yaml
 
 test: check browser
 	$(BIN)/pytest -n 2
+
+results-quick: .venv/installed  # a small version of docs/results, in a few minutes; goes on where it was interrupted
+	$(BIN)/worldmodel compare --config conf/linear.yaml --rules residual,gated_norm --start carry,zero --seeds 0,1 \
+		--trainer.max_steps 1000 --out runs/results-quick
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

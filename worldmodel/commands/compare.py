@@ -51,9 +51,9 @@ def main(argv: list[str]) -> None:
 
 
 def conclude(out: Path) -> None:
-    """Measure the references if that is still to be done, judge, write the report, and print what it says."""
+    """Measure the references if that is still to be done, judge, write what came out, and print it."""
     from worldmodel.comparison.report import write_report
-    from worldmodel.comparison.tables import print_verdict
+    from worldmodel.comparison.tables import markdown, print_verdict
     from worldmodel.comparison.verdict import judge, write_results_csv, write_verdict
 
     comparison = load(out)
@@ -71,6 +71,8 @@ def conclude(out: Path) -> None:
     verdict = judge(comparison)
     write_verdict(verdict, out / "verdict.json")
     write_results_csv(comparison, out / "results.csv")
+    with whole_file(out / "results.md") as temporary:
+        temporary.write_text(markdown(verdict, comparison))
     write_report(comparison, verdict, out / "report.html")
     print_verdict(verdict, comparison, SAID)
     SAID.print(f"report: {out / 'report.html'}")
