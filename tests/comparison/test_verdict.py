@@ -178,7 +178,8 @@ def test_one_seed_allows_no_verdict():
     verdict = judge(compare({"a": [0.1], "b": [50.0]}))
     assert [pair.better for pair in verdict.pairs] == [None]
     assert math.isnan(verdict.pairs[0].p)
-    assert (verdict.rankings[0].winner, verdict.rankings[0].statement) == (None, "no verdict: one seed")
+    ranking = verdict.rankings[0]
+    assert (ranking.winner, ranking.best, ranking.statement) == (None, [], "no verdict: one seed")
     assert math.isnan(verdict.cells[0].error.low)
     assert "One seed" in " ".join(verdict.summary)
 

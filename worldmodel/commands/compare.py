@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from worldmodel.comparison.results import write_json, write_references
 from worldmodel.data.durable import whole_file
 from worldmodel.errors import UserError
 
-SAID = Console(soft_wrap=True, highlight=False)
+SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width
 TERMINATED = 128 + signal.SIGTERM  # a status; Ray's own handler ends with the bare number
 
 

@@ -115,7 +115,7 @@ class _Contest:
         if len(names) == 1:
             return None, names, "only one variant: nothing to compare it with"
         if seeds == ONE_SEED:
-            return None, sound, "no verdict: one seed"
+            return None, [], "no verdict: one seed"
         unbeaten = [a for a in sound if not any(self.better(b, a) and not self.close(b, a) for b in sound if b != a)]
         best = unbeaten or sound
         first = next((a for a in best if all(self.beats(a, b) for b in names if b != a)), None)

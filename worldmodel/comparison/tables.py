@@ -110,7 +110,7 @@ def _regret_table(verdict: Verdict, comparison: Comparison, loop: Loop, detail: 
 def _rich(title: str, headings: list[str], rows: Rows) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if i else "left")
+        table.add_column(Text(heading), justify="right" if i else "left", no_wrap=not i)
     starred = {i for row in rows for i, text in enumerate(row) if text.endswith(" *")}
     for row in rows:
         padded = [text if text.endswith(" *") or i not in starred else f"{text}  " for i, text in enumerate(row)]
