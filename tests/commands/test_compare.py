@@ -130,6 +130,19 @@ def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
 
 
 @pytest.mark.slow
+def test_a_rule_under_another_name_makes_no_difference(conf, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "from worldmodel.rules import RULES\nRULES['copy'] = RULES['gated_norm']\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # every process of the comparison knows the copy
+    output = compare(conf, tmp_path, "--rules", "gated_norm,copy", "--seeds", "0,1")
+    verdict = read_json(tmp_path / "out" / "verdict.json")
+    assert {(pair["ratio"], pair["better"]) for pair in verdict["pairs"]} == {(1.0, None)} and verdict["pairs"]
+    assert all("no difference" in ranking["statement"] for ranking in verdict["rankings"])
+    assert "no difference" in output and "wins" not in output
+
+
+@pytest.mark.slow
 def test_the_command_of_a_run_trains_the_same_by_hand(whole, worldmodel, tmp_path):
     cwd, _ = whole
     run = load(cwd / "out").results[1]
