@@ -1,0 +1,52 @@
+"""The comparisons of docs/results, from their beginning: python benchmarks/results.py [linear pendulum ...]
+
+Each goes on where it was interrupted (runs/results/NAME); then its tables, numbers and curves land in docs/results. On
+two cores the linear system takes an hour and a quarter, each simulator about forty minutes.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from browser import ARGUMENTS, find  # noqa: E402
+
+DOCS = ROOT / "docs" / "results"
+COMPARISONS = {  # name -> configuration, seeds
+    "linear": ("conf/linear.yaml", "0,1,2,3,4"),
+    "pendulum": ("conf/results/pendulum.yaml", "0,1,2"),
+    "cartpole": ("conf/results/cartpole.yaml", "0,1,2"),
+    "acrobot": ("conf/results/acrobot.yaml", "0,1,2"),
+    "half_cheetah": ("conf/results/half_cheetah.yaml", "0,1,2"),
+}
+
+
+def compare(name: str) -> Path:
+    """Run a comparison to its end; returns its folder."""
+    conf, seeds = COMPARISONS[name]
+    out = f"runs/results/{name}"
+    options = ["--config", conf, "--start", "carry,zero", "--seeds", seeds, "--wandb", "disabled", "--out", out]
+    subprocess.run([Path(sys.executable).with_name("worldmodel"), "compare", *options], cwd=ROOT, check=True)
+    return ROOT / out
+
+
+def publish(folder: Path, name: str) -> None:
+    """Copy tables and numbers of a comparison, and take a picture of its report's curves."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    for file in ("results.md", "results.csv"):
+        shutil.copyfile(folder / file, DOCS / f"{name}{Path(file).suffix}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find(), args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        page.goto((folder / "report.html").as_uri())
+        page.locator("#curves").screenshot(path=DOCS / f"{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or COMPARISONS:
+        publish(compare(name), name)
