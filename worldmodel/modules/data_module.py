@@ -3,7 +3,7 @@
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from worldmodel.batch import Batch
 from worldmodel.data.episode import Source
 from worldmodel.data.episodes import Episodes, Layout
+from worldmodel.data.finite import NonFinite, only_finite
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import Loaded, load, load_compressed
 from worldmodel.data.segments import Segments, StreamSampler
@@ -71,7 +72,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         test_collect: CollectOptions | None = None,
         split_seed: int = 0,
         seed: int = 0,
-        non_finite: Literal["error", "skip"] = "error",
+        non_finite: NonFinite = "error",
         memory_gb: float = 2.0,
         cache_dir: Path | None = None,
         decode: bool = False,
@@ -86,7 +87,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.test_path, self.test_collect = test_path, test_collect
         self.val_fraction, self.test_fraction = val_fraction, test_fraction if test_path is None else 0.0
         self.split_seed, self.seed = split_seed, seed
-        self.non_finite: Literal["error", "skip"] = non_finite
+        self.non_finite: NonFinite = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
         self.num_workers = num_workers
         self.position = 0
@@ -164,7 +165,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 raise UserError(f"data.test_path {path} has another {name} ({there}) than {self.path} ({here})")
 
     def _load(self, source: Source, path: Path) -> Episodes:
-        return self._finite(self._read(source, path), path)
+        return only_finite(self._read(source, path), path, self.non_finite)
 
     def _read(self, source: Source, path: Path) -> Loaded:
         if source.provenance.get("complete") is False:
@@ -182,23 +183,6 @@ class EpisodeDataModule(pl.LightningDataModule):
         beside = (path if path.is_dir() else path.parent) / ".worldmodel-cache"
         cache = (self.cache_dir or beside) / path.name
         return load(source, self.memory_gb * 2**30, cache, self.layout)
-
-    def _finite(self, loaded: Loaded, path: Path) -> Episodes:
-        """Without the episodes that hold a NaN or infinity, if that is what the user wants."""
-        episodes, bad = loaded.episodes, loaded.not_finite
-        if not bad:
-            return episodes
-        if self.non_finite == "error":
-            i, (field, step) = next(iter(bad.items()))
-            raise UserError(
-                f"{path}: {episodes.names[i]}, step {step}: the {field} is not finite"
-                f" ({len(bad)} of {len(episodes)} episodes have such values); mend the data,"
-                " or leave such episodes out with --data.non_finite skip"
-            )
-        if len(bad) == len(episodes):
-            raise UserError(f"{path}: every episode holds a NaN or an infinity; mend the data")
-        log.warning("%s: left out %d episodes that hold a NaN or an infinity", path, len(bad))
-        return episodes.select(i for i in range(len(episodes)) if i not in bad)
 
     @cached_property
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
