@@ -8,7 +8,6 @@ from scipy.stats import binom
 from worldmodel.comparison.statistics import (
     arithmetic,
     count_test,
-    detectable,
     geometric,
     holm,
     log_ratios,
@@ -129,11 +128,3 @@ def test_count_test_is_rarely_wrong_whatever_the_probability_of_diverging(n):
     for q in np.linspace(0.01, 0.99, 50):
         chance = binom.pmf(counts, n, q)
         assert chance @ rejected @ chance <= 0.05
-
-
-def test_detectable_gap_has_a_p_of_exactly_the_level():
-    differences = np.array([-0.02, 0.01, 0.04, -0.03])
-    _, low, high = t_interval(differences.tolist())
-    gap = math.log(detectable(math.exp(low), math.exp(high), n=4, tests=6))
-    shifted = differences - differences.mean() + gap
-    assert paired_test(shifted.tolist()).p * 6 == pytest.approx(0.05)

@@ -230,6 +230,16 @@ def test_many_equal_variants_are_rarely_told_apart(seeds):
     assert max(alarms, winners) <= 300 * 0.05 + 2 * math.sqrt(300 * 0.05 * 0.95)
 
 
+def test_equal_variants_that_diverge_by_chance_are_rarely_told_apart():
+    rng = np.random.default_rng(3)
+    alarms = 0
+    for _ in range(200):
+        errors = {name: [INF if rng.random() < 0.5 else error for error in noisy(rng, 5)] for name in "abcdefg"}
+        verdict = judge(compare(errors))
+        alarms += any(pair.better for pair in verdict.pairs) or verdict.rankings[0].winner is not None
+    assert alarms <= 200 * 0.05 + 2 * math.sqrt(200 * 0.05 * 0.95)
+
+
 def test_a_winner_among_seven_is_found_by_five_seeds():
     rng = np.random.default_rng(1)
     gaps = {"a": 1.0} | dict.fromkeys("bcdefg", 1.3)
@@ -311,13 +321,6 @@ def test_the_default_rule_is_named_beside_the_lowest_regret():
     text = "\n".join(judge(compare(table, floor=0.1)).summary)
     assert "gru, carry (the lowest) 1.105 in open loop; gated_norm, carry 1.205 in open loop." in text
     assert "gated_norm, zero 1.3" not in text
-
-
-def test_what_the_seeds_can_show_is_said():
-    """With two seeds, a spread of 5% and 3 pairs, not even twice the error is found."""
-    verdict = judge(compare({"a": [0.1, 0.105], "b": [0.105, 0.1], "c": [0.11, 0.1]}))
-    (sentence,) = (sentence for sentence in verdict.summary if sentence.startswith("What the seeds can show"))
-    assert "2 seeds and 3 pairs tell a factor of" in sentence
 
 
 def test_a_comparison_that_came_to_nothing_says_so():

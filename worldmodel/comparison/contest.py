@@ -52,32 +52,36 @@ def pairs_at(
     errors = {v: errors_by_seed(comparison, v, loop, horizon) for v in comparison.variants}
     wanted = combinations(comparison.variants, 2) if couples is None else couples
     duels = [duel(a, b, errors[a], errors[b]) for a, b in wanted if errors[a] and errors[b]]
-    corrected = holm([each.errors.p for each in duels])
-    return [_pair(loop, horizon, each, p) for each, p in zip(duels, corrected, strict=True)]
+    decided = [_decide(each) for each in duels]
+    corrected = holm([p for p, _ in decided])
+    return [
+        _pair(loop, horizon, each, p, p_corrected, sign)
+        for each, (p, sign), p_corrected in zip(duels, decided, corrected, strict=True)
+    ]
 
 
-def _pair(loop: Loop, horizon: int, each: Duel, p_errors: float) -> Pair:
-    p, sign = _decide(each, p_errors)
-    better = None if not p <= ALPHA or sign == 0 else each.a if sign < 0 else each.b
+def _pair(loop: Loop, horizon: int, each: Duel, p: float, corrected: float, sign: int) -> Pair:
+    lower = None if sign == 0 else each.a if sign < 0 else each.b
+    better, alone = (lower if value <= ALPHA else None for value in (corrected, p))
     ratio, low, high = (exp(value) for value in (each.errors.mean, each.errors.low, each.errors.high))
-    return Pair(loop, horizon, each.a, each.b, ratio, low, high, p, better)
+    return Pair(loop, horizon, each.a, each.b, ratio, low, high, corrected, better, alone)
 
 
-def _decide(each: Duel, p_errors: float) -> tuple[float, int]:
+def _decide(each: Duel) -> tuple[float, int]:
     """p, and the sign of log(error_a / error_b), by the errors and by how often each diverged.
 
     Who diverges more often is never the better one. If it has clearly the smaller errors where neither diverged, then
-    the two speak against each other, and nothing is decided.
+    the two speak against each other, and nothing is decided. Of two tests that agree, the smaller p counts, doubled.
     """
+    p_errors, p_count = each.errors.p, count_test(each.diverged_a, each.diverged_b, each.seeds)
     by_errors = 0 if math.isnan(each.errors.mean) else int(math.copysign(each.errors.mean != 0, each.errors.mean))
     by_count = (each.diverged_a > each.diverged_b) - (each.diverged_a < each.diverged_b)
-    p_count = count_test(each.diverged_a, each.diverged_b, each.seeds)
     if by_count == 0:
         nothing_but_divergence = each.errors.n == 0 and each.seeds >= 2
         return (p_count if nothing_but_divergence else p_errors), by_errors
     if by_errors == -by_count:
-        return (math.nan if each.errors.p <= ALPHA else p_count), by_count
-    return (p_count if math.isnan(p_errors) else min(p_count, p_errors)), by_count
+        return (math.nan if p_errors <= ALPHA else p_count), by_count
+    return (p_count if math.isnan(p_errors) else min(1.0, 2 * min(p_count, p_errors))), by_count
 
 
 def rank(cells: list[Cell], pairs: list[Pair]) -> Ranking | None:
@@ -143,8 +147,7 @@ class _Contest:
 
     def beats(self, a: str, b: str) -> bool:
         """Whether a is the better one, were this the only test that is made."""
-        pair = self.of(a, b)
-        return pair.better == a or (pair.better is None and (pair.high < 1 if pair.a == a else pair.low > 1))
+        return self.of(a, b).alone == a
 
     def close(self, a: str, b: str) -> bool:
         """Whether their errors differ by less than is of use."""

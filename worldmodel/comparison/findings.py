@@ -28,8 +28,9 @@ class Pair:
     ratio: float  # error_a / error_b, geometric mean over the seeds in which neither diverged
     low: float  # its 95% interval, of this one ratio
     high: float
-    p: float  # see Verdict.method; NaN: the seeds allow no test
+    p: float  # see Verdict.method, corrected; NaN: the seeds allow no test
     better: str | None  # a, b, or not told apart
+    alone: str | None  # the same, were this the only pair
 
 
 @dataclass(frozen=True)

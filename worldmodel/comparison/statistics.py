@@ -130,12 +130,6 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def detectable(low: float, high: float, n: int, tests: int) -> float:
-    """The smallest ratio, above 1, that `n` seeds tell from 1 among `tests` tests, given one pair's interval."""
-    standard_error = math.log(high / low) / 2 / _t(ALPHA, n)
-    return exp(standard_error * _t(ALPHA / tests, n))
-
-
 def exp(value: float) -> float:
     """e to the value; infinite where a float cannot hold it."""
     return math.inf if value > MAX_EXPONENT else math.exp(value)

@@ -7,7 +7,6 @@ from statistics import fmean
 from worldmodel.comparison.contest import pairs_at
 from worldmodel.comparison.findings import Cell, Pair, Ranking, Verdict
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
-from worldmodel.comparison.statistics import detectable
 
 BASELINES = {"copy_last": "the last observation", "mean": "the mean", "autoregression": "autoregression"}
 MOST_NAMED = 3  # variants that a sentence lists
@@ -205,23 +204,7 @@ def _limits(verdict: Verdict, comparison: Comparison) -> list[str]:
     most = max(cell.error.n + cell.error.diverged for cell in verdict.cells)
     if most < 2:
         return [*sentences, "One seed says nothing about the next one: no intervals, no verdict; add --seeds."]
-    undecided = [r for r in verdict.rankings if r.winner is None and r.statement.startswith("no verdict: these")]
-    for ranking in sorted(undecided, key=lambda r: r.loop == "closed"):
-        there = [p for p in verdict.pairs if (p.loop, p.horizon) == (ranking.loop, ranking.horizon)]
-        inside = [p for p in there if {p.a, p.b} <= set(ranking.best) and 0 < p.low < p.high]
-        if inside:
-            return [*sentences, _smallest_gap(ranking, inside, len(there), most)]
     return sentences
-
-
-def _smallest_gap(ranking: Ranking, pairs: list[Pair], tests: int, seeds: int) -> str:
-    ratios = [detectable(pair.low, pair.high, seeds, tests) for pair in pairs]
-    middle = sorted(ratios)[len(ratios) // 2]
-    gap = f"{middle - 1:.0%}" if middle < 3 else f"a factor of {middle:.3g}"
-    return (
-        f"What the seeds can show: {seeds} seeds and {tests} pairs tell {gap} from chance in {ranking.loop} loop at"
-        f" {ranking.horizon} steps; smaller gaps need more seeds or fewer variants."
-    )
 
 
 def _unfinished(comparison: Comparison) -> list[str]:

@@ -35,12 +35,11 @@ no interval. A run has diverged at a horizon if its error there is not finite or
 counted and left out of the mean. Where all of a variant's runs diverged, the mean is theirs.
 
 Pairs of variants are compared seed by seed, on the seeds that both have and in which neither diverged: a \
-two-sided t-test of log(error / error), and Holm's correction over all pairs at that loop and horizon, so that the \
-chance of any false difference there is at most 5%. A ratio's interval is of this ratio alone, not corrected. If two \
-variants diverged in different numbers of seeds, then the one that diverged less often is the better one if the \
-t-test says so or an exact test of the counts does: a binomial one over the runs of both, at 5% for this pair alone \
-(3 of 3 runs against none are enough, 4 of 5 too, 2 of 2 are not). But if it has the larger errors where neither \
-diverged, nothing is decided.
+two-sided t-test of log(error / error). If two variants diverged in different numbers of seeds, then an exact binomial \
+test of these counts, over the runs of both, is made too, and of the two the smaller p counts, doubled (where there is \
+nothing but counts, 3 of 3 runs against none are enough, 2 of 2 are not). But if the one that diverged less often has \
+the larger errors where neither diverged, nothing is decided. Holm's correction over all pairs at that loop and \
+horizon keeps the chance of any false difference there at 5% or below. A ratio's interval is of this ratio alone.
 
 A winner diverged in no seed and is better than every other variant, each in a test of its own at 5%, by 1% or more: \
 to be better than all, it must pass all tests, and needs no correction (Berger 1982). Smaller gaps are of no use. \
