@@ -194,3 +194,12 @@ def test_wrong_arguments_name_the_right_ones():
         LatentPredictor(Z, A, D, rule="gatednorm")
     with pytest.raises(UserError, match="1 or 2 layers"):
         LatentPredictor(Z, A, D, layers=3)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_new_residual_state_stays_small_through_a_long_episode(layers):
+    """Else a carried state drowns its inputs, or overflows, before anything is learnt."""
+    torch.manual_seed(0)
+    predictor = LatentPredictor(Z, A, 32, rule="residual", layers=layers).float()
+    z, a, is_first = torch.randn(4, 1600, Z), torch.randn(4, 1600, A), torch.zeros(4, 1600, dtype=torch.bool)
+    assert predictor.closed_loop(z, a, is_first).h.norm(dim=-1).max() < 40

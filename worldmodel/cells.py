@@ -49,8 +49,10 @@ class UpdateCell(nn.Module):
             nn.init.constant_(bias[:hidden_dim], gate_bias)
         if self.rule is rules.residual:
             with torch.no_grad():
-                (self.recurrent if self.output is None else self.output).weight.mul_(RESIDUAL_START)
+                (self.input if self.output is None else self.output).weight.mul_(RESIDUAL_START)
                 bias.mul_(RESIDUAL_START)
+                if self.output is None:
+                    self.recurrent.weight.zero_()
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
         return self.input(torch.cat([z, a], dim=-1))

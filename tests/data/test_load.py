@@ -139,7 +139,7 @@ def test_the_cache_is_used_again_until_the_data_changes(mixed):
 
 def test_a_cache_that_cannot_be_written_is_named(mixed, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cache .*file/mixed/\w+ cannot be written .*--data.cache_dir"):
+    with pytest.raises(UserError, match=r"cache .*file/mixed-\w+/\w+ cannot be written .*--data.cache_dir"):
         _ = EpisodeDataModule(mixed, memory_gb=0, cache_dir=tmp_path / "file").splits
 
 

@@ -70,6 +70,17 @@ def test_a_dataset_of_its_own_for_the_test(toy_data, pendulum_data, tmp_path):
     assert sorted(splits["test"].names) == everything
     with pytest.raises(UserError, match=f"data.test_path {pendulum_data} has another observation_space"):
         _ = EpisodeDataModule(toy_data, test_path=pendulum_data).splits
+    with pytest.raises(UserError, match="data.test_path must say where"):
+        EpisodeDataModule(toy_data, test_collect=shorter)
+
+
+def test_two_datasets_of_one_name_share_a_cache_folder_in_peace(toy_data, tmp_path):
+    where = {"memory_gb": 0.0, "cache_dir": tmp_path / "cache"}
+    other = tmp_path / "other" / toy_data.name
+    data = EpisodeDataModule(toy_data, test_path=other, test_collect=TOY | {"seed": 50}, **where)
+    assert len(data.splits["test"]) and len(list((tmp_path / "cache").glob("*/[!.]*"))) == 2
+    one = data.splits["test"].obs(np.arange(3))
+    np.testing.assert_array_equal(one, EpisodeDataModule(other, **where).splits["train"].obs(np.arange(3)))
 
 
 def test_statistics_are_the_training_splits(pendulum_data):

@@ -42,7 +42,7 @@ class RolloutEvaluation(pl.Callback):
         threshold: float = 0.5,
         examples: int = 3,
     ) -> None:
-        self.multiples = tuple(sorted(multiples or MULTIPLES))
+        self.multiples = tuple(sorted(set(multiples or MULTIPLES)))
         if self.multiples[0] < 1 or starts < 1 or max_episodes < 1 or examples < 1 or (burn_in or 0) < 0:
             raise UserError("rollout.multiples, starts, max_episodes, examples must be at least 1, burn_in at least 0")
         self.burn_in, self.starts, self.max_episodes = burn_in, starts, max_episodes

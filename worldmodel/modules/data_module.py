@@ -2,6 +2,7 @@
 
 import logging
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         for name, value, least in (("steps", steps, 1), ("lanes", lanes, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise UserError(f"data.{name} is {value}: it must be at least {least}")
+        if test_collect is not None and test_path is None:
+            raise UserError("data.test_collect says what to collect, data.test_path must say where to")
         if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
             raise UserError(
                 f"data.val_fraction is {val_fraction}, data.test_fraction {test_fraction}: the first must be above 0,"
@@ -181,7 +184,9 @@ class EpisodeDataModule(pl.LightningDataModule):
             return load_compressed(path, self.layout)
         path = path.resolve()
         beside = (path if path.is_dir() else path.parent) / ".worldmodel-cache"
-        cache = (self.cache_dir or beside) / path.name
+        cache = beside / path.name
+        if self.cache_dir is not None:  # which may serve several datasets of one name
+            cache = self.cache_dir / f"{path.name}-{sha256(str(path).encode()).hexdigest()[:8]}"
         return load(source, self.memory_gb * 2**30, cache, self.layout)
 
     @cached_property
