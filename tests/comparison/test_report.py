@@ -6,14 +6,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from comparison.made_up import FOURTEEN, HORIZONS, T, errors_of, make_comparison
+from comparison.made_up import FOURTEEN, HORIZONS, STEPS, T, errors_of, make_comparison
 from PIL import Image
 from scipy import stats
 
 from worldmodel.comparison.figures import COLORS, error_figure, looks, norm_figure, regret_figure
-from worldmodel.comparison.lines import band, curves_of, thinned
-from worldmodel.comparison.report import FILM_BYTES, number, write_report
+from worldmodel.comparison.lines import band, bands, curves_of, over_floor, thinned
+from worldmodel.comparison.report import FILM_BYTES, write_report
 from worldmodel.comparison.results import Curve
+from worldmodel.comparison.tables import number
 from worldmodel.comparison.verdict import judge
 
 
@@ -79,6 +80,16 @@ def test_fourteen_variants_and_five_seeds_stay_below_six_and_a_half_megabytes(tm
     assert (tmp_path / "report.html").stat().st_size < 6_500_000
 
 
+def test_columns_say_what_they_rest_on_and_runs_to_come_are_counted(tmp_path):
+    comparison = make_comparison(tmp_path)
+    for reference in comparison.references:
+        reference.curves["open"] = replace(reference.curves["open"], count=np.full(len(STEPS), 18.0))
+    comparison.results.pop()
+    text = report_of(comparison).text
+    assert text.count("800 steps18 rollouts") == text.count("800 steps75 episodes") == 2
+    assert "11 of 12 finished" in text
+
+
 def test_failures_are_told_and_escaped(tmp_path):
     reader = report_of(make_comparison(tmp_path, failing=[("residual, carry", 1)]))
     assert "11 finished, 1 failed" in reader.text and "OutOfMemoryError: <no> memory left" in reader.text
@@ -110,7 +121,7 @@ def test_whatever_is_missing_the_rest_is_there(tmp_path, options):
     reader = report_of(comparison)
     assert all(variant in reader.text for variant in comparison.variants)
     assert ("regret" in reader.text) == (comparison.floor is not None)
-    assert ("img" in reader.tags) == ("images" in options)
+    assert ("img" in reader.tags) == ("Animations are of the validation split" in reader.text) == ("images" in options)
 
 
 def test_a_run_whose_curves_are_gone_is_in_the_tables(tmp_path):
@@ -131,27 +142,6 @@ def test_a_large_animation_is_made_small(tmp_path):
     assert path.stat().st_size > 3 * FILM_BYTES
     report_of(comparison)
     assert (tmp_path / "report.html").stat().st_size < 5_000_000 + 0.5 * path.stat().st_size
-
-
-@pytest.mark.parametrize(
-    ("value", "regret", "text"),
-    [
-        (0.31234, False, "0.312"),
-        (0.3, False, "0.300"),
-        (12.0, False, "12.0"),
-        (123.4, False, "123"),
-        (12345.0, False, "12,345"),
-        (2.04e24, False, "2.0×10²⁴"),
-        (-4e-6, False, "−4.0×10⁻⁶"),
-        (0.0, False, "0.00"),
-        (float("inf"), False, "∞"),
-        (float("nan"), True, "–"),
-        (1.0094, True, "1.009"),
-        (2.04e24, True, "2.0×10²⁴"),
-    ],
-)
-def test_numbers(value, regret, text):
-    assert number(value, regret) == text
 
 
 # --- lines and figures ----------------------------------------------------------------------------------------------
@@ -209,6 +199,34 @@ def test_what_diverges_leaves_the_plot_and_squashes_nobody(four):
         marks = [trace for trace in figure.data if trace.mode == "markers"]
         assert [trace.meta for trace in marks] == ["residual, zero"] and len(marks[0].x) == 3
         assert min(marks[0].x) > 4 * T  # where it is made up to diverge
+
+
+def test_a_regret_diverges_where_the_error_does(tmp_path):
+    """The floor is at 1e-4: an error of 0.5 is a regret of thousands, and no divergence."""
+    comparison = make_comparison(tmp_path, diverging=[])
+    floor = next(reference for reference in comparison.references if reference.name == "kalman")
+    floor.curves["open"].nmse[:] = 1e-4
+    curves = curves_of(comparison)
+    figure = regret_figure(comparison, curves, "open")
+    assert [trace for trace in figure.data if trace.mode == "markers"] == []
+    errors = bands(curves, "open", lambda curve: (curve.step, curve.nmse))["residual, carry"]
+    regret = over_floor(errors, (STEPS, floor.curves["open"].nmse))
+    assert list(regret.seeds) == [3] * len(STEPS)
+    np.testing.assert_allclose(regret.middle, errors.middle * 1e4)
+    np.testing.assert_allclose(regret.high, errors.high * 1e4)
+
+
+def test_norms_are_relative_to_the_trained_horizon(four):
+    """States of any width can be compared."""
+    curves = curves_of(four)
+    wide = [
+        curve | {"open": replace(curve["open"], hidden_norm=99 * curve["open"].hidden_norm)}
+        for curve in curves["residual, carry"]
+    ]
+    for runs in (curves["residual, carry"], wide):
+        line = next(t for t in norm_figure(four, {"residual, carry": runs}, "open").data if t.fill is None)
+        at = dict(zip(line.x.tolist(), np.asarray(line.y).tolist(), strict=True))
+        assert at[T] == pytest.approx(1) and 1 < at[HORIZONS[-1]] < 2
 
 
 def test_the_floor_has_regret_one(four):

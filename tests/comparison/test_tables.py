@@ -1,16 +1,18 @@
 import io
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from comparison.by_hand import T, compare, comparison_of
+from comparison.made_up import STEPS, make_comparison
 from rich.console import Console
 
 from worldmodel import RULES
 from worldmodel.comparison.results import Comparison
 from worldmodel.comparison.statistics import Estimate
-from worldmodel.comparison.tables import interval, markdown, number, print_verdict, ratio
+from worldmodel.comparison.tables import interval, markdown, number, print_verdict
 from worldmodel.comparison.verdict import judge
 
 NAN, INF = math.nan, math.inf
@@ -24,34 +26,36 @@ def printed(comparison: Comparison, width: int = 120) -> str:
 
 
 @pytest.mark.parametrize(
-    "value, text",
+    ("value", "regret", "text"),
     [
-        (0.31234, "0.312"),
-        (0.31, "0.31"),
-        (12.345, "12.3"),
-        (1234.5, "1230"),
-        (99999.0, "100000"),
-        (2.3e24, "2e+24"),
-        (INF, "inf"),
-        (0.0, "0"),
+        (0.31234, False, "0.312"),
+        (0.3, False, "0.300"),
+        (12.0, False, "12.0"),
+        (123.4, False, "123"),
+        (12345.0, False, "12,345"),
+        (2.04e24, False, "2.0×10²⁴"),
+        (-4e-6, False, "−4.0×10⁻⁶"),
+        (0.0, False, "0.00"),
+        (float("inf"), False, "∞"),
+        (float("nan"), True, "–"),
+        (1.0094, True, "1.009"),
+        (12.0, True, "12.000"),
+        (2.4e-5, True, "2.4×10⁻⁵"),
+        (2.04e24, True, "2.0×10²⁴"),
     ],
 )
-def test_numbers_have_three_digits(value, text):
-    assert number(value) == text
-
-
-def test_regret_has_three_decimals():
-    assert (ratio(1.01249), ratio(12.0), ratio(1.2345e9)) == ("1.012", "12.000", "1e+09")
+def test_numbers(value, regret, text):
+    assert number(value, regret) == text
 
 
 @pytest.mark.parametrize(
     "estimate, full, side, bare",
     [
-        (Estimate(0.31, 0.29, 0.33, 5), "0.31 [0.29, 0.33]", "0.31 ±6.5%", "0.31"),
-        (Estimate(0.31, 0.001, 90.0, 3), "0.31 [0.001, 90]", "0.31 ±>99%", "0.31"),
-        (Estimate(0.31, NAN, NAN, 1), "0.31", "0.31", "0.31"),
-        (Estimate(0.31, NAN, NAN, 1, 2), "0.31, diverged 2/3", "0.31, div. 2/3", "0.31, div. 2/3"),
-        (Estimate(2e24, NAN, NAN, 0, 5), "2e+24, diverged 5/5", "2e+24, div. 5/5", "2e+24, div. 5/5"),
+        (Estimate(0.31, 0.29, 0.33, 5), "0.310 [0.290, 0.330]", "0.310 ±6.5%", "0.310"),
+        (Estimate(0.31, 0.001, 90.0, 3), "0.310 [0.00100, 90.0]", "0.310 ±>99%", "0.310"),
+        (Estimate(0.31, NAN, NAN, 1), "0.310", "0.310", "0.310"),
+        (Estimate(0.31, NAN, NAN, 1, 2), "0.310, diverged 2/3", "0.310, div. 2/3", "0.310, div. 2/3"),
+        (Estimate(2e24, NAN, NAN, 0, 5), "2.0×10²⁴, diverged 5/5", "2.0×10²⁴, div. 5/5", "2.0×10²⁴, div. 5/5"),
         (Estimate(INF, NAN, NAN, 0, 5), "diverged 5/5", "div. 5/5", "div. 5/5"),
         (Estimate(NAN, NAN, NAN, 0), "-", "-", "-"),
     ],
@@ -118,7 +122,7 @@ def test_markdown_has_every_table():
     assert headings == ["steps (x trained)", f"{T} (1x)"]
     assert a == ["a", "**0.101 \\[0.0985, 0.104]**"]
     assert b[0] == "b" and not b[1].startswith("**")
-    assert (kalman[1], copy) == ("0.05", ["copy_last", "1.5"])
+    assert (kalman[1], copy) == ("0.0500", ["copy_last", "1.50"])
     assert rows_of(text, "Regret, open loop")[2][1].startswith("**2.020 ")
     assert rows_of(text, "Traits")[2][0] == "a"
     assert rows_of(text, "Sizes (--match params)")[2] == ["a", "12,345"]
@@ -137,7 +141,7 @@ def test_markdown_without_a_floor_has_no_regret():
 def test_what_a_variant_did_not_reach_is_a_dash():
     errors = {("a", 0): {"open": {T: 0.1, 5 * T: 0.2}}, ("b", 0): {"open": {T: 0.3}}}
     comparison = comparison_of(errors, [T, 5 * T])
-    assert rows_of(markdown(judge(comparison), comparison), "Open loop")[3] == ["b", "0.3", "-"]
+    assert rows_of(markdown(judge(comparison), comparison), "Open loop")[3] == ["b", "0.300", "-"]
 
 
 def test_failures_and_one_seed_are_shown():
@@ -146,3 +150,15 @@ def test_failures_and_one_seed_are_shown():
     text = markdown(judge(comparison), comparison)
     assert rows_of(text, "Open loop")[4] == ["c", "-"]
     assert rows_of(text, "Traits")[4][-3:] == ["0", "0", "1"]
+
+
+def test_every_table_says_how_many_episodes_its_columns_rest_on(tmp_path):
+    comparison = make_comparison(tmp_path)
+    for reference in comparison.references:
+        count = np.where(STEPS < 160, 75.0, 18.0)
+        reference.curves["open"] = replace(reference.curves["open"], count=count)
+    text = markdown(judge(comparison), comparison)
+    assert rows_of(text, "Open loop")[2] == ["rollouts", "75", "75", "75", "18", "18"]
+    assert rows_of(text, "Regret, open loop")[2][-1] == "18"
+    assert rows_of(text, "Closed loop")[2] == ["episodes", *["75"] * 5]
+    assert any(line.split() == ["rollouts", "75", "75", "75", "18", "18"] for line in printed(comparison).splitlines())

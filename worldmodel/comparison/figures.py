@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from worldmodel.comparison.lines import Band, Points, bands, over_floor, thinned
+from worldmodel.comparison.lines import Band, Points, bands, over_floor, relative_norm, stateful, thinned
 from worldmodel.comparison.results import DIVERGED, Comparison, Curve, Curves, ExampleRollout, Loop
 
 COLORS = {
@@ -29,7 +29,7 @@ SPARE = ["#8b7d00", "#6a3d9a", "#a6611a", "#5c7a29"]  # of rules that are not ou
 DASHES = {"carry": ["solid", "longdash", "longdashdot"], "zero": ["dash", "dot", "dashdot"]}
 REFERENCE_DASHES = {"kalman": "dash", "autoregression": "longdashdot", "copy_last": "dot", "mean": "dashdot"}
 GREY = "#808080"  # is seen on white and on black
-HIGHEST = 1e3  # error that is drawn
+HIGHEST = 1e3  # that is drawn, of an error and of a norm
 
 
 @dataclass(frozen=True)
@@ -75,24 +75,19 @@ def regret_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop:
         return None
     floor = thinned(below, below.nmse, loop, horizons)
 
-    def sample(curve: Curve) -> Points:
-        return over_floor(thinned(curve, curve.nmse, loop, horizons), floor)
-
-    found = bands(curves, loop, sample)
+    errors = bands(curves, loop, lambda curve: thinned(curve, curve.nmse, loop, horizons))
+    found = {variant: over_floor(one, floor) for variant, one in errors.items()}
     return _figure(comparison, "error / floor", found, {"kalman": ("the floor", (floor[0], np.ones(len(floor[0]))))})
 
 
 def norm_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
-    """The mean norm of the hidden state against the step; None where no run has one."""
-    stateful = {
-        variant: [run for run in runs if loop in run and not np.isnan(run[loop].hidden_norm[:1]).any()]
-        for variant, runs in curves.items()
-    }
+    """The mean norm of the hidden state / that at T against the step; None where no run has one."""
+    norms = {variant: stateful(runs, loop) for variant, runs in curves.items()}
 
     def sample(curve: Curve) -> Points:
-        return thinned(curve, np.nan_to_num(curve.hidden_norm, nan=np.inf), loop, comparison.plan["horizons"])
+        return thinned(curve, relative_norm(curve, comparison.plan["steps"]), loop, comparison.plan["horizons"])
 
-    return _figure(comparison, "mean ‖h‖", bands(stateful, loop, sample, limit=1e30), {})
+    return _figure(comparison, "‖h‖ / ‖h‖ at T", bands(norms, loop, sample, limit=HIGHEST), {})
 
 
 def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longest: int) -> go.Figure:
@@ -215,8 +210,8 @@ def _draw_band(figure: go.Figure, variant: str, one: Band, look: Look, ceiling: 
     )
     gone = [
         (int(one.step[np.argmax(of > ceiling)]), float(of.max()))
-        for of in one.values
-        if of.max() > max(ceiling, DIVERGED)
+        for of, diverged in zip(one.values, one.gone, strict=True)
+        if diverged.any() and of.max() > ceiling
     ]
     if gone:
         figure.add_scatter(

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from worldmodel.comparison.results import DIVERGED, Comparison, Curve, Curves, Loop, read_curves, run_folder
+from worldmodel.comparison.statistics import TINY, geometric
 
 POINTS = 120  # of a line
-TINY = float(np.finfo(float).tiny)  # an error of exactly zero counts as this, so that it has a logarithm
 Points = tuple[np.ndarray, np.ndarray]  # steps (N,), values (N,)
 
 
@@ -21,8 +20,13 @@ class Band:
     middle: np.ndarray  # (N,) infinite where all have
     low: np.ndarray  # (N,) NaN where fewer than two are left
     high: np.ndarray  # (N,)
-    seeds: np.ndarray  # (N,) how many are left
     values: np.ndarray  # (S, N) of each seed
+    gone: np.ndarray  # (S, N) which have diverged there
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """(N,) how many are left."""
+        return (~self.gone).sum(axis=0)
 
 
 def curves_of(comparison: Comparison) -> dict[str, list[Curves]]:
@@ -65,15 +69,10 @@ def band(step: np.ndarray, values: np.ndarray, limit: float = DIVERGED) -> Band:
         values: (S, N) of S seeds; at least 0, may be infinite or NaN.
         limit: above it, a seed has diverged.
     """
-    there = values <= limit  # NaN is not
-    seeds = there.sum(axis=0)
-    logs = np.log(np.where(there, np.maximum(values, TINY), 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(seeds > 0, logs.sum(axis=0) / seeds, np.inf)
-        squares = np.where(there, np.square(logs - mean), 0).sum(axis=0)
-        half = stats.t.ppf(0.975, seeds - 1) * np.sqrt(squares / (seeds - 1) / seeds)
-        half = np.where(seeds > 1, half, np.nan)
-        return Band(step, np.exp(mean), np.exp(mean - half), np.exp(mean + half), seeds, values)
+    found = [geometric(at, limit) for at in values.T.tolist()]
+    middle = np.array([of.mean if of.n else np.inf for of in found])
+    low, high = np.array([of.low for of in found]), np.array([of.high for of in found])
+    return Band(step, middle, low, high, np.where(np.isnan(values), np.inf, values), ~(values <= limit))
 
 
 def thinned(curve: Curve, values: np.ndarray, loop: Loop, horizons: Iterable[int]) -> Points:
@@ -94,8 +93,31 @@ def thinned(curve: Curve, values: np.ndarray, loop: Loop, horizons: Iterable[int
         return ends, sums / np.maximum(np.add.reduceat(curve.count, begins), 1)
 
 
-def over_floor(points: Points, floor: Points) -> Points:
-    """Values divided by the floor's at the same steps; as long as the floor is."""
-    step, values = points
-    known = step <= floor[0][-1]
-    return step[known], values[known] / np.maximum(np.interp(step[known], *floor), TINY)
+def over_floor(found: Band, floor: Points) -> Band:
+    """A band of errors divided by the floor's at the same steps; as long as the floor is, and diverged where it was."""
+    known = found.step <= floor[0][-1]
+    below = np.maximum(np.interp(found.step[known], *floor), TINY)
+    middle, low, high, values = (
+        part[..., known] / below for part in (found.middle, found.low, found.high, found.values)
+    )
+    return Band(found.step[known], middle, low, high, values, found.gone[:, known])
+
+
+def stateful(runs: Iterable[Curves], loop: Loop) -> list[Curves]:
+    """Those that have a hidden state in this loop."""
+    return [run for run in runs if loop in run and not np.isnan(run[loop].hidden_norm[:1]).any()]
+
+
+def relative_norm(curve: Curve, steps: int) -> np.ndarray:
+    """||h|| / its value at step `steps`, (N,): states of any width can be compared. Infinite where it overflows."""
+    norm = np.where(np.isfinite(curve.hidden_norm), curve.hidden_norm, np.inf)
+    there = norm[min(steps, len(norm)) - 1]
+    with np.errstate(over="ignore"):
+        return norm / max(there, TINY) if np.isfinite(there) else np.full(len(norm), np.inf)
+
+
+def counts(comparison: Comparison, loop: Loop) -> dict[int, int]:
+    """Horizon -> how many rollouts (open loop) or episodes (closed loop) reach it, the same for all variants."""
+    curves = [reference.curves[loop] for reference in comparison.references if loop in reference.curves]
+    count = curves[0].count if curves else np.zeros(0)
+    return {horizon: int(count[horizon - 1]) for horizon in comparison.plan["horizons"] if horizon <= len(count)}

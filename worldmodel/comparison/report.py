@@ -14,19 +14,26 @@ from PIL import Image
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from worldmodel.comparison.figures import error_figure, looks, norm_figure, regret_figure, rollout_figure
+from worldmodel.comparison.figures import (
+    HIGHEST,
+    REFERENCE_DASHES,
+    error_figure,
+    looks,
+    norm_figure,
+    regret_figure,
+    rollout_figure,
+)
 from worldmodel.comparison.findings import Verdict
-from worldmodel.comparison.lines import curves_of
+from worldmodel.comparison.lines import counts, curves_of
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples, run_folder
-from worldmodel.comparison.statistics import Estimate
+from worldmodel.comparison.summary import shortly
+from worldmodel.comparison.tables import TRAITS, number
 from worldmodel.data.durable import whole_file
 
 PANELS = 16  # of rollouts: at most two episodes, and one for many variants
 SHOWN = 10  # multiples of T that a rollout is shown for
 FILM_BYTES = 600_000  # of an animation; larger ones are made smaller
 SHAPES = {"solid": "", "dash": "7 4", "dot": "2 4", "dashdot": "7 4 2 4", "longdash": "11 4", "longdashdot": "11 4 2 4"}
-TRAITS = ("norm_growth", "valid_time", "steps_per_second", "peak_memory_mb", "seconds")
-SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
@@ -44,7 +51,7 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "interval": interval, "shell": shlex.join, "count": count}
+    environment.filters |= {"number": number, "shell": shlex.join, "count": count, "shortly": shortly}
     page = environment.get_template("report.html.j2").render(
         **_head(comparison),
         verdict=verdict,
@@ -55,33 +62,15 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
         figures=_figures(comparison),
         films=list(_films(comparison)),
         sizes={row["variant"]: row for row in comparison.plan["sizes"]},
-        trait_names=TRAITS,
+        traits=TRAITS,
+        counts={loop: counts(comparison, loop) for loop in LOOPS},
+        dashes=REFERENCE_DASHES,
+        highest=HIGHEST,
         worst=lambda variant, loop, horizon: _worst(comparison.of(variant), loop, horizon),
         plotlyjs=Markup(get_plotlyjs()),
     )
     with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-def number(value: float, regret: bool = False) -> str:
-    """Three significant digits, or three decimals of a regret; powers of ten for what is very large or small."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if regret and abs(value) < 100:
-        return f"{value:.3f}"
-    if value and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}×10{str(int(exponent)).translate(SUPERSCRIPT)}".replace("-", "−")
-    return (f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
-
-
-def interval(estimate: Estimate, regret: bool = False) -> str:
-    """Its two ends; nothing where the seeds allow none."""
-    if math.isnan(estimate.low):
-        return ""
-    return f"{number(estimate.low, regret)} – {number(estimate.high, regret)}"
 
 
 def count(many: int, noun: str) -> str:

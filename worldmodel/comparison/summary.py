@@ -6,22 +6,27 @@ from statistics import fmean
 
 from worldmodel.comparison.contest import pairs_at
 from worldmodel.comparison.findings import Cell, Pair, Ranking, Verdict
+from worldmodel.comparison.lines import curves_of, relative_norm, stateful
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
+from worldmodel.comparison.statistics import geometric
 
 BASELINES = {"copy_last": "the last observation", "mean": "the mean", "autoregression": "autoregression"}
 MOST_NAMED = 3  # variants that a sentence lists
+GROWTH = 1.5  # of ||h|| behind the trained horizon: a factor above it is told
 
 
 def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
     """4 to 10 sentences; `verdict` still has none."""
     if not verdict.cells:
-        return ["No run has finished: there is nothing to compare.", *_unfinished(comparison)]
+        shortest = min(comparison.plan["horizons"])
+        why = f"No episode is {shortest} steps long" if comparison.results else "No run has finished"
+        return [f"{why}: there is nothing to compare.", *_unfinished(comparison)]
     sentences = [sentence for loop in ("open", "closed") for sentence in _winners(verdict, loop)]
     return [
         *sentences,
         *_equal(verdict),
         _divergence(verdict, comparison),
-        _growth(verdict, comparison),
+        *_growth(verdict, comparison),
         *_starts(verdict, comparison),
         *_regret(verdict, comparison),
         *_references(verdict, comparison),
@@ -34,12 +39,13 @@ def _winners(verdict: Verdict, loop: Loop) -> list[str]:
     by_text: dict[str, list[int]] = {}
     for ranking in verdict.rankings:
         if ranking.loop == loop:
-            by_text.setdefault(_shortly(ranking), []).append(ranking.horizon)
+            by_text.setdefault(shortly(ranking), []).append(ranking.horizon)
     parts = [f"{_steps(horizons)} {text}" for text, horizons in by_text.items()]
     return [f"{loop.capitalize()} loop: {'; '.join(parts)}."] if parts else []
 
 
-def _shortly(ranking: Ranking) -> str:
+def shortly(ranking: Ranking) -> str:
+    """Its statement without many names, and without who diverged."""
     statement = ranking.statement.split("; diverged: ")[0]
     if ranking.winner or len(ranking.best) <= MOST_NAMED or not statement.startswith("no verdict: these"):
         return statement
@@ -68,20 +74,23 @@ def _divergence(verdict: Verdict, comparison: Comparison) -> str:
     return f"Diverged ({meaning}): {'; '.join(found)}." if found else f"No run diverged ({meaning})."
 
 
-def _growth(verdict: Verdict, comparison: Comparison) -> str:
-    """Growth that counts moves the root mean square of the state's entries by 1 over the longest horizon."""
-    found = []
-    longest = max(verdict.horizons)
-    for variant in comparison.variants:
-        growth = verdict.trait(variant, "norm_growth")
-        if growth is None or not (runs := comparison.of(variant)):
-            continue
+def _growth(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """From T to the longest horizon; as a factor, since states differ in their width."""
+    steps, longest = comparison.plan["steps"], max(verdict.horizons)
+    found, curves = [], curves_of(comparison)
+    for variant, runs in curves.items():
+        norms = [relative_norm(run["closed"], steps)[:longest] for run in stateful(runs, "closed")]
+        growth = geometric([float(norm[-1]) for norm in norms])
         if growth.diverged:
-            found.append(f"{variant} (overflows in {growth.diverged} of {len(runs)} runs)")
-        elif growth.mean * longest > math.sqrt(runs[0].hidden_dim) and not growth.low <= 0:
-            found.append(f"{variant} (||h|| by {growth.mean:.3g} a step)")
-    where = f"over {longest} steps, in root mean square, by more than 1"
-    return f"The hidden state grows ({where}): {'; '.join(found)}." if found else f"No hidden state grows ({where})."
+            found.append(f"{variant} (overflows in {growth.diverged} of {len(norms)} runs)")
+        elif growth.mean > GROWTH and not growth.low <= 1:
+            found.append(f"{variant} ({growth.mean:.3g})")
+    if not curves or longest <= steps:
+        return []
+    where = f"||h|| in closed loop at {longest} steps / at {steps}, above {GROWTH:g}"
+    if found:
+        return [f"The hidden state grows ({where}): {'; '.join(found)}."]
+    return [f"No hidden state is seen to grow ({where})."]
 
 
 def _starts(verdict: Verdict, comparison: Comparison) -> list[str]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worldmodel.comparison.findings import Cell, Verdict
+from worldmodel.comparison.lines import counts
 from worldmodel.comparison.results import Comparison, Loop, Reference
 from worldmodel.comparison.statistics import Estimate
 
@@ -23,38 +24,41 @@ TITLES: dict[Loop, str] = {
 BEST = "the winner, or, without one, those that no other is better than"
 INTERVALS = "95% intervals over seeds; diverged runs are not in the mean, unless all are"
 TRAITS = {
-    "norm_growth": "||h|| growth",
-    "valid_time": "valid steps",
-    "steps_per_second": "steps/s",
-    "peak_memory_mb": "MB",
-    "seconds": "s a run",
+    "norm_growth": ("growth of ‖h‖", "a step"),
+    "valid_time": ("valid time", "steps"),
+    "steps_per_second": ("training", "steps/s"),
+    "peak_memory_mb": ("memory", "MB"),
+    "seconds": ("a run", "seconds"),
 }
+REACHED: dict[Loop, str] = {"open": "rollouts", "closed": "episodes"}  # that a horizon's errors are of
+SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 COUNTS = {"finished": "done", "diverged": "diverged", "failed": "failed"}
 Detail = Literal["full", "side", "bare"]  # [0.29, 0.33]; ±6%; nothing
-Formatter = Callable[[float], str]
 Rows = list[list[str]]
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent up to a million; one digit of what is larger."""
-    if not math.isfinite(value) or abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{float(f'{value:.3g}'):.0f}" if abs(value) < 1e6 else f"{value:.0e}"
+def number(value: float, regret: bool = False) -> str:
+    """Three significant digits, or three decimals of a regret; powers of ten for what is very large or small."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if regret and 0.01 <= abs(value) < 100:
+        return f"{value:.3f}"
+    if value and not 1e-3 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}×10{str(int(exponent)).translate(SUPERSCRIPT)}".replace("-", "−")
+    return (f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
 
 
-def ratio(value: float) -> str:
-    """Three decimals, of a regret; none that is large has a use for them."""
-    return f"{value:.3f}" if abs(value) < 1000 else number(value)
-
-
-def interval(estimate: Estimate, form: Formatter = number, detail: Detail = "full") -> str:
-    """`0.31 [0.29, 0.33]` or `0.31 ±6%`; `0.31, diverged 2/5`; `2e+24, diverged 5/5`; `-`: nothing measured."""
+def interval(estimate: Estimate, regret: bool = False, detail: Detail = "full") -> str:
+    """`0.310 [0.290, 0.330]`, `0.310 ±6%`; `0.310, diverged 2/5`; `2.0×10²⁴, diverged 5/5`; `-`: nothing measured."""
     runs = estimate.n + estimate.diverged
     if not runs:
         return "-"
-    text = form(estimate.mean) if math.isfinite(estimate.mean) else ""
+    text = number(estimate.mean, regret) if math.isfinite(estimate.mean) else ""
     if not math.isnan(estimate.high):
-        full = f" [{form(estimate.low)}, {form(estimate.high)}]"
+        full = f" [{number(estimate.low, regret)}, {number(estimate.high, regret)}]"
         text += {"full": full, "side": f" {_side(estimate)}", "bare": ""}[detail]
     if not estimate.diverged:
         return text or "-"
@@ -138,7 +142,7 @@ def regret_rows(
     """Headings, and every variant's error / the floor's."""
 
     def text(cell: Cell) -> str:
-        return interval(cell.regret, ratio, detail) + _star(verdict, cell) if cell.regret else "-"
+        return interval(cell.regret, True, detail) + _star(verdict, cell) if cell.regret else "-"
 
     return _headings(verdict, comparison), _variant_rows(verdict, comparison, loop, text)
 
@@ -151,7 +155,7 @@ def trait_rows(verdict: Verdict, comparison: Comparison, detail: Detail = "full"
         counts = [verdict.trait(variant, name) for name in COUNTS]
         values = [interval(estimate, detail=detail) if estimate else "-" for estimate in measured]
         rows.append([variant, *values, *(f"{estimate.mean:.0f}" if estimate else "-" for estimate in counts)])
-    return ["variant", *TRAITS.values(), *COUNTS.values()], rows
+    return ["variant", *("\n".join(words) for words in TRAITS.values()), *COUNTS.values()], rows
 
 
 def _headings(verdict: Verdict, comparison: Comparison) -> list[str]:
@@ -162,9 +166,13 @@ def _headings(verdict: Verdict, comparison: Comparison) -> list[str]:
 def _variant_rows(verdict: Verdict, comparison: Comparison, loop: Loop, text: Callable[[Cell], str]) -> Rows:
     if not any(cell.loop == loop for cell in verdict.cells):
         return []
+    reached = counts(comparison, loop)
     return [
-        [variant, *(text(cell) if (cell := verdict.cell(variant, loop, h)) else "-" for h in verdict.horizons)]
-        for variant in comparison.variants
+        *([[REACHED[loop], *(f"{reached.get(h, 0):,}" for h in verdict.horizons)]] if reached else []),
+        *(
+            [variant, *(text(cell) if (cell := verdict.cell(variant, loop, h)) else "-" for h in verdict.horizons)]
+            for variant in comparison.variants
+        ),
     ]
 
 
@@ -204,7 +212,11 @@ def _section(title: str, headings: list[str], rows: Rows) -> list[str]:
     if not rows:
         return []
     under = ["---", *["---:"] * (len(headings) - 1)]
-    lines = [[_escape(text) for text in headings], under, *([_bold(text) for text in row] for row in rows)]
+    lines = [
+        [_escape(text.replace("\n", ", ")) for text in headings],
+        under,
+        *([_bold(text) for text in row] for row in rows),
+    ]
     return [f"### {_escape(title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 
