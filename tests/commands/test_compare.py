@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from worldmodel.cli import main
-from worldmodel.comparison.plan import load
+from worldmodel.commands.compare import alone
+from worldmodel.commands.compare_options import ConfigCLI
+from worldmodel.commands.compare_plan import unreached
+from worldmodel.commands.compare_run import RunCLI
+from worldmodel.comparison.plan import Variant, load, plan_runs
 from worldmodel.comparison.results import read_json
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
@@ -208,6 +212,21 @@ def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp
     assert "Traceback" not in output and len(workers) == 2 and not any(map(alive, workers))
 
 
+@pytest.mark.slow
+def test_a_run_whose_measurement_failed_is_measured_and_not_trained_again(whole, conf, tmp_path):
+    shutil.copytree(whole[0] / "out", tmp_path / "out")
+    run = tmp_path / "out" / "runs" / "lstm-carry" / "s0"
+    for name in ("result.json", "curves.csv", "examples.npz"):
+        (run / name).unlink()
+    before = {path: path.stat().st_mtime_ns for path in (run / "metrics.csv", run / "checkpoints" / "last.ckpt")}
+    output = compare(conf, tmp_path, *TWO)
+    assert "done: lstm, carry, seed 0 (2 of 2)" in output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert results(tmp_path / "out") == results(whole[0] / "out")
+    costs = [read_json(out / "runs/lstm-carry/s0/result.json") for out in (whole[0] / "out", tmp_path / "out")]
+    assert costs[0]["steps_per_second"] == costs[1]["steps_per_second"], "of the training"
+
+
 # --- failing ----------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +246,38 @@ def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(conf,
     (result,) = comparison.results
     assert result.variant == "residual, carry, trainer.detect_anomaly false" and result.diverged
     assert "report: out/report.html" in output
+
+
+# --- names and notes --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_called_by_its_variant_in_wandb(conf, tmp_path):
+    variant = Variant({"rule": "gated", "start": "zero", "model.layers": "2"})
+    (run,) = plan_runs(tmp_path, [variant], [8], [3], "x")
+    run["argv"][run["argv"].index("--config") + 1] = str(conf)
+    run["argv"] += ["--wandb", "offline"]
+
+    class Ready(RunCLI):
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Nothing runs."""
+
+    logger = Ready(run).trainer.loggers[1].experiment
+    try:
+        assert (logger.name, logger.group) == ("gated-zero-model.layers-2-s3", "x")
+        assert logger.config["variant"] == "gated, zero, model.layers 2"
+    finally:
+        logger.finish()
+
+
+def test_horizons_that_the_episodes_do_not_reach_are_named(conf):
+    def told(*options: str) -> str | None:
+        return unreached(ConfigCLI(["fit", "--config", str(conf), *options], "x"))
+
+    assert told() is None
+    line = "the longest test episode has 100 steps: no errors at 160 in closed loop; 96, 160 in open loop"
+    assert told("--rollout.multiples", "[1,2,12,20]") == line
+    assert told("--rollout.multiples", "[12]", "--rollout.burn_in", "4") is None
+    assert "val episode" in (told("--data.test_fraction", "0", "--rollout.multiples", "[20]") or "")
 
 
 # --- elsewhere --------------------------------------------------------------------------------------------------------
@@ -295,6 +346,12 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
         (["--config", "CONF", "--out", "o", "--seed_everything", "3"], "chosen with --seeds"),
         (["--config", "CONF", "--out", "o", "--run_dir", "r"], "chosen with --out"),
         (["--config", "CONF", "--out", "o", "--data.path", "nowhere"], "no dataset at nowhere"),
+        (
+            ["--config", "CONF", "--out", "o", "--data.steps", "101"],
+            "the longest has 100 steps, data.steps is 101; lower data.steps",
+        ),
+        (["--out", "o", "--report_only", "--rulez", "x"], "takes only --out: leave out --rulez x"),
+        (["--out", "o", "--report_only", "--rules", "gru"], "takes only --out: leave out --rules gru"),
         (["--config", "CONF", "--out", "full"], "full holds something else than a comparison"),
         (["--out", "o", "--report_only"], "o holds no comparison"),
     ],
@@ -316,7 +373,16 @@ def test_another_comparison_in_the_same_folder_is_refused(whole, conf, mistake, 
     assert "it has the rule gated_norm, which is left out now" in mistake(*again, "--rules", "lstm")
     with FileLock(tmp_path / "out" / ".lock"):
         assert "another `worldmodel compare` is at work in out" in mistake(*again)
-        assert "another `worldmodel compare` is at work in out" in mistake("--out", "out", "--report_only")
+        (tmp_path / "out" / "report.html").unlink()
+        main(["compare", "--out", "out", "--report_only"])
+        assert (tmp_path / "out" / "report.html").is_file(), "what is finished can be looked at"
+
+
+def test_a_timeout_inside_is_not_a_comparison_at_work(tmp_path):
+    with pytest.raises(Timeout, match=r"elsewhere\.lock"), alone(tmp_path):
+        raise Timeout("elsewhere.lock")
+    with FileLock(tmp_path / ".lock", timeout=0):
+        pass  # it is free again
 
 
 @pytest.mark.slow

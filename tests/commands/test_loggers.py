@@ -55,10 +55,11 @@ def test_an_offline_run_holds_what_groups_and_compares_it(worldmodel, toy_data, 
         assert len(values) == 3
         assert summary[name] == pytest.approx({"last": values[-1], "min": min(values)})
     assert all("trainer/global_step" in item for item in history if "val/loss" in item or "train/loss" in item)
-    config = {}
+    config = dict(run["config"]["update"])
     for record in records:
         config |= record.get("config", {}).get("update", {})
-    assert config["model"]["rule"] == "residual", "the dashboard groups by it"
+    assert config["model"]["rule"] == "residual"
+    assert config["variant"] == "residual, zero", "the dashboard groups by it"
 
 
 def test_the_dashboard_is_written_without_an_account(worldmodel, tmp_path, no_account, monkeypatch):

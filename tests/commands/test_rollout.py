@@ -62,7 +62,7 @@ def roll(*arguments):
 def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(run, tmp_path):
     data, model = run
     roll("--split", "val", "--episodes", "2,0", "--start", 9, "--burn_in", 3, "--horizon", 5, "--out", "out")
-    rows, episodes = rows_of("out/rollout.csv"), data.splits["val"]
+    rows, episodes = rows_of("out/trajectories.csv"), data.splits["val"]
     assert list(rows[0]) == ["episode", "step", "entry", "truth", "prediction"] and len(rows) == 2 * 5 * 2
     ruler, errors = Ruler(episodes), []
     for part, number in ((rows[:10], 2), (rows[10:], 0)):
@@ -80,7 +80,7 @@ def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(ru
         np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(truth, obs[0, 10:15].numpy())
         errors.append(ruler.error(predicted, truth))
-    table = rows_of("out/errors.csv")
+    table = rows_of("out/rollout.csv")
     nmse = [float(row["value"]) for row in table if row["metric"] == "nmse"]
     np.testing.assert_allclose(nmse, np.mean(errors, axis=0), rtol=1e-5)
     assert {"copy_last", "mean"} <= {row["metric"] for row in table}
@@ -92,10 +92,18 @@ def test_the_errors_are_those_of_the_evaluation_from_the_same_starts(run):
     enough = [i for i, frames in enumerate(episodes.num_frames) if frames > 6 + 8]
     expected = horizon_curves(model, episodes.select(enough), STEPS, (2,), burn_in=6, starts=1, reference=episodes)
     roll("--split", "val", "--episodes", ",".join(map(str, enough)), "--burn_in", 6, "--horizon", 8, "--out", "out")
-    rows = rows_of("out/errors.csv")
+    rows = rows_of("out/rollout.csv")
+    assert list(rows[0]) == ["horizon", "metric", "value"], "as a run's rollout.csv"
     for name in ("nmse", "copy_last", "mean", "hidden_norm"):
         values = [float(row["value"]) for row in rows if row["metric"] == name]
         np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-6, err_msg=name)
+
+
+def test_the_threshold_is_that_of_the_run(run, tmp_path, capsys):
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"rollout": {"threshold": 1e-6}}))
+    roll("--out", "out")
+    assert "crosses 1e-06 at horizon 1" in capsys.readouterr().out
 
 
 def test_by_default_a_few_long_episodes_of_the_test_split_and_nothing_is_overwritten(run, capsys):
@@ -109,7 +117,7 @@ def test_by_default_a_few_long_episodes_of_the_test_split_and_nothing_is_overwri
     assert "the rollouts end with their episodes" in said and "test split" in said and "copy last" in said
     longest = sorted(episodes.num_frames)[-3:]
     numbers = [
-        list(episodes.names).index(name) for name in {row["episode"] for row in rows_of(f"{folder}/rollout.csv")}
+        list(episodes.names).index(name) for name in {row["episode"] for row in rows_of(f"{folder}/trajectories.csv")}
     ]
     assert sorted(episodes.num_frames[numbers]) == longest
     with Image.open(f"{folder}/rollout.png") as picture:
@@ -133,7 +141,7 @@ def test_images_become_an_animation_and_a_checkpoint_needs_no_run_where_the_data
     main(["rollout", "--ckpt", "alone.ckpt", *arguments])
     with Image.open("out/rollout.gif") as film:
         assert getattr(film, "n_frames", 1) == 7
-    assert {row["entry"] for row in rows_of("out/rollout.csv")} == {"place[0]"}
+    assert {row["entry"] for row in rows_of("out/trajectories.csv")} == {"place[0]"}
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------

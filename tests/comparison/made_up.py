@@ -56,7 +56,6 @@ def make_comparison(
         "match": "params",
         "reference": {"rule": "gated_norm", **_size("gated_norm, carry")},
         "sizes": [{"variant": variant, **_size(variant), "difference_percent": 0.21} for variant in variants],
-        "config_file": "conf/linear.yaml",
         "command": ["worldmodel", "compare", "--config", "conf/linear.yaml", "--start", "carry,zero", "--out", "OUT"],
         "versions": {
             "worldmodel": "0.1.0",

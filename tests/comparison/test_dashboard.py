@@ -28,7 +28,7 @@ def panels(sections):
     return {section["name"]: [panel["config"] for panel in section["panels"]] for section in sections}
 
 
-def test_the_workspace_shows_the_comparison_by_rule():
+def test_the_workspace_shows_the_comparison_by_rule_and_start():
     spec = specification(build_workspace(*ABOUT), build_report(*ABOUT))["workspace"]
     assert (spec["entity"], spec["project"]) == ("a-team", "pendulum") and "rules" in spec["displayName"]
     section = spec["spec"]["section"]
@@ -39,10 +39,10 @@ def test_the_workspace_shows_the_comparison_by_rule():
     assert ["val/loss"] in metrics["Closed loop: validation"] and ["train/loss"] in metrics["Training"]
     assert ["hidden/norm_growth"] in metrics["Hidden state"]
     for plot in sum(shown.values(), []):
-        assert plot["groupBy"] == "model.value.rule" and plot["xAxis"] == "trainer/global_step" and plot["aggregate"]
+        assert plot["groupBy"] == "variant.value" and plot["xAxis"] == "trainer/global_step" and plot["aggregate"]
         assert plot["groupAgg"] == "mean" and plot["limit"] >= 70
     (runs,) = section["runSets"]
-    assert runs["grouping"] == [{"section": "config", "name": "model.value.rule"}]
+    assert runs["grouping"] == [{"section": "config", "name": "variant.value"}]
     (condition,) = runs["filters"]["filters"]
     assert condition["key"] == {"section": "run", "name": "group"} and condition["value"] == "rules"
     assert "summary:rollout/nmse@320.last" in runs["runFeed"]["columnOrder"]
@@ -60,7 +60,7 @@ def test_the_report_holds_the_same_panels_and_links_back():
     for grid in grids:
         (runs,) = grid["runSets"]
         assert "project" not in runs, "of the report's own project"
-        assert runs["grouping"] == [{"section": "config", "name": "model.value.rule"}]
+        assert runs["grouping"] == [{"section": "config", "name": "variant.value"}]
         assert "rules" in json.dumps(runs["filters"])
         places = [tuple(panel["layout"].values()) for panel in grid["panelBankSectionConfig"]["panels"]]
         assert len(set(places)) == len(places), "no panel lies on another"

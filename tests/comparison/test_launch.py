@@ -4,9 +4,10 @@ import signal
 
 import pytest
 
-from worldmodel.comparison.launch import Resources, devices_of, failure_reason, launch
+from worldmodel.comparison.launch import Resources, devices_of, failure_reason, launch, side_by_side
 from worldmodel.comparison.plan import FAILURES, Variant, plan_runs
 from worldmodel.comparison.results import read_json
+from worldmodel.errors import UserError
 
 TRACEBACK = """Traceback (most recent call last):
   File "x.py", line 1, in <module>
@@ -39,6 +40,16 @@ def test_every_place_has_gpus_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab,5")
     assert [devices_of(place, 1) for place in range(3)] == ["3", "GPU-ab", "5"]
     assert devices_of(0, 0) == ""
+
+
+def test_no_run_gets_a_gpu_that_is_not_there():
+    one, two, none = (Resources(threads=1, cores=1, gpus=gpus) for gpus in (1, 2, 0))
+    assert (side_by_side(None, one, 16, 2), side_by_side(None, two, 16, 5), side_by_side(2, two, 16, 4)) == (2, 2, 2)
+    assert (side_by_side(None, none, 16, 0), side_by_side(99, none, 16, 0)) == (16, 99), "cores can be shared"
+    with pytest.raises(UserError, match="--jobs 2 takes 2 GPUs, 1 can be seen: at most --jobs 1"):
+        side_by_side(2, one, 16, 1)
+    with pytest.raises(UserError, match="--jobs 3 takes 6 GPUs, 5 can be seen: at most --jobs 2"):
+        side_by_side(3, two, 16, 5)
 
 
 @pytest.mark.slow

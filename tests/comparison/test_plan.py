@@ -10,6 +10,7 @@ from worldmodel.comparison.plan import (
     Variant,
     check_continues,
     finished,
+    keep_record,
     load,
     plan_runs,
     read_plan,
@@ -118,6 +119,28 @@ def test_any_other_difference_is_named(tmp_path, change, message):
     with pytest.raises(UserError, match="choose another --out|Choose another --out") as error:
         check_continues(out, plan, config)
     assert message in str(error.value)
+
+
+def test_what_changes_no_number_may_differ(tmp_path):
+    out = tmp_path / "out"
+    begin(out, a_plan(out) | {"data": {"fingerprint": "abc", "env_id": "here"}})
+    data = {"steps": 8, "path": "there", "test_path": None, "num_workers": 2, "memory_gb": 9.0, "cache_dir": "/c"}
+    config = CONFIG | {"data": data, "wandb": "online", "project": "mine", "checkpoint_every": 9}
+    config["trainer"] = {"enable_progress_bar": False}
+    check_continues(out, a_plan(out) | {"data": {"fingerprint": "abc", "env_id": "there"}}, config)
+
+
+def test_the_versions_of_the_first_runs_stay_on_record():
+    first = {"created": "then", "versions": {"python": "3.11", "gpu": None}}
+    plan = {"created": "now", "versions": {"python": "3.11", "gpu": None}}
+    assert keep_record(first, plan) == [] and plan == first
+    plan = {"created": "now", "versions": {"python": "3.12", "gpu": "H100"}}
+    assert keep_record(first, plan) == ["python is 3.12, was 3.11", "gpu is H100, was None"]
+    assert plan == first | {"versions_later": [{"python": "3.12", "gpu": "H100"}]}
+    third = {"created": "later", "versions": {"python": "3.12", "gpu": "H100"}}
+    assert len(keep_record(plan, third)) == 2 and third == plan, "once is enough"
+    back = {"created": "later", "versions": {"python": "3.11", "gpu": None}}
+    assert keep_record(plan, back) == [] and back == plan
 
 
 def test_a_run_is_finished_with_the_result_of_its_command(tmp_path):

@@ -12,11 +12,11 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from worldmodel.commands.compare_options import ConfigCLI, check_options, parser
+from worldmodel.commands.compare_options import ConfigCLI, check_options, check_report_only, parser
 from worldmodel.commands.compare_plan import Prepared, prepare, print_sizes
 from worldmodel.commands.training import training_errors
 from worldmodel.comparison.launch import launch
-from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, load, read_plan
+from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, keep_record, load, read_plan
 from worldmodel.comparison.results import write_json, write_references
 from worldmodel.data.durable import whole_file
 from worldmodel.errors import UserError
@@ -29,10 +29,9 @@ def main(argv: list[str]) -> None:
     """Run the command; the exit status is 1 if a run failed."""
     options, rest = parser().parse_known_args(argv)
     out: Path = options.out
-    if options.report_only:
-        load(out)  # a folder without a comparison is told before anything is made in it
-        with _alone(out):
-            conclude(out)
+    if options.report_only:  # while runs go on, too: all files are replaced whole
+        check_report_only(argv)
+        conclude(out)
         return
     check_options(rest, options.config)
     read_plan(out)
@@ -40,9 +39,11 @@ def main(argv: list[str]) -> None:
     with training_errors(fit):
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was looked at
-    with _alone(out):
+    with alone(out):
         _write(out, prepared)
         print_sizes(prepared.plan)
+        if prepared.unreached:
+            SAID.print(prepared.unreached)
         runs = prepared.plan["runs"]
         with _interruptible(out, runs):
             failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources)
@@ -83,25 +84,28 @@ def conclude(out: Path) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Nobody else works in this folder; the kernel lets go of the lock when a process dies."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be made: {error.strerror}; choose another --out") from error
     try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
+        held = FileLock(out / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise UserError(f"another `worldmodel compare` is at work in {out}: wait for it, or stop it") from error
+    with held:
+        yield
 
 
 def _write(out: Path, prepared: Prepared) -> None:
-    """Plan and configuration; a comparison that goes on keeps the date of its beginning."""
+    """Plan and configuration; a comparison that goes on keeps the record of its beginning."""
     check_continues(out, prepared.plan, yaml.safe_load(prepared.config))
     before = read_plan(out)
-    if before is not None:
-        prepared.plan["created"] = before["created"]
+    if before is not None and (differences := keep_record(before, prepared.plan)):
+        SAID.print(
+            f"other versions than those of the first runs, which may round differently: {'; '.join(differences)}"
+        )
     write_json(out / PLAN, prepared.plan)
     with whole_file(out / CONFIG) as temporary:
         temporary.write_text(prepared.config)

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
@@ -152,9 +151,13 @@ def check_options(rest: list[str], config: list[str] | None) -> None:
             raise UserError(f"{option} is no option of compare: {NOT_HERE[option]}")
 
 
-def gpus_here() -> int:
-    """That this process sees."""
-    return torch.cuda.device_count()
+def check_report_only(argv: list[str]) -> None:
+    """Raise UserError for options that have no place beside --report_only."""
+    taken = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    taken.add_argument("--report_only", action="store_true")
+    taken.add_argument("--out")
+    if rest := taken.parse_known_args(argv)[1]:
+        raise UserError(f"--report_only trains nothing and takes only --out: leave out {' '.join(rest)}")
 
 
 def _values(option: str, text: str) -> list[str]:

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel import __version__
-from worldmodel.commands.compare_options import ConfigCLI, axes_of, gpus_here, seeds_of
-from worldmodel.comparison.launch import Resources
+from worldmodel.commands.compare_options import ConfigCLI, axes_of, seeds_of
+from worldmodel.comparison.launch import Launcher, Resources, side_by_side
 from worldmodel.comparison.matching import Match, difference, matched, size_of
 from worldmodel.comparison.plan import Variant, plan_runs, read_config, variants
 from worldmodel.errors import UserError
+from worldmodel.evaluation.horizon import default_burn_in
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Prepared:
     config: str  # YAML
     jobs: int
     resources: Resources
+    unreached: str | None  # horizons that the test episodes are too short for, in words
 
 
 def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
@@ -48,7 +50,8 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     if "model.hidden_dim" in axes and options.match != "hidden":
         raise UserError(f"--vary model.hidden_dim changes what --match {options.match} holds equal: use --match hidden")
     arguments = _arguments(fit, base, axes, experiment)
-    resources, jobs = _resources(base, options.jobs, read_config(out).get("threads"))
+    missed = unreached(base)
+    resources, jobs = _resources(base, options.jobs, read_config(out).get("threads"), options.launcher)
     base.settings["threads"] = resources.threads
     chosen = variants(axes)
     sizes, reference = _sizes(chosen, arguments, dict(base.model.hparams), options.match)
@@ -62,13 +65,12 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
         "match": options.match,
         "reference": reference,
         "sizes": sizes,
-        "config_file": " ".join(options.config),
         "command": command,
         "versions": _versions(),
         "data": _data(base),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Prepared(plan, base.dump(), jobs, resources)
+    return Prepared(plan, base.dump(), jobs, resources, missed)
 
 
 def print_sizes(plan: dict[str, Any]) -> None:
@@ -119,7 +121,34 @@ def _sizes(
     return rows, {"rule": configured["rule"], **asdict(reference)}
 
 
-def _resources(base: ConfigCLI, jobs: int | None, threads_before: int | None) -> tuple[Resources, int]:
+def unreached(base: ConfigCLI) -> str | None:
+    """Names the horizons that no test episode is long enough for; a UserError if that is all of them.
+
+    The test episodes are those that `comparison.measure` takes.
+    """
+    data, rollout = base.datamodule, base.rollout
+    split = "test" if len(data.splits["test"]) else "val"
+    whole = data.splits[split]
+    episodes = whole.select(range(min(rollout.max_episodes, len(whole))))
+    longest = int(episodes.num_frames.max()) - 1
+    if longest < data.steps:
+        raise UserError(
+            f"the {split} episodes are too short to judge by: the longest has {longest} steps, data.steps is"
+            f" {data.steps}; lower data.steps, or take longer episodes, or some for the test alone (data.test_path)"
+        )
+    burn_in = default_burn_in(episodes, data.steps) if rollout.burn_in is None else rollout.burn_in
+    horizons = [multiple * data.steps for multiple in rollout.multiples]
+    beyond = {
+        loop: [str(horizon) for horizon in horizons if horizon > reach]
+        for loop, reach in (("closed", longest), ("open", longest - burn_in))
+    }
+    words = [f"{', '.join(names)} in {loop} loop" for loop, names in beyond.items() if names]
+    return f"the longest {split} episode has {longest} steps: no errors at {'; '.join(words)}" if words else None
+
+
+def _resources(
+    base: ConfigCLI, jobs: int | None, threads_before: int | None, launcher: Launcher
+) -> tuple[Resources, int]:
     """What a run takes, and how many run side by side.
 
     Where the configuration names no number of threads, the cores are shared out once: a comparison that goes on keeps
@@ -128,8 +157,10 @@ def _resources(base: ConfigCLI, jobs: int | None, threads_before: int | None) ->
     cores, gpus = _cores(), base.gpus()
     threads = base.settings["threads"] or threads_before or max(1, cores // ((jobs or 1) * base.processes()))
     each = min(cores, threads * base.processes())
-    side_by_side = gpus_here() // gpus if gpus else cores // each
-    return Resources(threads, each, gpus), jobs or max(1, side_by_side)
+    resources = Resources(threads, each, gpus)
+    if launcher == "ray" and jobs is not None:  # the cluster's GPUs need not be here
+        return resources, jobs
+    return resources, side_by_side(jobs, resources, cores, torch.cuda.device_count())
 
 
 def _cores() -> int:

@@ -1,6 +1,8 @@
 """One run of a comparison, in a process of its own: trains, measures, and leaves `result.json`.
 
 python -m worldmodel.commands.compare_run OUT SLUG SEED
+
+Between the two it leaves `trained.json`: a run that failed in being measured is not trained again.
 """
 
 import os
@@ -11,7 +13,7 @@ import stat
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,36 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
+from worldmodel.commands.checkpoints import find_checkpoint, read_checkpoint
 from worldmodel.commands.parser import fail
 from worldmodel.commands.run_folder import is_first_rank
 from worldmodel.commands.training import TrainingCLI, training_errors
 from worldmodel.comparison.matching import size_of
 from worldmodel.comparison.measure import measure
-from worldmodel.comparison.plan import PLAN
-from worldmodel.comparison.results import Result, read_json, run_folder, write_curves, write_examples, write_result
+from worldmodel.comparison.plan import PLAN, same_command
+from worldmodel.comparison.results import (
+    Result,
+    read_json,
+    run_folder,
+    write_curves,
+    write_examples,
+    write_json,
+    write_result,
+)
 from worldmodel.errors import UserError
 
 
 class TrainingTime(Timer):
-    """Seconds of training without validation, and the step that the last validation saw."""
+    """Seconds of training without validation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.validating = 0.0
-        self.validated_step = -1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if self.end_time("train") is None:  # else it is the one behind the end of training
             self.validating += self.time_elapsed("validate")
-        self.validated_step = trainer.global_step
 
     @property
     def seconds(self) -> float:
@@ -51,7 +60,14 @@ class TrainingTime(Timer):
 
 
 class RunCLI(TrainingCLI):
-    """`fit`, with a watch."""
+    """`fit`, with a watch, and with the names of the comparison."""
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        self.run = run
+        super().__init__(run["argv"][1:])
+
+    def names(self) -> tuple[str, str]:
+        return f"{self.run['slug']}-s{self.run['seed']}", self.run["variant"]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
@@ -60,10 +76,22 @@ class RunCLI(TrainingCLI):
         return trainer
 
 
+class TrainedCLI(TrainingCLI):
+    """A run that is trained already: its data, and the model with the weights that it ended with."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return self.checked_trainer(logger=False, **kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.model.load_state_dict(read_checkpoint(find_checkpoint(self.run_dir))["state_dict"])
+
+
 @dataclass(frozen=True)
 class Cost:
-    """What a training took."""
+    """What a training took, as `trained.json` keeps it."""
 
+    command: list[str]
+    seconds: float  # from the start of the process
     train_steps: int
     steps_per_second: float
     peak_memory_mb: float
@@ -77,13 +105,15 @@ def main(argv: list[str]) -> None:
     out, slug, seed = Path(argv[0]), argv[1], int(argv[2])
     run = next(run for run in read_json(out / PLAN)["runs"] if (run["slug"], run["seed"]) == (slug, seed))
     folder = run_folder(out, slug, seed)
-    if is_first_rank():
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    cost = _trained(folder, run["argv"])
     with training_errors(run["argv"][1:]):
-        cli = RunCLI(run["argv"][1:])
+        cli = _train(run, folder) if cost is None else TrainedCLI(run["argv"][1:])
     if not cli.trainer.is_global_zero:
         return
-    cost = _cost(cli)
+    if cost is None:
+        cost = _cost(cli, run["argv"], time.monotonic() - began)
+        write_json(folder / "trained.json", asdict(cost))
+        began = time.monotonic()
     model = cli.model.to(cli.trainer.strategy.root_device).eval()
     measured = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
     write_curves(folder / "curves.csv", measured.curves)
@@ -102,7 +132,7 @@ def main(argv: list[str]) -> None:
         size.flops,
         cost.train_steps,
         cost.steps_per_second,
-        time.monotonic() - began,
+        cost.seconds + time.monotonic() - began,
         cost.peak_memory_mb,
         cost.losses,
         run["argv"],
@@ -110,12 +140,26 @@ def main(argv: list[str]) -> None:
     write_result(folder, result)
 
 
-def _cost(cli: RunCLI) -> Cost:
+def _trained(folder: Path, command: list[str]) -> Cost | None:
+    """What the training took that this run has behind it; None if there is none, or its weights are not there."""
+    if not (folder / "trained.json").is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
+        return None
+    cost = Cost(**read_json(folder / "trained.json"))
+    return cost if same_command(cost.command, command) else None
+
+
+def _train(run: dict[str, Any], folder: Path) -> TrainingCLI:
+    if is_first_rank():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    return RunCLI(run)
+
+
+def _cost(cli: Any, command: list[str], until_now: float) -> Cost:
     steps, seconds = cli.trainer.global_step, cli.watch.seconds
     known = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    of_last_weights = {"train/loss"} | ({"val/loss"} if cli.watch.validated_step == steps else set())
-    losses = {name: value for name, value in known.items() if name in of_last_weights}
-    return Cost(steps, steps / max(seconds, 1e-9), _peak_memory_mb(cli.trainer.strategy.root_device), losses)
+    losses = {name: known[name] for name in ("train/loss", "val/loss") if name in known}
+    memory = _peak_memory_mb(cli.trainer.strategy.root_device)
+    return Cost(command, until_now, steps, steps / max(seconds, 1e-9), memory, losses)
 
 
 def _peak_memory_mb(device: torch.device) -> float:

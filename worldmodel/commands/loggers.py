@@ -12,7 +12,7 @@ LONGEST_TAG = 64  # characters, in W&B
 
 
 def make_loggers(
-    folder: Path, wandb: WandbMode, project: str, is_first_rank: bool, tags: Iterable[str] = (), **names: str
+    folder: Path, wandb: WandbMode, project: str, is_first_rank: bool, tags: Iterable[str] = (), **names: Any
 ) -> list[Logger]:
     """CSVLogger first, since the Trainer's log_dir follows the first one.
 
@@ -22,7 +22,7 @@ def make_loggers(
         project: in W&B.
         is_first_rank: only this process starts W&B.
         tags: of the run in W&B: what one looks for.
-        names: `name`, `group` and `job_type` of the run in W&B.
+        names: `name`, `group` and `job_type` of the run in W&B, and what its `config` holds beside that of the run.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
     if wandb != "disabled":

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from worldmodel.callbacks.rollout import MULTIPLES
+from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.commands.checkpoints import find_checkpoint, read_checkpoint
 from worldmodel.commands.result import horizon_lines, horizon_table
 from worldmodel.commands.rollout_plan import Plan, plan_rollouts
@@ -30,17 +30,19 @@ OF_THE_DATA = ("collect", "format", "alignment", "schema", "test_path", "test_co
 
 def main(argv: list[str]) -> None:
     """Parse the command line, roll out, write and draw it, and say what came of it."""
-    arguments, path, seed = _arguments(argv)
+    arguments, path, config = _arguments(argv)
     data = EpisodeDataModule(**arguments.data.as_dict())
     model = _model(path, data)
     split, episodes = _split(data, arguments.split)
     asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
     plan = plan_rollouts(episodes, data.steps, *asked)
     starts = [Start(i, plan.burn_in, length) for i, length in enumerate(plan.lengths)]
-    how: Any = {"threshold": 0.5, "kept": list(range(len(starts))), "reference": episodes}
+    threshold = config.get("rollout", {}).get("threshold", RolloutEvaluation().threshold)
+    how: Any = {"threshold": threshold, "kept": list(range(len(starts))), "reference": episodes}
     curves = curves_from(model, plan.episodes, starts, data.steps, plan.burn_in, **how)
     rule = model.hparams["rule"]
-    name = f"{rule}-{data.env_id.replace('/', '-').replace(':', '-')}" + ("" if seed is None else f"-s{seed}")
+    seed = f"-s{config['seed_everything']}" if config else ""
+    name = f"{rule}-{data.env_id.replace('/', '-').replace(':', '-')}{seed}"
     folder = run_folder("rollout", name, arguments.out, "--out")
     files = _write(folder, _named(curves, plan), plan.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in plan.notes:
@@ -51,8 +53,8 @@ def main(argv: list[str]) -> None:
     print(f"rollout: {folder}")
 
 
-def _arguments(argv: list[str]) -> tuple[Any, Path, int | None]:
-    """The options, those of the data as in the run unless they are given; the checkpoint; the run's seed."""
+def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
+    """The options, those of the data as in the run unless they are given; the checkpoint; the run's configuration."""
     argv = [f"--data.path{word[6:]}" if word == "--data" or word.startswith("--data=") else word for word in argv]
     given: Any = _parser(None).parse_args(argv)
     if given.ckpt is None:
@@ -64,7 +66,7 @@ def _arguments(argv: list[str]) -> tuple[Any, Path, int | None]:
         known = {key: value for key, value in known.items() if key not in OF_THE_DATA}
     elif config is None:
         raise UserError(f"{path} has no config.yaml of its run beside it: say which data with --data PATH")
-    return _parser(known).parse_args(argv), path, config["seed_everything"] if config else None
+    return _parser(known).parse_args(argv), path, config or {}
 
 
 def _parser(data: dict[str, Any] | None) -> TrainingParser:
@@ -150,11 +152,11 @@ def _named(curves: HorizonCurves, plan: Plan) -> HorizonCurves:
 def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, title: str) -> list[str]:
     """The rollouts as numbers and as pictures; returns the files' names."""
     layout = episodes.layout
-    curves.write_csv(folder / "errors.csv")
-    files = ["errors.csv"]
+    curves.write_csv(folder / "rollout.csv")
+    files = ["rollout.csv"]
     if layout.vector_dim:
-        _write_rollouts(folder / "rollout.csv", curves.examples, episodes)
-        files.append("rollout.csv")
+        _write_trajectories(folder / "trajectories.csv", curves.examples, episodes)
+        files.append("trajectories.csv")
     drawn = replace(curves, examples=curves.examples[:MOST_DRAWN])
     save(rollout_figure(drawn, steps, title, shown=len(curves.horizon)), folder / "rollout.png")
     files.append("rollout.png")
@@ -164,7 +166,7 @@ def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, 
     return files
 
 
-def _write_rollouts(path: Path, examples: list[Example], episodes: Episodes) -> None:
+def _write_trajectories(path: Path, examples: list[Example], episodes: Episodes) -> None:
     """Rows of episode, step, entry, truth, prediction; of vectors, images are in the animation."""
     entries = [f"{key}[{i}]" for key, size in episodes.layout.vectors.items() for i in range(size)]
     with path.open("w", newline="") as file:

@@ -142,7 +142,8 @@ class TrainingCLI(LightningCLI):
             best = ModelCheckpoint(checkpoints, filename="best", monitor="val/loss", enable_version_counter=False)
             callbacks += [LastCheckpoint(checkpoints, config["checkpoint_every"]), best]
         given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
-        names = {"name": self.folder.name, "group": config["experiment"], "job_type": job}
+        name, variant = self.names()
+        names = {"name": name, "group": config["experiment"], "job_type": job, "config": {"variant": variant}}
         tags = [self.model.hparams["rule"], self._get(self.config_init, "tbptt").start, self.datamodule.env_id]
         loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, **names)
         try:
@@ -155,6 +156,10 @@ class TrainingCLI(LightningCLI):
             with suppress(OSError):
                 self.folder.rmdir()  # nothing is in it yet
             raise
+
+    def names(self) -> tuple[str, str]:
+        """Of the run, and of what is compared, as W&B shows and groups them."""
+        return self.folder.name, f"{self.model.hparams['rule']}, {self._get(self.config_init, 'tbptt').start}"
 
     def checked_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the configuration and these options; what it refuses is the user's mistake."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STEP = "trainer/global_step"
 RULE, START = "model.rule", "tbptt.start"  # of a run's configuration
+VARIANT = "variant"  # rule, start and what else a comparison varies; in the configuration too
 MOST_RUNS = 200  # in a panel: seven rules, two starts and some seeds must all count in the means
 LONGEST_TITLE = 128
 SYMBOLS = r"[^\w .:/+-]"
@@ -24,7 +25,7 @@ HIDDEN = ("norm_mean", "norm_max", "norm_growth", "delta_norm", "gate_mean", "bo
 
 
 def build_workspace(project: str, entity: str, group: str | None, horizons: Sequence[int]) -> "Workspace":
-    """Sections of curves that are means over the runs of a rule, and a table of the runs.
+    """Sections of curves that are means over the runs of a variant, and a table of the runs.
 
     Args:
         project: in W&B.
@@ -46,7 +47,7 @@ def build_workspace(project: str, entity: str, group: str | None, horizons: Sequ
         sections=_sections(horizons),
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
-            filters=_filters(group), groupby=[_config(RULE)], pinned_columns=["run:displayName", *columns]
+            filters=_filters(group), groupby=[_config(VARIANT)], pinned_columns=["run:displayName", *columns]
         ),
     )
 
@@ -70,10 +71,10 @@ def build_report(
         blocks.append(wr.P(text=["The workspace: ", wr.Link(text=workspace_url, url=workspace_url)]))
     for section in _sections(horizons):
         # without a project of its own a run set is of the report's: naming it would ask the server for its number
-        runs = wr.Runset(name="by rule", filters=_filters(group), groupby=[f"config.{RULE}"])
+        runs = wr.Runset(name="by variant", filters=_filters(group), groupby=[f"config.{VARIANT}"])
         panels = [_placed(panel, i) for i, panel in enumerate(section.panels)]
         blocks += [wr.H2(text=section.name), wr.PanelGrid(runsets=[runs], panels=panels)]
-    description = "Open-loop error, closed loop, hidden state and training, by update rule."
+    description = "Open-loop error, closed loop, hidden state and training, by update rule and start."
     return wr.Report(
         project=project, entity=entity, title=_title(group), description=description, blocks=blocks, width="fluid"
     )
@@ -104,7 +105,7 @@ def _sections(horizons: Sequence[int]) -> "list[Section]":
 
 
 def _plot(metric: str) -> Any:
-    """A metric over the training, the mean of each rule with its standard error."""
+    """A metric over the training, the mean of each variant with its standard error."""
     from wandb_workspaces.reports.v2 import interface as wr
 
     return wr.LinePlot(
@@ -113,7 +114,7 @@ def _plot(metric: str) -> Any:
         y=[metric],
         log_y="nmse@" in metric or "loss" in metric,
         title_x="training steps",
-        groupby=wr.Config(RULE),
+        groupby=wr.Config(VARIANT),
         groupby_aggfunc="mean",
         groupby_rangefunc="stderr",
         max_runs_to_show=MOST_RUNS,
@@ -160,15 +161,15 @@ def _column(key: str) -> str:
 
 def _title(group: str | None) -> str:
     """W&B takes no symbols in a title, be it a plus, and 128 characters."""
-    title = f"worldmodel: {group or 'all runs'}, by update rule"
+    title = f"worldmodel: {group or 'all runs'}, by update rule and start"
     return "".join(" " if unicodedata.category(char)[0] in "SC" else char for char in title)[:LONGEST_TITLE]
 
 
 def _text(group: str | None) -> str:
     return (
-        f"Runs of {'the group `' + group + '`' if group else 'all groups'}, averaged by update rule, with the standard"
-        " error. `rollout/nmse@H` is the open-loop error H steps ahead divided by the variance of the observations: at"
-        " 1.0 a model is no better than predicting the mean, and `copy_last@H` and `mean@H` say what that is worth."
-        " A run's summary has the `last` value, of the weights it ended with, and the `min` on the way: compare the"
-        " last, since the least is chosen by looking."
+        f"Runs of {'the group `' + group + '`' if group else 'all groups'}, averaged by update rule and start, with the"
+        " standard error. `rollout/nmse@H` is the open-loop error H steps ahead divided by the variance of the"
+        " observations: at 1.0 a model is no better than predicting the mean, and `copy_last@H` and `mean@H` say what"
+        " that is worth. A run's summary has the `last` value, of the weights it ended with, and the `min` on the way:"
+        " compare the last, since the least is chosen by looking."
     )

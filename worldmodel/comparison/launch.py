@@ -54,6 +54,18 @@ class Task:
 Submit = Callable[[Task], "Future[int]"]
 
 
+def side_by_side(jobs: int | None, resources: Resources, cores: int, gpus: int) -> int:
+    """Runs at once on a machine with so many cores and visible GPUs: those asked for, else as many as there is room.
+
+    Raises:
+        UserError: if there are fewer GPUs than that; cores can be shared.
+    """
+    room = gpus // resources.gpus if resources.gpus else cores // resources.cores
+    if resources.gpus and jobs is not None and jobs > room:
+        raise UserError(f"--jobs {jobs} takes {jobs * resources.gpus} GPUs, {gpus} can be seen: at most --jobs {room}")
+    return jobs or max(1, room)
+
+
 def log_path(out: Path, slug: str, seed: int) -> Path:
     """Where the output of a run goes."""
     return run_folder(out, slug, seed).with_suffix(".log")

@@ -24,7 +24,10 @@ from worldmodel.errors import UserError
 
 OPTIONS = {"rule": "model.rule", "start": "tbptt.start"}  # axes with a name of their own
 PLAN, CONFIG, FAILURES = "comparison.json", "config.yaml", "failures.json"
-ELSEWHERE = ("experiment", "run_dir")  # keys of a configuration that say where, not what
+HARMLESS = {  # keys of a configuration that change no number: the data's fingerprint is compared instead of its place
+    *("experiment", "run_dir", "wandb", "project", "checkpoint_every", "trainer.enable_progress_bar"),
+    *("data.path", "data.test_path", "data.num_workers", "data.memory_gb", "data.cache_dir"),
+}
 MOST_DIFFERENCES = 5  # named in a message
 
 
@@ -121,6 +124,19 @@ def check_continues(out: Path, plan: Mapping[str, Any], config: Mapping[str, Any
         raise UserError(f"the comparison in {out} is another one: {named}. Choose another --out")
 
 
+def keep_record(old: Mapping[str, Any], new: dict[str, Any]) -> list[str]:
+    """Carry over to the new plan what the old one says of its beginning: the date and the versions.
+
+    Returns what has another version now; the new plan lists all such under `versions_later`.
+    """
+    now, was, later = new["versions"], old["versions"], old.get("versions_later", [])
+    differences = [f"{name} is {now[name]}, was {was.get(name)}" for name in now if now[name] != was.get(name)]
+    new |= {"created": old["created"], "versions": was}
+    if later := later + ([now] if differences and now not in later else []):
+        new["versions_later"] = later
+    return differences
+
+
 def _narrowed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if list(old["axes"]) != list(new["axes"]):
         return [f"its axes are {', '.join(old['axes'])}, asked are {', '.join(new['axes'])}"]
@@ -139,7 +155,11 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     pairs += [
         (f"the version of {name}", old["versions"][name], new["versions"][name]) for name in ("worldmodel", "torch")
     ]
-    pairs += [(f"the data's {key}", old["data"].get(key), value) for key, value in new["data"].items()]
+    pairs += [
+        (f"the data's {key}", old["data"].get(key), value)
+        for key, value in new["data"].items()
+        if key != "env_id"  # a name, and that of the folder where the data has none
+    ]
     hidden = {row["variant"]: row["hidden_dim"] for row in old["sizes"]}
     pairs += [
         (f"hidden_dim of {row['variant']!r}", hidden[row["variant"]], row["hidden_dim"])
@@ -151,7 +171,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     was, now = _flat(old), _flat(new)
-    keys = [key for key in {**now, **was} if key not in ELSEWHERE] if old else []
+    keys = [key for key in {**now, **was} if key not in HARMLESS] if old else []
     return [f"{key} is {now.get(key)!r}, was {was.get(key)!r}" for key in keys if now.get(key) != was.get(key)]
 
 
@@ -168,7 +188,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def finished(out: Path, run: Mapping[str, Any]) -> Result | None:
     """The run's result, if its folder holds one of the same command, wherever the folder lies."""
     result = read_result(run_folder(out, run["slug"], run["seed"]))
-    return result if result is not None and _what(result.command) == _what(run["argv"]) else None
+    return result if result is not None and same_command(result.command, run["argv"]) else None
+
+
+def same_command(one: list[str], other: list[str]) -> bool:
+    """Whether two runs are the same, wherever their folders lie."""
+    return _what(one) == _what(other)
 
 
 def _what(argv: list[str]) -> list[str]:
