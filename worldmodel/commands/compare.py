@@ -74,7 +74,7 @@ def conclude(out: Path) -> None:
     write_verdict(verdict, out / "verdict.json")
     write_results_csv(comparison, out / "results.csv")
     with whole_file(out / "results.md") as temporary:
-        temporary.write_text(markdown(verdict, comparison))
+        temporary.write_text(markdown(verdict, comparison), encoding="utf-8")
     write_report(comparison, verdict, out / "report.html")
     print_verdict(verdict, comparison, SAID)
     SAID.print(f"report: {out / 'report.html'}")

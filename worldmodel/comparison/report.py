@@ -27,7 +27,7 @@ from worldmodel.comparison.findings import Verdict
 from worldmodel.comparison.lines import counts, curves_of
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples, run_folder
 from worldmodel.comparison.summary import shortly
-from worldmodel.comparison.tables import TRAITS, number
+from worldmodel.comparison.tables import TRAITS, number, version_rows
 from worldmodel.data.durable import whole_file
 
 PANELS = 16  # of rollouts: at most two episodes, and one for many variants
@@ -86,7 +86,7 @@ def _head(comparison: Comparison) -> dict[str, Any]:
         "steps": plan["steps"],
         "date": plan["created"][:10],
         "data": list(_flat(plan["data"])),
-        "versions": list(_flat(plan["versions"])),
+        "versions": version_rows(plan),
         "config": config.read_text(encoding="utf-8") if config.is_file() else None,
     }
 

@@ -2,8 +2,8 @@
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -192,6 +192,13 @@ def _star(verdict: Verdict, cell: Cell) -> str:
 # --- as Markdown ------------------------------------------------------------------------------------------------------
 
 
+def version_rows(plan: Mapping[str, Any]) -> Rows:
+    """What the runs were made with, at the beginning and, where it differs, when the comparison went on."""
+    rows = [[name, str(value)] for name, value in plan["versions"].items() if value is not None]
+    later = [versions.items() for versions in plan.get("versions_later", [])]
+    return rows + [[f"{name}, later", str(value)] for items in later for name, value in items]
+
+
 def markdown(verdict: Verdict, comparison: Comparison) -> str:
     """Summary, tables, sizes, commands, versions and method, for docs/results; headings begin at the third level."""
     plan = comparison.plan
@@ -204,7 +211,7 @@ def markdown(verdict: Verdict, comparison: Comparison) -> str:
     parts += _section(f"Sizes (--match {plan['match']})", *_size_rows(plan.get("sizes", [])))
     parts += ["### Commands", _code([plan["command"]]), "of which the runs are, with the first seed:"]
     parts += [_code([_first(plan["runs"], variant)["argv"] for variant in comparison.variants])]
-    parts += _section("Versions", ["what", "version"], [[name, str(value)] for name, value in plan["versions"].items()])
+    parts += _section("Versions", ["what", "version"], version_rows(plan))
     return "\n\n".join([*parts, "### Method", verdict.method]) + "\n"
 
 

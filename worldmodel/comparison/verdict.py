@@ -2,26 +2,19 @@
 
 import csv
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from worldmodel.comparison.contest import errors_by_seed, pairs_at, rank
 from worldmodel.comparison.findings import Cell, Pair, Ranking, Trait, Verdict
-from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop, Result, write_json
+from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop, write_json
 from worldmodel.comparison.statistics import Estimate, arithmetic, geometric, scaled
 from worldmodel.comparison.summary import summarize
 from worldmodel.data.durable import whole_file
 
 __all__ = ["Cell", "Estimate", "Pair", "Ranking", "Trait", "Verdict", "judge", "write_results_csv", "write_verdict"]
 
-MEASURED: dict[str, Callable[[Result], float]] = {
-    "norm_growth": lambda run: run.norm_growth,
-    "valid_time": lambda run: run.valid_time,
-    "steps_per_second": lambda run: run.steps_per_second,
-    "peak_memory_mb": lambda run: run.peak_memory_mb,
-    "seconds": lambda run: run.seconds,
-}
+MEASURED = ("norm_growth", "valid_time", "steps_per_second", "peak_memory_mb", "seconds")  # of a Result
 
 METHOD = f"""\
 Errors are squared errors divided by the observations' variance, on the same episodes for all: 1.0 is no better \
@@ -88,7 +81,7 @@ def _traits(comparison: Comparison, variant: str) -> list[Trait]:
         "finished": len(runs),
     }
     return [
-        *(Trait(variant, name, arithmetic([of(run) for run in runs])) for name, of in MEASURED.items()),
+        *(Trait(variant, name, arithmetic([getattr(run, name) for run in runs])) for name in MEASURED),
         *(Trait(variant, name, Estimate(count, math.nan, math.nan, planned)) for name, count in counts.items()),
     ]
 
