@@ -120,14 +120,14 @@ class _Contest:
             return None, names, "only one variant: nothing to compare it with"
         if seeds == ONE_SEED:
             return None, [], "no verdict: one seed"
-        unbeaten = [a for a in sound if not any(self.better(b, a) and not self.close(b, a) for b in sound if b != a)]
-        best = unbeaten or sound
-        first = next((a for a in best if all(self.beats(a, b) for b in names if b != a)), None)
-        if first is None:
+        lowest, *others = sound
+        near = [b for b in others if self.beats(lowest, b) and self.close(lowest, b)]
+        best = [lowest, *(b for b in others if b in near or not self.beats(lowest, b))]
+        if not all(self.beats(lowest, b) for b in names if b != lowest):
             return None, best, self.undecided(best, names, seeds)
-        if near := [b for b in best if b != first and self.close(first, b)]:
-            return None, [first, *near], f"{first} is better by less than 1% than {'; '.join(near)}: {NO_DIFFERENCE}"
-        return first, [first], f"{first} wins"
+        if near:
+            return None, best, f"{lowest} is better by less than 1% than {'; '.join(near)}: {NO_DIFFERENCE}"
+        return lowest, best, f"{lowest} wins"
 
     def undecided(self, best: list[str], names: list[str], seeds: str) -> str:
         """Why nobody wins."""
@@ -135,15 +135,12 @@ class _Contest:
         if others and all(self.equal(a, b) for a, b in combinations(best, 2)):
             return f"no difference: the runs of {' and '.join(best)} are equal"
         if not others:
-            rivals = [name for name in names if name != lowest and not self.better(lowest, name)]
+            rivals = [name for name in names if name != lowest and not self.beats(lowest, name)]
             return f"no verdict: {seeds} do not show that {lowest} is better than {'; '.join(rivals)}"
         return f"no verdict: these {len(best)} are not told apart by {seeds}: {'; '.join(best)}"
 
     def of(self, a: str, b: str) -> Pair:
         return self.pairs[frozenset((a, b))]
-
-    def better(self, a: str, b: str) -> bool:
-        return self.of(a, b).better == a
 
     def beats(self, a: str, b: str) -> bool:
         """Whether a is the better one, were this the only test that is made."""

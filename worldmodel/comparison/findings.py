@@ -40,7 +40,7 @@ class Ranking:
     loop: Loop
     horizon: int
     winner: str | None
-    best: list[str]  # the winner; without one, those that never diverged and that no other is better than
+    best: list[str]  # the winner; without one, the lowest and those that it does not beat; none of them diverged
     statement: str
 
 

@@ -21,7 +21,7 @@ TITLES: dict[Loop, str] = {
     "open": "Open loop: error / variance at this step after the last observed frame",
     "closed": "Closed loop: error / variance, mean over the steps after the horizon before, up to this one",
 }
-BEST = "the winner, or, without one, those that no other is better than"
+BEST = "the winner, or, without one, the lowest and those that it does not beat"
 INTERVALS = "95% intervals over seeds; diverged runs are not in the mean, unless all are"
 TRAITS = {
     "norm_growth": ("growth of ‖h‖", "a step"),

@@ -34,9 +34,9 @@ nothing but counts, 3 of 3 runs against none are enough, 2 of 2 are not). But if
 the larger errors where neither diverged, nothing is decided. Holm's correction over all pairs at that loop and \
 horizon keeps the chance of any false difference there at 5% or below. A ratio's interval is of this ratio alone.
 
-A winner diverged in no seed and is better than every other variant, each in a test of its own at 5%, by 1% or more: \
-to be better than all, it must pass all tests, and needs no correction (Berger 1982). Smaller gaps are of no use. \
-Without a winner, the best are those that diverged in no seed and that no other of these beats by 1% or more. Not \
+A winner diverged in no seed, has the lowest mean, and is better than every other variant, each in a test of its own \
+at 5%, by 1% or more: to be better than all, it must pass all tests, and needs no correction (Berger 1982). Smaller \
+gaps are of no use. Without a winner, the best are the one of the lowest mean and those that it does not beat so. Not \
 told apart does not mean equal. The seeds set the weights, all else is the same: what is concluded holds for new \
 seeds on these data, not for other data."""
 
