@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from filelock import FileLock, Timeout
 
@@ -267,6 +268,8 @@ def test_a_run_is_called_by_its_variant_in_wandb(conf, tmp_path):
         assert logger.config["variant"] == "gated, zero, model.layers 2"
     finally:
         logger.finish()
+        wandb.teardown()
+        os.environ.pop("WANDB_SERVICE", None)  # else the programs that later tests start would join this one's
 
 
 def test_horizons_that_the_episodes_do_not_reach_are_named(conf):
