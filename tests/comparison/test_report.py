@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from worldmodel.comparison.figures import COLORS, error_figure, looks, norm_figure, regret_figure
-from worldmodel.comparison.lines import band, bands, curves_of, over_floor, thinned
+from worldmodel.comparison.lines import band, bands, over_floor, thinned
 from worldmodel.comparison.report import FILM_BYTES, write_report
 from worldmodel.comparison.results import Curve
 from worldmodel.comparison.tables import number
@@ -130,7 +130,7 @@ def test_a_run_whose_curves_are_gone_is_in_the_tables(tmp_path):
     for path in tmp_path.glob("runs/v0/*/*.*"):
         path.unlink()
     assert "gated_norm, carry" in report_of(comparison).text
-    assert "gated_norm, carry" not in curves_of(comparison)
+    assert "gated_norm, carry" not in comparison.curves
 
 
 def test_a_large_animation_is_made_small(tmp_path):
@@ -164,7 +164,7 @@ def test_a_band_without_seeds_left_leaves_the_plot_and_one_seed_has_no_interval(
 
 
 def test_lines_pass_through_the_errors_at_the_horizons(four):
-    curves = curves_of(four)["gated_norm, carry"][0]
+    curves = four.curves["gated_norm, carry"][0]
     step, values = thinned(curves["open"], curves["open"].nmse, "open", HORIZONS)
     at = dict(zip(step.tolist(), values, strict=True))
     assert {horizon: at[horizon] for horizon in HORIZONS} == errors_of(curves)["open"]
@@ -191,7 +191,7 @@ def test_a_rule_keeps_its_colour_and_zero_is_dashed(tmp_path):
 
 def test_what_diverges_leaves_the_plot_and_squashes_nobody(four):
     for draw in (error_figure, regret_figure, norm_figure):
-        figure = draw(four, curves_of(four), "open")
+        figure = draw(four, four.curves, "open")
         low, high = 10 ** np.array(figure.layout.yaxis.range)
         calm = [np.asarray(trace.y) for trace in figure.data if trace.meta not in ("residual, zero", None)]
         assert high < 3 * max(np.nanmax(y) for y in calm) and low < min(np.nanmin(y) for y in calm)
@@ -206,7 +206,7 @@ def test_a_regret_diverges_where_the_error_does(tmp_path):
     comparison = make_comparison(tmp_path, diverging=[])
     floor = next(reference for reference in comparison.references if reference.name == "kalman")
     floor.curves["open"].nmse[:] = 1e-4
-    curves = curves_of(comparison)
+    curves = comparison.curves
     figure = regret_figure(comparison, curves, "open")
     assert [trace for trace in figure.data if trace.mode == "markers"] == []
     errors = bands(curves, "open", lambda curve: (curve.step, curve.nmse))["residual, carry"]
@@ -218,7 +218,7 @@ def test_a_regret_diverges_where_the_error_does(tmp_path):
 
 def test_norms_are_relative_to_the_trained_horizon(four):
     """States of any width can be compared."""
-    curves = curves_of(four)
+    curves = four.curves
     wide = [
         curve | {"open": replace(curve["open"], hidden_norm=99 * curve["open"].hidden_norm)}
         for curve in curves["residual, carry"]
@@ -234,4 +234,4 @@ def test_the_floor_has_regret_one(four):
     figure = regret_figure(four, {"gated_norm, carry": [floor.curves]}, "closed")
     line = next(trace for trace in figure.data if trace.meta and trace.fill is None)
     np.testing.assert_allclose(np.asarray(line.y), 1, rtol=1e-6)
-    assert regret_figure(replace(four, references=[]), curves_of(four), "closed") is None
+    assert regret_figure(replace(four, references=[]), four.curves, "closed") is None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.comparison.results import DIVERGED, Comparison, Curve, Curves, Loop, read_curves, run_folder
+from worldmodel.comparison.results import DIVERGED, Comparison, Curve, Curves, Loop
 from worldmodel.comparison.statistics import TINY, geometric
 
 POINTS = 120  # of a line
@@ -27,18 +27,6 @@ class Band:
     def seeds(self) -> np.ndarray:
         """(N,) how many are left."""
         return (~self.gone).sum(axis=0)
-
-
-def curves_of(comparison: Comparison) -> dict[str, list[Curves]]:
-    """Variant -> the curves of its finished runs, by seed; without runs whose file is gone."""
-    slugs = {(run["variant"], run["seed"]): run["slug"] for run in comparison.plan["runs"]}
-    found: dict[str, list[Curves]] = {}
-    for variant in comparison.variants:
-        for run in comparison.of(variant):
-            path = run_folder(comparison.folder, slugs[variant, run.seed], run.seed) / "curves.csv"
-            if path.is_file():
-                found.setdefault(variant, []).append(read_curves(path))
-    return found
 
 
 def bands(

@@ -24,8 +24,8 @@ from worldmodel.comparison.figures import (
     rollout_figure,
 )
 from worldmodel.comparison.findings import Verdict
-from worldmodel.comparison.lines import counts, curves_of
-from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples, run_folder
+from worldmodel.comparison.lines import counts
+from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples
 from worldmodel.comparison.summary import shortly
 from worldmodel.comparison.tables import TRAITS, number, version_rows
 from worldmodel.data.durable import whole_file
@@ -108,7 +108,7 @@ def _worst(runs: list[Result], loop: str, horizon: int) -> float:
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
     """Name -> HTML of a figure, without those that have nothing to show; the rollouts by episode and variant."""
-    curves = curves_of(comparison)
+    curves = comparison.curves
     made = {
         f"{name} {loop}": figure
         for name, draw in (("error", error_figure), ("regret", regret_figure), ("norm", norm_figure))
@@ -124,7 +124,7 @@ def _rollouts(comparison: Comparison) -> dict[str, dict[str, Markup]]:
     by_name: dict[str, dict[str, list[ExampleRollout]]] = {}
     for variant in comparison.variants:
         for run in comparison.of(variant):
-            for example in read_examples(_folder(comparison, run) / "examples.npz"):
+            for example in read_examples(comparison.folder_of(run) / "examples.npz"):
                 if example.entries:
                     by_name.setdefault(example.name, {}).setdefault(variant, []).append(example)
     shown = max(1, min(2, PANELS // max(1, len(comparison.variants))))
@@ -152,7 +152,7 @@ def _films(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     """Of each variant's first run that drew one: variant, what it is, the animation as data URI."""
     for variant in comparison.variants:
         for run in comparison.of(variant):
-            path = _folder(comparison, run) / "rollout.gif"
+            path = comparison.folder_of(run) / "rollout.gif"
             if path.is_file():
                 encoded = base64.b64encode(_small(path)).decode()
                 yield variant, f"seed {run.seed}", f"data:image/gif;base64,{encoded}"
@@ -174,8 +174,3 @@ def _small(path: Path) -> bytes:
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=pause * every, loop=0)
     return buffer.getvalue()
-
-
-def _folder(comparison: Comparison, run: Result) -> Path:
-    slugs = {planned["variant"]: planned["slug"] for planned in comparison.plan["runs"]}
-    return run_folder(comparison.folder, slugs[run.variant], run.seed)

@@ -15,6 +15,7 @@ import csv
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +125,22 @@ class Comparison:
     def floor(self) -> Reference | None:
         """What nobody can beat, where it is known."""
         return next((reference for reference in self.references if reference.name == "kalman"), None)
+
+    def folder_of(self, run: Result) -> Path:
+        """Of a finished run."""
+        slugs = {planned["variant"]: planned["slug"] for planned in self.plan["runs"]}
+        return run_folder(self.folder, slugs[run.variant], run.seed)
+
+    @cached_property
+    def curves(self) -> dict[str, list[Curves]]:
+        """Variant -> the curves of its finished runs, by seed; without runs whose file is gone. Read once."""
+        found: dict[str, list[Curves]] = {}
+        for variant in self.variants:
+            for run in self.of(variant):
+                path = self.folder_of(run) / "curves.csv"
+                if path.is_file():
+                    found.setdefault(variant, []).append(read_curves(path))
+        return found
 
     def of(self, variant: str) -> list[Result]:
         """The variant's finished runs, by seed."""

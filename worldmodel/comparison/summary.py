@@ -6,7 +6,7 @@ from statistics import fmean
 
 from worldmodel.comparison.contest import pairs_at
 from worldmodel.comparison.findings import Cell, Pair, Ranking, Verdict
-from worldmodel.comparison.lines import curves_of, relative_norm, stateful
+from worldmodel.comparison.lines import relative_norm, stateful
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
 from worldmodel.comparison.statistics import geometric
 
@@ -77,7 +77,7 @@ def _divergence(verdict: Verdict, comparison: Comparison) -> str:
 def _growth(verdict: Verdict, comparison: Comparison) -> list[str]:
     """From T to the longest horizon; as a factor, since states differ in their width."""
     steps, longest = comparison.plan["steps"], max(verdict.horizons)
-    found, curves = [], curves_of(comparison)
+    found, curves = [], comparison.curves
     for variant, runs in curves.items():
         norms = [relative_norm(run["closed"], steps)[:longest] for run in stateful(runs, "closed")]
         growth = geometric([float(norm[-1]) for norm in norms])

@@ -3,8 +3,6 @@
 The observation is its own latent. They live on the CPU.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,16 +11,9 @@ from worldmodel.data.episodes import Episodes
 from worldmodel.data.statistics import observation_moments
 from worldmodel.errors import UserError
 from worldmodel.evaluation.nested_regression import Nested, Scale, nested_regressions
+from worldmodel.evaluation.rollouts import Predicted
 
 WIDEST = 1024  # inputs of a regression: where frames are wide, fewer lags are tried
-
-
-class Predicted(NamedTuple):
-    """Open-loop predictions of a baseline."""
-
-    obs: Tensor  # (B, H, O)
-    z: Tensor  # (B, H, O)
-    h: Tensor  # (B, H, D)
 
 
 class CopyLast:

@@ -3,24 +3,15 @@
 Kalman (1960); the notation is that of Anderson & Moore, Optimal Filtering (1979), chapter 3.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.envs.linear import LinearSystem
+from worldmodel.evaluation.rollouts import Predicted
 
 LONGEST = 100_000  # frames after which a gain that still changes is taken as settled
 MOST = 1 << 24  # entries of all covariances together: likewise
-
-
-class Predicted(NamedTuple):
-    """Open-loop predictions of a filter."""
-
-    obs: Tensor  # (B, H, O)
-    z: Tensor  # (B, H, O)
-    h: Tensor  # (B, H, N + 1)
 
 
 class KalmanFilter:

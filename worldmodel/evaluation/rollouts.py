@@ -26,6 +26,14 @@ class Rollout(Protocol):
     def h(self) -> Tensor: ...  # (B, H, D)
 
 
+class Predicted(NamedTuple):
+    """A Rollout of a model that has nothing else to tell."""
+
+    obs: Tensor  # (B, H, O)
+    z: Tensor  # (B, H, Z)
+    h: Tensor  # (B, H, D)
+
+
 class Model(Protocol):
     """What is asked of a model: functions in the units of the data, as WorldModel has them."""
 
