@@ -30,6 +30,7 @@ class CollectOptions(TypedDict):
     pixels: NotRequired[int | list[int] | None]  # side or [H, W] of the frames to record as `image`; None: no frames
     keep_state: NotRequired[bool]  # with pixels: record the observation beside the frame too
     max_episode_steps: NotRequired[int | None]  # None: the environment's own limit
+    min_episode_steps: NotRequired[int | None]  # each episode's limit is drawn from here to the most, log-uniformly
     env_kwargs: NotRequired[dict[str, Any]]  # further arguments of gymnasium.make
     num_envs: NotRequired[int]
 
@@ -41,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "pixels": None,
     "keep_state": False,
     "max_episode_steps": None,
+    "min_episode_steps": None,
     "env_kwargs": {},
     "num_envs": 8,
 }
@@ -78,8 +80,9 @@ def collect(
     settings = _checked(options)
     earlier = _collected_before(out, settings) if append else []
     pixels = frame_size(settings["pixels"])
-    num_envs, limit = _num_envs(settings), settings["max_episode_steps"]
-    simulator = make_simulator(settings["env_id"], num_envs, limit, settings["env_kwargs"], vectorization, pixels)
+    num_envs = _num_envs(settings)
+    limits = settings["max_episode_steps"], settings["env_kwargs"], vectorization, pixels, settings["min_episode_steps"]
+    simulator = make_simulator(settings["env_id"], num_envs, *limits)
     envs = simulator.envs
     try:
         act = make_policy(settings["policy"], envs.single_action_space, num_envs, settings["seed"])
@@ -110,9 +113,12 @@ def collect(
 
 def _checked(options: CollectOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {**DEFAULTS, **options}
-    for name, least in (("steps", 1), ("num_envs", 1), ("max_episode_steps", 1), ("seed", 0)):
+    for name, least in (("steps", 1), ("num_envs", 1), ("max_episode_steps", 1), ("min_episode_steps", 1), ("seed", 0)):
         if settings[name] is not None and settings[name] < least:
             raise UserError(f"--{name} {settings[name]}: it must be at least {least}")
+    shortest, longest = settings["min_episode_steps"], settings["max_episode_steps"]
+    if shortest is not None and (longest is None or longest < shortest):
+        raise UserError(f"--min_episode_steps {shortest} needs --max_episode_steps, at least as many")
     if settings["keep_state"] and settings["pixels"] is None:
         raise UserError("--keep_state keeps the observation beside rendered frames: it needs --pixels")
     return settings

@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from worldmodel.data.spaces import describe, describe_observation
 from worldmodel.envs.render import GL_HINT, Pixels, has_own_image, is_mujoco, may_fork, prepare_display, prepare_mujoco
+from worldmodel.envs.time_limit import MixedTimeLimit
 from worldmodel.envs.vector import Factory, reason_of
 from worldmodel.errors import UserError, nearest
 
@@ -33,9 +34,11 @@ def make_simulator(
     env_kwargs: dict[str, Any] | None = None,
     vectorization: Literal["sync", "async"] = "sync",
     pixels: tuple[int, int] | None = None,
+    min_episode_steps: int | None = None,
 ) -> Simulator:
     """`num_envs` copies of an environment that step together; with `pixels` (H, W) wrapped in `Pixels`.
 
+    With `min_episode_steps` each episode has a time limit of its own (`MixedTimeLimit`).
     The step after an episode's end resets (`AutoresetMode.NEXT_STEP`), so that the last observation is the true one.
 
     Raises:
@@ -64,6 +67,8 @@ def make_simulator(
 
     def make() -> gym.Env:
         env = gym.make(env_id, **options)
+        if min_episode_steps is not None and max_episode_steps is not None:
+            env = MixedTimeLimit(env, min_episode_steps, max_episode_steps)
         return Pixels(env, pixels, native="width" in options or "height" in options) if pixels else env
 
     factories = [Factory(make, i) for i in range(num_envs)]
