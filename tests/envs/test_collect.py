@@ -144,6 +144,34 @@ def test_an_appended_collection_repeats_nothing(tmp_path):
     assert read_manifest(tmp_path)["files"] == after["files"]
 
 
+def test_episodes_of_mixed_lengths_make_every_age_as_frequent(tmp_path):
+    """In each doubling of the length as many episodes; otherwise nothing but where episodes end is different."""
+    options = CollectOptions(env_id="Pendulum-v1", steps=60_000, num_envs=4, max_episode_steps=160)
+    collect({**options, "min_episode_steps": 10}, tmp_path / "mixed")
+    collect({**options, "min_episode_steps": 10}, tmp_path / "same")
+    collect(options, tmp_path / "long")
+    lengths = np.array([len(e) for e in episodes_of(tmp_path / "mixed")])
+    assert lengths.min() >= 1 and lengths.max() <= 160 and (lengths < 10).sum() <= 4, "the last of each environment"
+    counts = np.histogram(lengths, [10, 20, 40, 80, 161])[0]
+    assert (np.abs(counts - counts.mean()) < 4 * np.sqrt(counts.mean())).all()
+    assert [len(e) for e in episodes_of(tmp_path / "same")] == lengths.tolist()
+    firsts = [e for e in episodes_of(tmp_path / "long")[:4]]
+    for mixed in episodes_of(tmp_path / "mixed"):
+        assert mixed.truncated and not mixed.terminated
+        for whole in firsts:
+            if (mixed.observations["observation"][0] == whole.observations["observation"][0]).all():
+                same = whole.observations["observation"][: len(mixed) + 1]
+                np.testing.assert_array_equal(mixed.observations["observation"], same)
+                firsts = [e for e in firsts if e is not whole]
+    assert not firsts, "each environment's first episode, as far as it goes"
+
+
+@pytest.mark.parametrize("limits", [{"min_episode_steps": 20}, {"min_episode_steps": 20, "max_episode_steps": 19}])
+def test_a_least_length_needs_a_greatest(tmp_path, limits):
+    with pytest.raises(UserError, match="--min_episode_steps 20 needs --max_episode_steps"):
+        collect({"env_id": "Pendulum-v1", "steps": 100, **limits}, tmp_path)
+
+
 def test_progress_counts_every_step_and_every_episode_on_disk(tmp_path):
     steps, safe = [], []
     options = CollectOptions(env_id="CartPole-v1", steps=1000)

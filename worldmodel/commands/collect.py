@@ -116,7 +116,12 @@ def _parser() -> Parser:
     add("--keep_state", action="store_true", help="with --pixels, record the observation beside the frame")
     add("--num_envs", type=int, default=DEFAULTS["num_envs"], metavar="N", help="environments side by side")
     add("--max_episode_steps", type=int, metavar="N", help="time limit instead of the environment's own")
-    add("--min_episode_steps", type=int, metavar="N", help="with it, each episode's limit is drawn between the two")
+    add(
+        "--min_episode_steps",
+        type=int,
+        metavar="N",
+        help="least time limit: each episode draws its own, log-uniform up to the most",
+    )
     add("--env_kwargs", type=_json, default={}, metavar="JSON", help="further arguments of gymnasium.make")
     add("--vectorization", choices=("sync", "async"), default="sync", help="one process, or one for each environment")
     return parser
