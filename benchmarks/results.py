@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import ARGUMENTS, find  # noqa: E402
 
+RULES = "residual,gated,gated_norm,direct,unit_norm,gru,lstm"
 DOCS = ROOT / "docs" / "results"
 COMPARISONS = {  # name -> configuration, seeds
     "linear": ("conf/linear.yaml", "0,1,2,3,4"),
@@ -29,7 +30,8 @@ def compare(name: str) -> Path:
     """Run a comparison to its end; returns its folder."""
     conf, seeds = COMPARISONS[name]
     out = f"runs/results/{name}"
-    options = ["--config", conf, "--start", "carry,zero", "--seeds", seeds, "--wandb", "disabled", "--out", out]
+    options = ["--config", conf, "--rules", RULES, "--start", "carry,zero", "--seeds", seeds]
+    options += ["--wandb", "disabled", "--out", out]
     subprocess.run([Path(sys.executable).with_name("worldmodel"), "compare", *options], cwd=ROOT, check=True)
     return ROOT / out
 

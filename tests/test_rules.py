@@ -85,5 +85,6 @@ def test_direct_does_not_accumulate_and_unit_norm_stays_on_the_sphere():
     assert norms(unit_norm, candidates) == pytest.approx([1.0] * 200, abs=1e-5)
 
 
-def test_seven_rules():
-    assert set(RULES) == {"residual", "gated", "gated_norm", "direct", "unit_norm", "gru", "lstm"}
+def test_the_rules_that_users_name():
+    seven = {"residual", "gated", "gated_norm", "direct", "unit_norm", "gru", "lstm"}
+    assert set(RULES) == seven | {"diagonal", "slots", "triad"}

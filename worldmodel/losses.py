@@ -34,6 +34,11 @@ def binary_cross_entropy(logit: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
 
 
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-log p(target) in nats: logits (B, T, V), one-hot or probabilities (B, T, V) -> (B, T)."""
+    return -(logits.log_softmax(dim=-1) * target).sum(dim=-1)
+
+
 def masked_mean(error: Tensor, valid: Tensor, count: Tensor) -> Tensor:
     """Sum of `error` (B, T) where `valid` (B, T), over `count` (): what is masked adds nothing to value or gradient.
 

@@ -34,10 +34,11 @@ class LatentPredictor(nn.Module):
         latent_dim: Z.
         action_dim: A; 0 where there are no actions.
         hidden_dim: the width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM
-            (twice) and stacked GRU and LSTM (times the layers).
+            (twice), stacked GRU and LSTM (times the layers), slots (nine times) and triad (28 more).
         rule: a name of RULES.
         layers: 1 or 2. Of the update network; GRU and LSTM are stacked.
         gate_bias: where the gate's bias starts, for the gated rules.
+        head_depth: hidden layers between the state and the prediction; 0: linear.
 
     Raises:
         UserError: for an unknown rule (naming the nearest) or another number of layers.
@@ -51,10 +52,11 @@ class LatentPredictor(nn.Module):
         rule: str = "gated_norm",
         layers: int = 2,
         gate_bias: float = -1.0,
+        head_depth: int = 1,
     ) -> None:
         super().__init__()
         self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias)
-        self.head = mlp(self.cell.read_dim, latent_dim, hidden_dim, depth=1)
+        self.head = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim
 
@@ -104,7 +106,10 @@ class LatentPredictor(nn.Module):
 
 
 def previous_states(h: Tensor, is_first: Tensor, carry: Tensor | None = None) -> Tensor:
-    """The state that each step started from, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets."""
-    first = torch.zeros_like(h[:, 0]) if carry is None else carry.to(h.dtype)
+    """The state that each step started from, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets.
+
+    A carry may hold more behind the state: its influence, under exact gradients (rtrl.py).
+    """
+    first = torch.zeros_like(h[:, 0]) if carry is None else carry[:, : h.shape[-1]].to(h.dtype)
     before = torch.cat([first.unsqueeze(1), h[:, :-1]], dim=1)
     return before.masked_fill(is_first.unsqueeze(-1), 0.0)

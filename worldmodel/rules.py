@@ -1,7 +1,7 @@
 """Update rules: how the hidden state h becomes h_next.
 
 A rule is a pure function `(h, *proposals) -> h_next` on tensors whose last axis is the hidden state. It has no
-parameters, so that a comparison of rules compares rules. Its proposals come from the cell (see cells.py). To add
+parameters, so that a comparison of rules compares rules. Its proposals come from the cell (see cells/). To add
 one: write the function, name it in RULES, and in BOUNDS where a bound is proven.
 """
 
@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Rule = Callable[..., Tensor]
+
+# The largest modulus: a memory of about 1e5 steps. Below 1 by more than what single precision rounds, so that rounding
+# cannot make a rotation grow.
+LARGEST_MODULUS = 1 - 1e-5
 
 
 def residual(h: Tensor, candidate: Tensor) -> Tensor:
@@ -60,6 +64,107 @@ def lstm(h: Tensor, write: Tensor, keep: Tensor, candidate: Tensor, output: Tens
     return torch.cat([torch.sigmoid(output) * torch.tanh(cell), cell], dim=-1)
 
 
+def slots(h: Tensor, gate: Tensor, candidate: Tensor, route: Tensor, query: Tensor, address: Tensor) -> Tensor:
+    """Sparse writes into S slots of width D, and one read by attention. `h` packs [slots, last read], (S + 1) D wide.
+
+        i  = argmax(route)                                                  the slot that this step writes, alone
+        s_i <- (1 - alpha) s_i + alpha u,  alpha = sigmoid(gate + log p_i + log S),  p = softmax(route)
+        r  = sum_j softmax_j(query . s_j / sqrt(D) + address_j) s_j         of the slots after the write
+
+    u = LayerNorm(candidate), as in `gated_norm`. gate, candidate and query are D wide, route and address S. A slot that
+    is not written keeps its value bit for bit: it is selected, not multiplied by a zero. The router's gradient is exact
+    wherever i does not change, and reaches the scores of all slots: the surer the choice, the stronger the write.
+    A written slot stays under gated_norm's bound, a read is a mean of slots: |h_i| <= sqrt(D - 1) for any input.
+    """
+    count, dim = route.shape[-1], candidate.shape[-1]
+    memory = h[..., :-dim].unflatten(-1, (count, dim))
+    written = gated_norm(memory, write_gate(gate, route).unsqueeze(-2), candidate.unsqueeze(-2))
+    chosen = torch.arange(count, device=h.device) == route.argmax(dim=-1, keepdim=True)
+    memory = torch.where(chosen.unsqueeze(-1), written, memory)
+    match = (query.clamp(-1e15, 1e15).unsqueeze(-2) * memory).sum(dim=-1) / math.sqrt(dim)
+    read = (torch.softmax(match + address.clamp(-1e15, 1e15), dim=-1).unsqueeze(-1) * memory).sum(dim=-2)
+    return torch.cat([memory.flatten(-2), read], dim=-1)
+
+
+def write_gate(gate: Tensor, route: Tensor) -> Tensor:
+    """The logit of alpha in `slots`, (..., D): `gate` itself where the router does not prefer any of its S slots."""
+    surest = torch.log_softmax(route.clamp(-1e15, 1e15), dim=-1).amax(dim=-1, keepdim=True)
+    return gate + surest + math.log(route.shape[-1])
+
+
+def triad(
+    h: Tensor, gate: Tensor, candidate: Tensor, increment: Tensor, write: Tensor, value: Tensor, later: Tensor
+) -> Tensor:
+    """Gated channels, counters and latches. `h` packs [gated, counters, latches, pending].
+
+        m' = gated_norm(m, gate, candidate)
+        c' = c + increment                       increment in {-1, 0, 1}: see `ternary`
+        l' = v if w else l,  w = [write + pending_w > 0],  v = tanh(value + pending_v)
+        pending' = later
+
+    `write` and `value` are this input's share of the latches' proposals, `later` its share of both at the next step, so
+    that w and v depend on two inputs in a row. The gradient of w is the sigmoid's (straight-through, Bengio et al.
+    2013). Counters are exact up to 2^24 in float32; a latch that is not written keeps its value bit for bit. |l| <= 1,
+    |m_i| <= sqrt(D - 1); c is not bounded, and for readers to see through saturating features only (cells/triad.py).
+    """
+    latches = write.shape[-1]
+    gated_part, counters, held, pending = h.split(
+        [candidate.shape[-1], increment.shape[-1], latches, 2 * latches], dim=-1
+    )
+    pending_write, pending_value = pending.chunk(2, dim=-1)
+    soft = torch.sigmoid(write + pending_write)
+    # lerp gives exactly its ends at the weights 0 and 1
+    held = torch.lerp(held, torch.tanh(value + pending_value), straight_through((soft > 0.5).to(soft.dtype), soft))
+    return torch.cat([gated_norm(gated_part, gate, candidate), counters + increment, held, later], dim=-1)
+
+
+def diagonal(h: Tensor, keep: Tensor, angle: Tensor, candidate: Tensor) -> Tensor:
+    """lambda h + (1 - |lambda|) tanh(candidate), lambda = r exp(i angle), r = (1 - 1e-5) sigmoid(keep).
+
+    h and candidate (..., D) pack D/2 complex numbers, [real, imaginary]; keep and angle are (..., D/2). A convex
+    combination in modulus: |h_k| <= max(|h_0,k|, sqrt(2)) for any input, so no entry leaves [-sqrt(2), sqrt(2)] from
+    a zero start.
+    """
+    return rotate(h, *multiplier(keep, angle)) + drive(keep, candidate)
+
+
+def multiplier(keep: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """lambda's real and imaginary part."""
+    modulus = LARGEST_MODULUS * torch.sigmoid(keep)
+    return modulus * torch.cos(angle), modulus * torch.sin(angle)
+
+
+def drive(keep: Tensor, candidate: Tensor) -> Tensor:
+    """What a step adds: (1 - |lambda|) tanh(candidate)."""
+    return twice(overwritten(keep)) * torch.tanh(candidate)
+
+
+def overwritten(keep: Tensor) -> Tensor:
+    """1 - |lambda|, without cancellation where |lambda| is near 1."""
+    return (1 - LARGEST_MODULUS) + LARGEST_MODULUS * torch.sigmoid(-keep)
+
+
+def rotate(h: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+    """The product of packed complex numbers h (..., D) and real + i imaginary, each (..., D/2)."""
+    h_real, h_imaginary = h.chunk(2, dim=-1)
+    return torch.cat([real * h_real - imaginary * h_imaginary, imaginary * h_real + real * h_imaginary], dim=-1)
+
+
+def twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x], dim=-1)
+
+
+def ternary(u: Tensor) -> Tensor:
+    """tanh(u) rounded to -1, 0 or 1, with the gradient of tanh: it is nonzero where all round to 0, too."""
+    soft = torch.tanh(u)
+    return straight_through(soft.round(), soft)
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """The value of `hard`, exactly, with the gradient of `soft` (Bengio et al. 2013, arXiv 1308.3432)."""
+    return hard.detach() + (soft - soft.detach())
+
+
 RULES: dict[str, Rule] = {
     "residual": residual,
     "gated": gated,
@@ -68,12 +173,17 @@ RULES: dict[str, Rule] = {
     "unit_norm": unit_norm,
     "gru": gru,
     "lstm": lstm,
+    "diagonal": diagonal,
+    "slots": slots,
+    "triad": triad,
 }
 
 # The largest |h_i| that a rule allows in D dimensions from a zero start, where that is proven. (An LSTM's cell is not
-# bounded: |c_i| <= T.)
+# bounded, |c_i| <= T, and nor are triad's counters. Slots of width D have gated_norm's bound.)
 BOUNDS: dict[str, Callable[[int], float]] = {
     "gated_norm": lambda dim: math.sqrt(dim - 1),
     "unit_norm": lambda dim: 1.0,
     "gru": lambda dim: 1.0,
+    "diagonal": lambda dim: math.sqrt(2),
+    "slots": lambda dim: math.sqrt(dim - 1),
 }

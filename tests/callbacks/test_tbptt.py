@@ -11,6 +11,7 @@ from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint
 from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.errors import UserError
 
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12, "open_loop_steps": 4}
 
@@ -30,7 +31,7 @@ class Recorder(pl.Callback):
         self.validated.append("carry" in batch)
 
 
-def fit(path, folder, callbacks=(), workers=0, steps=40, model=None, ckpt_path=None, start="carry", **options):
+def fit(path, folder, callbacks=(), workers=0, steps=40, model=None, ckpt_path=None, tbptt=None, **options):
     pl.seed_everything(0, verbose=False)
     data = EpisodeDataModule(path, steps=8, lanes=3, num_workers=workers)
     model = model or WorldModel(data.obs_dim, data.action_dim, **SMALL)
@@ -40,7 +41,7 @@ def fit(path, folder, callbacks=(), workers=0, steps=40, model=None, ckpt_path=N
         devices=1,
         max_steps=steps,
         default_root_dir=folder,
-        callbacks=[TruncatedBPTT(start), *callbacks],
+        callbacks=[tbptt or TruncatedBPTT(), *callbacks],
         logger=False,
         enable_checkpointing=any(isinstance(c, LastCheckpoint) for c in callbacks),
         enable_progress_bar=False,
@@ -66,7 +67,7 @@ def test_each_segment_starts_where_the_last_one_ended(toy_data, tmp_path):
 
 def test_start_zero_never_carries(toy_data, tmp_path):
     recorder = Recorder()
-    fit(toy_data, tmp_path, [recorder], start="zero")
+    fit(toy_data, tmp_path, [recorder], tbptt=TruncatedBPTT("zero"))
     assert recorder.given == [None] * 40
 
 
@@ -134,6 +135,50 @@ def test_validation_has_its_own_state(toy_data, tmp_path):
         total += (pred - obs[:, 1:]).square().mean(-1).sum().item()
         count += pred.shape[1]
     assert first == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("every", [4, 6, 1000])
+def test_an_evaluation_that_resets_in_mid_episode_is_that_of_pieces_from_zeros(toy_data, every):
+    """Whether or not the segments of 8 steps are cut by it; and nobody else's tensors are written to."""
+    data = EpisodeDataModule(toy_data, steps=8, lanes=3)
+    pl.seed_everything(0, verbose=False)
+    model = WorldModel(2, 1, **SMALL)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "use_distributed_sampler": False}
+    options |= {"enable_checkpointing": False, "enable_model_summary": False}
+    tbptt = TruncatedBPTT(reset_every=every)
+    total, count = 0.0, 0
+    episodes = data.splits["val"]
+    for i in range(len(episodes)):
+        rows = episodes.rows(i)
+        obs, action = (torch.from_numpy(part(rows))[None] for part in (episodes.obs, episodes.action))
+        for a in range(0, obs.shape[1] - 1, every):
+            b = min(a + every, obs.shape[1] - 1)
+            pred, _, _ = model.closed_loop(obs[:, a:b], action[:, a:b], torch.zeros(1, b - a, dtype=torch.bool))
+            total += (pred - obs[:, a + 1 : b + 1]).square().mean(-1).sum().item()
+            count += b - a
+    batches = [dict(batch) for batch in data.val_dataloader()]
+    before = [batch["is_first"].clone() for batch in batches]
+    trainer = pl.Trainer(callbacks=[tbptt], **options)
+    assert trainer.validate(model, data, verbose=False)[0]["val/loss_prediction"] == pytest.approx(
+        total / count, rel=1e-4
+    )
+    for batch, is_first in zip(batches, before, strict=True):
+        tbptt.on_validation_batch_start(trainer, model, dict(batch), 0)
+        assert torch.equal(batch["is_first"], is_first)
+
+
+def test_resets_in_validation_do_not_reach_the_training(toy_data, tmp_path):
+    recorder, made = Recorder(), []
+    for tbptt in (TruncatedBPTT(), TruncatedBPTT(reset_every=3)):
+        made.append(fit(toy_data, tmp_path, [recorder], tbptt=tbptt, check_val_every_n_epoch=1)[1])
+    assert recorder.validated and torch.equal(weights(made[0]), weights(made[1]))
+
+
+def test_resets_need_to_know_a_frames_place_in_its_episode(toy_data):
+    with pytest.raises(UserError, match="tbptt.reset_every 3 needs batches with `is_first` and `step`"):
+        TruncatedBPTT(reset_every=3).on_test_batch_start(None, None, {"is_first": torch.zeros(1, 2)}, 0)
+    with pytest.raises(UserError, match="tbptt.reset_every is 0"):
+        TruncatedBPTT(reset_every=0)
 
 
 class Accumulator(pl.LightningModule):

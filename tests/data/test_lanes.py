@@ -12,14 +12,20 @@ from worldmodel.data.lanes import LaneSchedule
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)  # transitions
 
 
-def schedule_of(transitions, lanes, steps, seed=0):
-    return LaneSchedule(np.array(transitions) + 1, lanes, steps, seed)
+def schedule_of(transitions, lanes, steps, seed=0, whole=False):
+    return LaneSchedule(np.array(transitions) + 1, lanes, steps, seed, whole=whole)
 
 
 @settings(deadline=None, max_examples=150)
-@given(transitions=lengths, lanes=st.integers(1, 6), steps=st.integers(1, 20), epoch=st.integers(0, 3))
-def test_every_transition_exactly_once_an_epoch(transitions, lanes, steps, epoch):
-    schedule = schedule_of(transitions, lanes, steps)
+@given(
+    transitions=lengths,
+    lanes=st.integers(1, 6),
+    steps=st.integers(1, 20),
+    epoch=st.integers(0, 3),
+    whole=st.booleans(),
+)
+def test_every_transition_exactly_once_an_epoch(transitions, lanes, steps, epoch, whole):
+    schedule = schedule_of(transitions, lanes, steps, whole=whole)
     seen = Counter()
     for n in range(epoch * schedule.batches_per_epoch, (epoch + 1) * schedule.batches_per_epoch):
         frames = schedule.batch(n)
@@ -46,6 +52,20 @@ def test_a_lane_is_a_continuous_stream(transitions, lanes, steps):
     inside = ~changes & (episode[:, 1:] >= 0)
     assert (step[:, 1:][inside] == step[:, :-1][inside] + 1).all()
     assert not is_first[:, 1:][inside].any()
+
+
+@settings(deadline=None, max_examples=50)
+@given(transitions=lengths, lanes=st.integers(1, 4), steps=st.integers(1, 20))
+def test_whole_episodes_begin_where_segments_do(transitions, lanes, steps):
+    schedule = schedule_of(transitions, lanes, steps, whole=True)
+    for n in range(schedule.batches_per_epoch):
+        frames = schedule.batch(n)
+        inside = frames.episode[:, :-1] >= 0
+        place = np.broadcast_to(np.arange(steps), inside.shape)
+        assert (frames.step[:, :-1][inside] % steps == place[inside]).all()
+        assert frames.is_first[~inside].all() and not frames.valid[~inside].any()
+        for lane in frames.episode[:, :-1]:
+            assert len(set(lane[lane >= 0])) <= 1, "one episode a segment"
 
 
 @pytest.mark.parametrize("special", [[1], [7], [8], [9], [1, 7, 8, 9, 16, 17]])

@@ -1,10 +1,16 @@
 """Truncated backpropagation through time, for any LightningModule that follows the carry contract."""
 
+import warnings
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+
+from worldmodel.callbacks.weight_change import INPUTS, InputHistory, PostSwapRatio, WeightWatch
+from worldmodel.errors import UserError
+
+OnWeightChange = Literal["keep", "zero", "burn_in", "replay"]
 
 
 class TruncatedBPTT(pl.Callback):
@@ -18,31 +24,77 @@ class TruncatedBPTT(pl.Callback):
 
     Validation, test and prediction have a state of their own, dropped before each run.
 
+    A state belongs to the weights that made it. Where weights are loaded into the module or a part of it while it is
+    trained, the state is mended before it is used or saved again; a checkpoint that restores both is no such case. To
+    make it anew takes the module's `observe(obs, action, is_first, h) -> (z, h, carry)` and a batch's `obs`
+    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. Logs
+    `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its own lanes.
+
     Args:
         start: `carry` the state into each segment, or start every segment from `zero`.
+        on_weight_change: `keep` the state; `zero` it; `burn_in`: run the new weights over the last steps from zeros;
+            `replay`: over each lane's episode from its start, whose inputs are kept in memory for that.
+        burn_in_steps: L, steps of `burn_in`; the inputs of the batches that they lie in are kept.
+        reset_every: K; in validation, test and prediction the state starts from zeros at every K-th frame of an
+            episode, which shows what the state is worth. Null: at the episode's start alone.
+
+    Raises:
+        UserError: if a number of steps is below 1.
     """
 
-    def __init__(self, start: Literal["carry", "zero"] = "carry") -> None:
-        self.start = start
-        self._train = _Carry()
-        self._evaluation = _Carry()
-        self._trainer: pl.Trainer | None = None
+    def __init__(
+        self,
+        start: Literal["carry", "zero"] = "carry",
+        on_weight_change: OnWeightChange = "burn_in",
+        burn_in_steps: int = 16,
+        reset_every: int | None = None,
+    ) -> None:
+        for name, value in (("burn_in_steps", burn_in_steps), ("reset_every", reset_every)):
+            if value is not None and value < 1:
+                raise UserError(f"tbptt.{name} is {value}: it must be at least 1")
+        self.start, self.on_weight_change, self.burn_in_steps = start, on_weight_change, burn_in_steps
+        self.reset_every = reset_every
+        self._watch = WeightWatch()
+        self._begin(None)
+
+    def _begin(self, trainer: pl.Trainer | None) -> None:
+        self._trainer = trainer
+        self._train, self._evaluation, self._ratio = _Carry(), _Carry(), PostSwapRatio()
+        remakes = self.start == "carry" and self.on_weight_change in ("burn_in", "replay")
+        steps = self.burn_in_steps if self.on_weight_change == "burn_in" else None
+        self._history = InputHistory(steps) if remakes else None
+        self._made_at = self._step_at = self._watch.loads  # of the state, and of the step that is under way
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # Clear here and not in on_fit_start, which runs after a checkpoint was restored.
-        self._train, self._evaluation, self._trainer = _Carry(), _Carry(), trainer
+        self._begin(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._watch.leave()
 
     # --- training ------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._watch.follow(pl_module)  # by now configure_model has built all of it
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._mend(trainer, pl_module)
+        if self._history is not None and self._train.before(batch) is None:
+            self._history.clear()
         self._give(self._train, batch, pl_module)
+        self._step_at = self._watch.loads
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._train.keep(outputs, batch)
+        self._made_at = self._step_at  # weights loaded since the step began made only a part of the state
+        if self._history is not None and _can_remake(pl_module, batch):
+            self._history.add(batch)
+        if "loss" in outputs and (ratio := self._ratio.hear(outputs["loss"])) is not None:
+            _log(trainer, "hidden/post_swap_ratio", ratio)
         acknowledge = getattr(getattr(trainer, "datamodule", None), "acknowledge", None)
         if acknowledge is not None and "position" in batch:
             acknowledge(int(batch["position"]))
@@ -51,6 +103,7 @@ class TruncatedBPTT(pl.Callback):
         """The carry of every rank, (world, B, D). A collective: all ranks save together."""
         if self._train.state is None or self._trainer is None:
             return {}
+        self._mend(self._trainer, self._trainer.lightning_module)
         state = self._trainer.strategy.all_gather(self._train.state)
         return {"carry": state.view(-1, *self._train.state.shape), "position": self._train.position}
 
@@ -60,6 +113,30 @@ class TruncatedBPTT(pl.Callback):
             # another number of ranks has other lanes: their states begin anew
             if len(carries) == self._trainer.world_size:
                 self._train = _Carry(carries[rank], state_dict["position"])
+        self._made_at = self._watch.loads  # the weights were restored with it
+
+    def _mend(self, trainer: Any, pl_module: Any) -> None:
+        """Bring the state up to the weights there are, if others made it."""
+        if self._made_at == self._watch.loads:
+            return
+        self._made_at = self._watch.loads
+        if self._train.state is None or self.start == "zero":
+            return
+        self._ratio.start()
+        if self.on_weight_change == "keep":
+            return
+        state = None
+        if self._history is not None and self._history.held:
+            with trainer.precision_plugin.forward_context():
+                state = self._history.replay(pl_module.observe)
+        elif self._history is not None:
+            warnings.warn(
+                "the weights were replaced, and the state that they need cannot be made: it starts from zeros. To make"
+                " it takes a batch since this fit began, and a module with observe(obs, action, is_first, h);"
+                " --tbptt.on_weight_change zero is the same without a warning",
+                stacklevel=2,
+            )
+        self._train.state = torch.zeros_like(self._train.state) if state is None else _full_precision(state)
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
@@ -77,6 +154,8 @@ class TruncatedBPTT(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._give(self._evaluation, batch, pl_module)
+        if self.reset_every is not None:
+            batch["is_first"] = _with_resets(batch, self.reset_every)
 
     def on_validation_batch_end(
         self,
@@ -106,9 +185,7 @@ class _Carry:
     def keep(self, outputs: Any, batch: dict[str, Any]) -> None:
         if not isinstance(outputs, dict) or "carry" not in outputs:
             raise TypeError("TruncatedBPTT: the step returned no outputs['carry'], the state behind the segment (B, D)")
-        # A copy, and in full precision: never a view that keeps the segment alive, nor an inference tensor.
-        state = outputs["carry"].detach()
-        self.state = state.to(torch.promote_types(state.dtype, torch.float32), copy=True)
+        self.state = _full_precision(outputs["carry"].detach())
         self.position = int(batch["position"]) if "position" in batch else None
 
     def before(self, batch: dict[str, Any]) -> Tensor | None:
@@ -121,3 +198,29 @@ class _Carry:
 
 def _num_lanes(batch: dict[str, Any]) -> int:
     return next(value.shape[0] for value in batch.values() if isinstance(value, Tensor) and value.ndim)
+
+
+def _full_precision(state: Tensor) -> Tensor:
+    """A copy, in float32 at least: never a view that keeps the segment alive, nor an inference tensor."""
+    return state.to(torch.promote_types(state.dtype, torch.float32), copy=True)
+
+
+def _can_remake(module: Any, batch: dict[str, Any]) -> bool:
+    return callable(getattr(module, "observe", None)) and all(name in batch for name in INPUTS)
+
+
+def _with_resets(batch: dict[str, Any], every: int) -> Tensor:
+    """`is_first` (B, T), true at every so many-th frame of an episode too: a new tensor, others may hold the old."""
+    if "is_first" not in batch or "step" not in batch:
+        raise UserError(
+            f"tbptt.reset_every {every} needs batches with `is_first` and `step` (B, T), the frame's index in its"
+            " episode: leave it out for this data"
+        )
+    return batch["is_first"] | (batch["step"] % every == 0)
+
+
+def _log(trainer: Any, name: str, value: float) -> None:
+    """To all loggers and callback_metrics, at once: `self.log` writes nothing between two of log_every_n_steps."""
+    trainer.callback_metrics[name] = torch.tensor(value)
+    for logger in trainer.loggers:
+        logger.log_metrics({name: value}, step=trainer.global_step)

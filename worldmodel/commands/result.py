@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel.evaluation.horizon import HorizonCurves
+from worldmodel.evaluation.sequences import Recalled
 
 FILES = (
     "config.yaml",
@@ -13,17 +14,22 @@ FILES = (
     "rollout.csv",
     "rollout.png",
     "rollout.gif",
+    "recall.csv",
+    "recall.png",
     "checkpoints/last.ckpt",
     "checkpoints/best.ckpt",
 )
 
 
-def print_result(metrics: dict[str, float], curves: HorizonCurves | None, steps: int, folder: Path) -> None:
-    """A table of the open-loop error, the other numbers, and where everything lies.
+def print_result(
+    metrics: dict[str, float], curves: HorizonCurves | None, recalled: Recalled | None, steps: int, folder: Path
+) -> None:
+    """A table of the open-loop error, or of a sequence task's accuracy, the other numbers, and where everything lies.
 
     Args:
         metrics: the Trainer's callback_metrics as numbers.
         curves: of the last rollout evaluation, if there was one.
+        recalled: of the last evaluation on a sequence task, if there was one.
         steps: T, the trained horizon.
         folder: of the run.
     """
@@ -32,7 +38,12 @@ def print_result(metrics: dict[str, float], curves: HorizonCurves | None, steps:
         console.print(horizon_table(metrics, steps))
         for line in horizon_lines(curves):
             console.print(line)
-    losses = {name: metrics[name] for name in ("train/loss", "val/loss", "test/loss") if name in metrics}
+    if recalled is not None:
+        console.print(recall_table(recalled, steps))
+        if recalled.counts_to is not None:
+            console.print(f"counts to {recalled.counts_to} (tried up to {recalled.limit})")
+    shown = ("train/loss", "val/loss", "test/loss", "val/accuracy", "test/accuracy")
+    losses = {name: metrics[name] for name in shown if name in metrics}
     if losses:
         console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
     files = [name for name in FILES if (folder / name).exists()] + sorted(
@@ -55,6 +66,16 @@ def horizon_table(metrics: dict[str, float], steps: int) -> Table:
         ratio = f"{copy / model:.1f}" if model else "inf"
         times = f"{horizon / steps:g}"
         table.add_row(str(horizon), times, f"{model:.4g}", f"{copy:.3g}", f"{mean:.3g}", ratio)
+    return table
+
+
+def recall_table(recalled: Recalled, steps: int) -> Table:
+    """Accuracy at each length; steps: T."""
+    table = Table(title=f"right answers on fresh sequences (chance {recalled.chance:.0%})", title_justify="left")
+    for heading in ("steps", "trained x", "accuracy"):
+        table.add_column(heading, justify="right")
+    for length, accuracy in zip(recalled.lengths, recalled.accuracy, strict=True):
+        table.add_row(str(length), f"{length / steps:g}", f"{accuracy:.1%}")
     return table
 
 

@@ -20,6 +20,7 @@ from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress
+from worldmodel.callbacks.recall import RecallEvaluation
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.commands.checkpoints import check_arguments, check_unfinished, find_checkpoint, read_checkpoint
@@ -101,8 +102,10 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
         parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
+        parser.add_lightning_class_args(RecallEvaluation, "recall")
         parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
         parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
+        parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=_needs_whole_episodes)
         parser.link_arguments("data.images", "model.images", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
@@ -193,7 +196,8 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             rollout = self._get(self.config_init, "rollout")
-            print_result(metrics, rollout.curves, self.datamodule.steps, self.folder)
+            recalled = self._get(self.config_init, "recall").recalled
+            print_result(metrics, rollout.curves, recalled, self.datamodule.steps, self.folder)
 
     after_validate = after_test = after_predict = after_fit
 
@@ -245,6 +249,10 @@ def _check_yaml(argv: list[str]) -> None:
             yaml.safe_load(Path(path).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
+
+
+def _needs_whole_episodes(gradient: str) -> bool:
+    return gradient == "bptt"
 
 
 def _as_list(value: Any) -> list[Any]:

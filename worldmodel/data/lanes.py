@@ -41,7 +41,7 @@ class _Epoch:
     ids: np.ndarray  # (E,) the episode in each slot
     ends: np.ndarray  # (E,) the lane's frame behind the slot's last
     keys: np.ndarray  # (E,) lane * span + end: ascending
-    totals: np.ndarray  # (B,) frames of each lane
+    totals: np.ndarray  # (B,) frames of each lane, with padding
     span: int
 
 
@@ -54,17 +54,28 @@ class LaneSchedule:
         steps: T, the segment length.
         seed: of the shuffling.
         shuffle: if false, every epoch has the same order.
+        whole: every episode begins a segment; between its last frame and the next segment is padding.
     """
 
-    def __init__(self, num_frames: np.ndarray, lanes: int, steps: int, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        num_frames: np.ndarray,
+        lanes: int,
+        steps: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        whole: bool = False,
+    ) -> None:
         self.num_frames = np.asarray(num_frames, dtype=np.int64)
+        # what an episode takes of a lane, in frames
+        self.room = -(-self.num_frames // steps) * steps if whole else self.num_frames
         self.lanes, self.steps, self.seed, self.shuffle = lanes, steps, seed, shuffle
         self._epoch: dict[int, _Epoch] = {}  # the last one used
         self._block: dict[tuple[int, int], Frames] = {}
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        longest = max(int(self.num_frames[lane].sum()) for lane in self._assign(np.arange(len(self.num_frames))))
+        longest = max(int(self.room[lane].sum()) for lane in self._assign(np.arange(len(self.num_frames))))
         return max(1, -(-(longest - 1) // self.steps))
 
     @property
@@ -97,7 +108,9 @@ class LaneSchedule:
         inside = position < order.totals[:, None]
         slot = np.where(inside, slot, 0)
         episode = np.where(inside, order.ids[slot], -1)
-        step = np.where(inside, position - (order.ends[slot] - self.num_frames[order.ids[slot]]), 0)
+        step = np.where(inside, position - (order.ends[slot] - self.room[order.ids[slot]]), 0)
+        behind = step >= self.num_frames[order.ids[slot]]  # an episode's last frame
+        episode, step = np.where(behind, -1, episode), np.where(behind, 0, step)
         valid = (episode[:, 1:] == episode[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)
         return Frames(episode, step, step[:, :-1] == 0, valid)
 
@@ -108,7 +121,7 @@ class LaneSchedule:
             rng = np.random.default_rng([self.seed, epoch])
             lanes = [rng.permutation(lane) for lane in self._assign(rng.permutation(len(self.num_frames)))]
             lanes = [lanes[i] for i in rng.permutation(self.lanes)]
-        ends = [np.cumsum(self.num_frames[lane]) for lane in lanes]
+        ends = [np.cumsum(self.room[lane]) for lane in lanes]
         totals = np.array([end[-1] if len(end) else 0 for end in ends])
         span = int(totals.max()) + 1
         keys = [number * span + end for number, end in enumerate(ends)]
@@ -117,11 +130,11 @@ class LaneSchedule:
 
     def _assign(self, order: np.ndarray) -> list[np.ndarray]:
         """Longest first (ties as in `order`), each to the lane with the fewest frames."""
-        order = order[np.argsort(-self.num_frames[order], kind="stable")]
+        order = order[np.argsort(-self.room[order], kind="stable")]
         loads = [(0, lane) for lane in range(self.lanes)]
         lanes: list[list[int]] = [[] for _ in range(self.lanes)]
         for episode in order:
             load, lane = heapq.heappop(loads)
             lanes[lane].append(int(episode))
-            heapq.heappush(loads, (load + int(self.num_frames[episode]), lane))
+            heapq.heappush(loads, (load + int(self.room[episode]), lane))
         return [np.array(lane, dtype=np.int64) for lane in lanes]

@@ -2,6 +2,10 @@
 
 from gymnasium.envs.registration import register
 
-# `import worldmodel.envs` makes it known to Gymnasium; every command of the program does
+from worldmodel.envs.sequences import TASKS
+
+# `import worldmodel.envs` makes them known to Gymnasium; every command of the program does
 LINEAR_GAUSSIAN = "worldmodel/LinearGaussian-v0"
 register(LINEAR_GAUSSIAN, entry_point="worldmodel.envs.linear:LinearGaussian", max_episode_steps=500)
+for _name in TASKS:
+    register(_name, entry_point="worldmodel.envs.sequence_env:SequenceEnv", kwargs={"task": _name})

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.film import draw_film
 from worldmodel.evaluation.horizon import HorizonCurves
 from worldmodel.evaluation.rollouts import Example
+from worldmodel.evaluation.sequences import Recalled
 
 TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
 
@@ -43,6 +44,22 @@ def rollout_figure(
     error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
     _error(error, curves, steps)
     _norm(norm, curves, steps)
+    return figure
+
+
+def recall_figure(recalled: Recalled, steps: int, title: str) -> Figure:
+    """Accuracy on a sequence task against the length of its sequences; steps: T, the trained horizon."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(recalled.lengths, recalled.accuracy, marker="o", label="model")
+    axes.axhline(recalled.chance, color="0.6", linestyle=":", label="chance")
+    axes.set(title=title, xscale="log", ylim=(-0.02, 1.03), xlabel="steps of a sequence", ylabel="right answers")
+    axes.set_xticks(recalled.lengths, [str(length) for length in recalled.lengths], minor=False)
+    axes.minorticks_off()
+    _mark_horizon(axes, steps)
+    if recalled.counts_to is not None:
+        axes.set_title(f"{title}: counts to {recalled.counts_to} (tried up to {recalled.limit})")
+    axes.legend(frameon=False, loc="lower left")
     return figure
 
 

@@ -24,6 +24,7 @@ from worldmodel.data.splits import Split, split_episodes
 from worldmodel.data.statistics import Moments, observation_moments, step_statistics
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.envs.collect_once import collect_once
+from worldmodel.envs.sequences import Task, task_of
 from worldmodel.errors import UserError, choose
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         cache_dir: of that cache; null: beside the data.
         decode: images stay compressed on disk, and batches decode theirs: slower, without a cache (use num_workers).
         num_workers: processes that make batches ahead; 0 is fastest where nothing is to be decoded.
+        whole_episodes: a training segment holds one episode from its start to its end, and padding.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         cache_dir: Path | None = None,
         decode: bool = False,
         num_workers: int = 0,
+        whole_episodes: bool = False,
     ) -> None:
         super().__init__()
         self.path = Path(path)
@@ -90,7 +93,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.split_seed, self.seed = split_seed, seed
         self.non_finite: NonFinite = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
-        self.num_workers = num_workers
+        self.num_workers, self.whole_episodes = num_workers, whole_episodes
         self.position = 0
         for name, value, least in (("steps", steps, 1), ("lanes", lanes, 1), ("num_workers", num_workers, 0)):
             if value < least:
@@ -148,6 +151,11 @@ class EpisodeDataModule(pl.LightningDataModule):
     def env_id(self) -> str:
         """Where the data comes from, for names: the environment, or the folder."""
         return self.source.provenance.get("env_id") or self.path.stem
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The sequence task that the data is of, if it is of one."""
+        return task_of(self.source.provenance.get("collected") or [])
 
     @cached_property
     def splits(self) -> dict[Split, Episodes]:
@@ -264,7 +272,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _stream(self) -> dict[str, Any]:
         """What decides which frames batch n holds."""
-        names = ("steps", "lanes", "seed", "split_seed", "val_fraction", "test_fraction", "non_finite", "observations")
+        names = ["steps", "lanes", "seed", "split_seed", "val_fraction", "test_fraction", "non_finite", "observations"]
+        names.append("whole_episodes")
         return {name: getattr(self, name) for name in names} | {"files": self.source.fingerprint[:12]}
 
     def _segments(self, split: Split, shuffle: bool = False) -> Segments:
@@ -276,7 +285,13 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise UserError(f"the {split} split is empty: raise --data.{split}_fraction above 0")
         fewest = min(self.lanes, -(-len(episodes) // world_size) * world_size)
         lanes = self.lanes if shuffle else fewest  # without training, a lane without episodes is only waste
-        schedule = LaneSchedule(episodes.num_frames, lanes, self.steps, self.seed, shuffle)
+        whole = shuffle and self.whole_episodes
+        if whole and self.steps < (longest := int(episodes.num_frames.max())):
+            raise UserError(
+                f"whole episodes (--model.gradient bptt) do not fit segments of {self.steps} steps: --data.steps"
+                f" {longest} is enough for the longest, or --model.gradient rtrl needs no long segments"
+            )
+        schedule = LaneSchedule(episodes.num_frames, lanes, self.steps, self.seed, shuffle, whole)
         return Segments(episodes, schedule, rank, world_size)
 
     def _loader(self, segments: Segments, sampler: StreamSampler | None = None) -> DataLoader[Batch]:

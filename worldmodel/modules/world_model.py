@@ -5,17 +5,19 @@ from typing import Any, Literal, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from worldmodel import losses
 from worldmodel.batch import Batch
+from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
 from worldmodel.modules.normalizer import Normalizer
+from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop
 from worldmodel.modules.optimizer import Schedule, adamw
 from worldmodel.nets import mlp, observation_decoder, observation_encoder
 from worldmodel.predictor import LatentPredictor, previous_states
+from worldmodel.rtrl import RTRL
 
 
 class Imagined(NamedTuple):
@@ -33,10 +35,12 @@ class WorldModel(pl.LightningModule):
 
     `reconstruction` decodes the predicted latent and compares it with the next observation; `latent` compares it with
     the next latent of a target encoder, keeps the latents from collapsing, and trains the decoder as a probe, without
-    gradient into the model, so that both objectives are judged in observation units.
+    gradient into the model, so that both objectives are judged in observation units. `tokens` is for sequence tasks
+    (envs.sequences): an embedding, logits, and cross-entropy where an answer is asked for.
 
     The carry contract: `batch["carry"]` (B, D) holds the state before the segment (absent: zeros), the step returns
-    `outputs["carry"]`, the state behind it, and `outputs["h"]` (B, T, D).
+    `outputs["carry"]`, the state behind it, and `outputs["h"]` (B, T, D). With exact gradients the carry of training is
+    wider: behind the state it holds what the estimator needs.
 
     Args:
         obs_dim: O, entries of an observation: vectors, and behind them the pixels of the images.
@@ -50,7 +54,11 @@ class WorldModel(pl.LightningModule):
         width: of the hidden layers of encoder, decoder and heads.
         depth: hidden layers of encoder and decoder.
         channels: of the first convolution, where there are images; each further one has twice as many.
-        objective: reconstruction or latent.
+        head_depth: hidden layers between the state and the predicted latent.
+        gradient: through time. `tbptt` cuts it where a segment starts; `rtrl` is exact through any number of segments,
+            for small models; `eligibility` the same for the rule diagonal, at a fraction of the cost; `bptt` trains
+            each episode as one segment.
+        objective: reconstruction, latent or tokens.
         open_loop_steps: k; rollouts of k steps from every k-th frame are trained too. 0: none. Must divide the segment.
         open_loop_weight: of that term, relative to the one-step prediction.
         reward_weight: of the reward head's loss.
@@ -81,7 +89,9 @@ class WorldModel(pl.LightningModule):
         width: int = 128,
         depth: int = 1,
         channels: int = 16,
-        objective: Literal["reconstruction", "latent"] = "reconstruction",
+        head_depth: int = 1,
+        gradient: Literal["tbptt", "rtrl", "eligibility", "bptt"] = "tbptt",
+        objective: Literal["reconstruction", "latent", "tokens"] = "reconstruction",
         open_loop_steps: int = 0,
         open_loop_weight: float = 0.3,
         reward_weight: float = 1.0,
@@ -98,7 +108,7 @@ class WorldModel(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        at_least = {"latent_dim": 1, "hidden_dim": 1, "width": 1, "depth": 0, "channels": 1}
+        at_least = {"latent_dim": 1, "hidden_dim": 1, "width": 1, "depth": 0, "channels": 1, "head_depth": 0}
         at_least |= {"open_loop_steps": 0, "warmup_steps": 0}
         for name, least in at_least.items():
             if self.hparams[name] < least:
@@ -107,22 +117,30 @@ class WorldModel(pl.LightningModule):
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
         self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
-        nets = obs_dim, images or [], latent_dim, width, depth, channels
+        is_tokens = objective == "tokens"
+        if is_tokens and (images or open_loop_steps):
+            raise UserError("model.objective tokens knows neither images nor model.open_loop_steps: leave them out")
+        nets = obs_dim, images or [], latent_dim, width, 0 if is_tokens else depth, channels
         self.encoder = observation_encoder(*nets)
-        self.predictor = LatentPredictor(latent_dim, action_dim, hidden_dim, rule, layers, gate_bias)
+        self.predictor = LatentPredictor(latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth)
+        estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
+        exact = estimators.get(gradient)
+        self.estimator = None if exact is None else exact(self.encoder, self.predictor)
         self.decoder = observation_decoder(*nets)
-        self.heads = mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
+        self.heads = None if is_tokens else mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
         self.target_encoder: nn.Module | None = None
         if objective == "latent" and target == "ema":
             self.target_encoder = deepcopy(self.encoder).requires_grad_(False)
-        self.weights = self._term_weights()
+        self.weights, told = self._term_weights(), ["accuracy"] if is_tokens else []
         # a NaN counts as infinite: by default it is left out, and a diverged model would look good
         self.val_means = nn.ModuleDict(
-            {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", *self.weights)}
+            {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", *self.weights, *told)}
         )
 
     def _term_weights(self) -> dict[str, float]:
         hp = self.hparams
+        if hp["objective"] == "tokens":
+            return {"prediction": 1.0}
         if hp["objective"] == "reconstruction":
             weights: dict[str, Any] = {
                 "prediction": 1.0,
@@ -149,7 +167,9 @@ class WorldModel(pl.LightningModule):
         return self.encoder(self.obs_norm(obs))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (..., Z) -> observations (..., O)."""
+        """Latents (..., Z) -> observations (..., O); with `tokens` the probabilities of each token."""
+        if self.hparams["objective"] == "tokens":
+            return self.decoder(z).softmax(dim=-1)
         return self.obs_norm.inverse(self.decoder(z))
 
     def closed_loop(
@@ -180,7 +200,7 @@ class WorldModel(pl.LightningModule):
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
         """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
         loop = self.predictor.open_loop(z, h, self.action_norm(action))
-        reward, proceeds = self._heads(loop.h)
+        reward, proceeds = self.head_outputs(loop.h)
         reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
         return Imagined(self.decode(loop.pred), reward, proceeds.sigmoid(), loop.pred, loop.h)
 
@@ -190,80 +210,47 @@ class WorldModel(pl.LightningModule):
         z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
         return self.predictor.cell.gate(self.predictor.cell.project(z, a), before)
 
-    def _heads(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised reward (...) and the logit of going on (...) after states (..., D); zeros with `tokens`."""
+        if self.heads is None:
+            return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
         reward, proceeds = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
         return reward, proceeds
 
     # --- losses --------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The terms of the loss, the states (B, T, D) and the carry (B, D) of a segment."""
+        """The terms of the loss, the states (B, T, D) and the carry (B, D), or wider, of a segment."""
         obs, action = self.obs_norm(batch["obs"]), self.action_norm(batch["action"])
-        valid, count = batch["valid"], batch["num_valid"]
-        z_all = self.encoder(obs)
-        z, next_obs = z_all[:, :-1], obs[:, 1:]
-        loop = self.predictor.closed_loop(z, action, batch["is_first"], batch.get("carry"))
-        reward, proceeds = self._heads(loop.h)
-
-        def mean(error: Tensor) -> Tensor:
-            return losses.masked_mean(error, valid, count)
-
-        terms = {
-            "reward": mean(losses.squared_error(reward.unsqueeze(-1), self.reward_norm(batch["reward"].unsqueeze(-1)))),
-            "continue": mean(losses.binary_cross_entropy(proceeds, 1 - batch["terminated"].to(proceeds.dtype))),
-        }
-        if self.hparams["objective"] == "reconstruction":
-            terms["prediction"] = mean(self._obs_error(self.decoder(loop.pred), next_obs))
-            terms["autoencoding"] = mean(self._obs_error(self.decoder(z), obs[:, :-1]))
-            terms["consistency"] = mean(losses.squared_error(loop.pred, z_all[:, 1:].detach()))
-        else:
-            target = self._target(obs, z_all)
-            terms["prediction"] = mean(losses.squared_error(loop.pred, target))
-            terms["probe"] = mean(self._obs_error(self.decoder(z.detach()), obs[:, :-1]))
-            terms |= self._anti_collapse(z, batch)
+        z = self.encoder(obs)
+        start = batch.get("carry")
+        estimator = self.estimator if self.training else None
+        if estimator is not None:
+            start = estimator.attach(start, batch["is_first"])
+        loop = self.predictor.closed_loop(z[:, :-1], action, batch["is_first"], start)
+        seen = Seen(batch, obs, action, z, loop, start)
+        terms = OBJECTIVES[self.hparams["objective"]](self, seen)
+        if self.heads is not None:
+            terms |= heads(self, seen)
         if steps := self.hparams["open_loop_steps"]:
-            pred = self._open_loop_predictions(z, action, loop.h, batch, steps)
-            if self.hparams["objective"] == "reconstruction":
-                error = self._obs_error(self.decoder(pred), next_obs)
-            else:
-                error = losses.squared_error(pred, self._target(obs, z_all))
-            terms["open_loop"] = losses.masked_mean(error, losses.valid_rollout(valid, steps), count)
-        return terms, loop.h, loop.carry
-
-    def _obs_error(self, pred: Tensor, target: Tensor) -> Tensor:
-        return losses.observation_error(pred, target, self.obs_weights)
-
-    def _open_loop_predictions(self, z: Tensor, action: Tensor, h: Tensor, batch: Batch, steps: int) -> Tensor:
-        """Latents (B, T, Z) predicted by rollouts of `steps` steps that start at every `steps`-th frame."""
-        self.check_segment(z.shape[1])
-        before = previous_states(h, batch["is_first"], batch.get("carry"))
-        starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, before))
-        actions = rearrange(action, "b (n k) a -> (b n) k a", k=steps)
-        pred = self.predictor.open_loop(starts_z, starts_h, actions).pred
-        return rearrange(pred, "(b n) k z -> b (n k) z", b=len(z))
-
-    def _target(self, obs: Tensor, z_all: Tensor) -> Tensor:
-        """The latents of the next frames (B, T, Z) that `latent` predicts, without gradient."""
-        if self.target_encoder is None:
-            return z_all[:, 1:].detach()
-        with torch.no_grad():
-            return self.target_encoder(obs[:, 1:])
-
-    def _anti_collapse(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        if self.hparams["anti_collapse"] == "variance_covariance":
-            variance, covariance = losses.variance_covariance(z, batch["valid"])
-            return {"variance": variance, "covariance": covariance}
-        # Directions from the batch's position, not from the global generator: nothing else that draws numbers
-        # (validation, a worker, a restart) can change the training.
-        generator = torch.Generator().manual_seed(int(batch["position"]))
-        directions = torch.randn(z.shape[-1], 64, generator=generator).to(z)
-        return {"sigreg": losses.sigreg(z, batch["valid"], directions)}
+            self.check_segment(action.shape[1])
+            terms |= open_loop(self, seen, steps)
+        if estimator is None:
+            return terms, loop.h, loop.carry
+        return terms, loop.h, estimator.advance(batch.get("carry"), loop.h, obs[:, :-1], action, batch["is_first"])
 
     # --- Lightning -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""
         datamodule = getattr(self.trainer, "datamodule", None)
+        if self.hparams["objective"] == "tokens" and (layout := getattr(datamodule, "layout", None)):
+            kinds = [leaf["type"] for leaf in layout.observation_space.values()]
+            if kinds != ["Discrete"]:
+                raise UserError(
+                    f"model.objective tokens needs observations that are one Discrete space, not {' and '.join(kinds)}:"
+                    " choose reconstruction or latent"
+                )
         if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
             self.obs_norm.fit(*statistics["obs"])
             self.action_norm.fit(*statistics["action"])
@@ -275,7 +262,7 @@ class WorldModel(pl.LightningModule):
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
-            named = {"train/loss": loss} | {f"train/loss_{name}": value for name, value in terms.items()}
+            named = {_key("train", name): value for name, value in {"loss": loss, **terms}.items()}
             self.log_dict(named, sync_dist=True)  # the mean over ranks is the mean over all valid steps
         return {"loss": loss, "carry": carry, "h": h.detach()}
 
@@ -290,14 +277,13 @@ class WorldModel(pl.LightningModule):
         for name, value in {"loss": self._total(terms), **terms}.items():
             metric = cast(MeanMetric, self.val_means[name])
             metric.update(value, weight=batch["num_valid"].clone())
-            key = f"{stage}/loss" if name == "loss" else f"{stage}/loss_{name}"
-            self.log(key, metric, on_step=False, on_epoch=True, batch_size=len(h))
+            self.log(_key(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
         return {"carry": carry, "h": h}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Closed-loop predictions of each next observation, reward and continue probability, with the data's units."""
         obs, h, carry = self.closed_loop(batch["obs"][:, :-1], batch["action"], batch["is_first"], batch.get("carry"))
-        reward, proceeds = self._heads(h)
+        reward, proceeds = self.head_outputs(h)
         reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
         predicted = {"obs": obs.float(), "reward": reward.float(), "continue": proceeds.sigmoid().float()}
         return {**predicted, "carry": carry, "h": h}
@@ -323,3 +309,8 @@ class WorldModel(pl.LightningModule):
         hp, planned = self.hparams, self.trainer.estimated_stepping_batches
         rate, schedule = (hp["learning_rate"], hp["weight_decay"]), (hp["lr_schedule"], hp["warmup_steps"])
         return adamw(self.parameters(), *rate, *schedule, planned)
+
+
+def _key(stage: str, name: str) -> str:
+    """The name that a term is logged under."""
+    return f"{stage}/{name}" if name in ("loss", "accuracy") else f"{stage}/loss_{name}"

@@ -1,0 +1,83 @@
+"""Exact gradients in the world model: the segments of a stream add up to one long segment."""
+
+import pytest
+import torch
+
+from worldmodel import WorldModel
+from worldmodel.errors import UserError
+
+B, T, O_DIM, A = 3, 12, 2, 1
+
+
+def stream(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    is_first = torch.zeros(B, T, dtype=torch.bool)
+    is_first[:, 0] = is_first[0, 5] = is_first[1, 8] = True
+    return {
+        "obs": torch.randn(B, T + 1, O_DIM, generator=generator, dtype=torch.float64),
+        "action": torch.randn(B, T, A, generator=generator, dtype=torch.float64),
+        "reward": torch.randn(B, T, generator=generator, dtype=torch.float64),
+        "terminated": torch.zeros(B, T, dtype=torch.bool),
+        "is_first": is_first,
+        "valid": torch.ones(B, T, dtype=torch.bool),
+        "num_valid": torch.tensor(float(B * T), dtype=torch.float64),
+        "position": 0,
+    }
+
+
+def segment(batch, begin, length, carry):
+    inner, frames = slice(begin, begin + length), slice(begin, begin + length + 1)
+    names = ("action", "reward", "terminated", "is_first", "valid")
+    cut = {**batch, "obs": batch["obs"][:, frames]} | {name: batch[name][:, inner] for name in names}
+    return cut if carry is None else {**cut, "carry": carry}
+
+
+def gradients(model, batch, length):
+    """Of the sum over all valid steps; the weights do not change between segments."""
+    model.zero_grad()
+    carry = None
+    for begin in range(0, T, length):
+        terms, _, carry = model.losses(segment(batch, begin, length, carry))
+        model._total(terms).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def made(rule, gradient, **options):
+    torch.manual_seed(0)
+    sizes = {"latent_dim": 3, "hidden_dim": 4, "width": 5}
+    return WorldModel(O_DIM, A, rule=rule, gradient=gradient, **sizes, **options).double()
+
+
+@pytest.mark.parametrize("options", [{}, {"open_loop_steps": 2}, {"objective": "latent", "open_loop_steps": 2}])
+@pytest.mark.parametrize(("rule", "gradient"), [("gated_norm", "rtrl"), ("lstm", "rtrl"), ("residual", "rtrl")])
+def test_segments_add_up_to_the_whole(rule, gradient, options):
+    if options.get("objective") == "latent":
+        options = options | {"anti_collapse_weight": 0.0}  # of the whole batch, not a sum over its steps
+    whole = gradients(made(rule, "tbptt", **options), stream(), T)
+    exact = gradients(made(rule, gradient, **options), stream(), 4)
+    truncated = gradients(made(rule, "tbptt", **options), stream(), 4)
+    assert exact.keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(exact[name], value, rtol=1e-10, atol=1e-13)
+    assert any((truncated[name] - whole[name]).abs().max() > 1e-6 for name in whole), "truncation would have shown"
+
+
+def test_one_layer_of_the_diagonal_cell_is_exact_by_traces():
+    whole = gradients(made("diagonal", "tbptt", layers=1), stream(), T)
+    exact = gradients(made("diagonal", "eligibility", layers=1), stream(), 4)
+    for name in ("predictor.cell.output.weight", "predictor.cell.output.bias", "predictor.head.0.weight"):
+        torch.testing.assert_close(exact[name], whole[name], rtol=1e-10, atol=1e-13)
+
+
+def test_evaluation_carries_the_state_alone():
+    model, batch = made("gated_norm", "rtrl"), stream()
+    _, _, wide = model.losses(batch)
+    model.eval()
+    _, h, carry = model.losses(batch)
+    assert wide.shape[1] > carry.shape[1] == h.shape[-1]
+    torch.testing.assert_close(wide[:, : h.shape[-1]], carry)
+
+
+def test_traces_are_for_the_diagonal_cell():
+    with pytest.raises(UserError, match="eligibility is for --model.rule diagonal"):
+        made("gru", "eligibility")

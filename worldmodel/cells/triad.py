@@ -1,0 +1,73 @@
+"""Triad: gated channels, counters and latches in one state."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel import rules
+
+COUNTERS = 4
+LATCHES = 8
+
+
+class Triad(nn.Module):
+    """`hidden_dim` gated channels, and beside them 4 counters and 8 latches; see `rules.triad` for the equations.
+
+    Long rollouts want a state that does not expand, a latch several stable states, counting marginal integration. No
+    single recurrence is all three, so three kinds of channels share a state:
+    - counters add -1, 0 or 1, and which depends on the current input alone: nothing recurrent can spoil a count;
+    - latches take a value or keep it exactly; whether and what depends on the last two inputs, so that "the one after
+      the key" can be written. The input before comes as the share it has in the latches' proposals, 16 numbers, which
+      wait in the state for one step (zeros at an episode's start: no input was before);
+    - gated channels are `gated_norm`, and do all the rest.
+    Whoever reads, the gated channels and the heads, reads features: tanh(c), exp(-c^2) ("the count is zero": 1 at an
+    episode's start), l, and the gated channels; never c itself, so a count far beyond the trained ones looks like a
+    large one. Everything that is read is at most max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is
+    also the number of gated channels. The state is [gated, counters, latches, pending], `hidden_dim` + 28 wide.
+
+    One layer: gate and candidate = W_x [z, a] + W_r read(h) + b.
+    Two layers: W_o silu(LayerNorm(W_x [z, a] + W_r read(h) + b)) + b_o. Counters and latches are linear in [z, a] in
+    both. The biases of gates and of the latches' writes start at `gate_bias`: with -1 a new latch seldom writes.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, layers: int, gate_bias: float) -> None:
+        super().__init__()
+        self.state_widths = [hidden_dim, COUNTERS, LATCHES, 2 * LATCHES]
+        self.state_dim = sum(self.state_widths)
+        self.read_dim = hidden_dim + 2 * COUNTERS + LATCHES
+        driven = 2 * hidden_dim if layers == 1 else hidden_dim
+        self.widths = [driven, COUNTERS, LATCHES, LATCHES, 2 * LATCHES]  # increment, write, value, later
+        self.input = nn.Linear(input_dim, sum(self.widths))
+        self.recurrent = nn.Linear(self.read_dim, driven, bias=False)
+        self.norm = nn.LayerNorm(hidden_dim) if layers == 2 else None
+        self.output = nn.Linear(hidden_dim, 2 * hidden_dim) if layers == 2 else None
+        write = driven + COUNTERS
+        nn.init.constant_((self.input if self.output is None else self.output).bias[:hidden_dim], gate_bias)
+        nn.init.constant_(self.input.bias[write : write + LATCHES], gate_bias)
+        nn.init.zeros_(self.input.bias[write + 2 * LATCHES :])  # `later` joins a sum that has a bias
+
+    def project(self, z: Tensor, a: Tensor) -> Tensor:
+        driven, increment, latches = self.input(torch.cat([z, a], dim=-1)).split(
+            [self.widths[0], COUNTERS, 4 * LATCHES], dim=-1
+        )
+        return torch.cat([driven, rules.ternary(increment), latches], dim=-1)  # rounded outside the time loop
+
+    def propose(self, driven: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        """Gate and candidate of the gated channels."""
+        proposals = driven + self.recurrent(self.read(h))
+        if self.norm is not None and self.output is not None:
+            proposals = self.output(F.silu(self.norm(proposals)))
+        return proposals.to(h.dtype).chunk(2, dim=-1)
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        driven, *others = x.to(h.dtype).split(self.widths, dim=-1)
+        return rules.triad(h, *self.propose(driven, h), *others)
+
+    def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
+        """Of the gated channels, (..., D)."""
+        return torch.sigmoid(self.propose(x[..., : self.widths[0]], h)[0])
+
+    def read(self, h: Tensor) -> Tensor:
+        """[gated, tanh(c), exp(-c^2), latches]."""
+        gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
+        return torch.cat([gated, torch.tanh(counters), torch.exp(-counters.square()), latches], dim=-1)

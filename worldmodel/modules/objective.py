@@ -1,0 +1,123 @@
+"""What a world model is trained for: the terms of its loss on a segment.
+
+Three objectives, one function each: `reconstruction`, `latent`, `tokens`. A term is a mean over the segment's valid
+steps (), so that ranks average to the mean over all steps of all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from worldmodel import losses
+from worldmodel.batch import Batch
+from worldmodel.predictor import ClosedLoop, previous_states
+
+if TYPE_CHECKING:
+    from worldmodel.modules.world_model import WorldModel
+
+
+class Seen(NamedTuple):
+    """A segment in the model's units, and what the model made of it."""
+
+    batch: Batch
+    obs: Tensor  # (B, T + 1, O) normalised
+    action: Tensor  # (B, T, A) normalised
+    z: Tensor  # (B, T + 1, Z)
+    loop: ClosedLoop
+    start: Tensor | None  # (B, D) the state before the segment; None: zeros
+
+    def mean(self, error: Tensor) -> Tensor:
+        """Of errors (B, T), over the valid steps."""
+        return losses.masked_mean(error, self.batch["valid"], self.batch["num_valid"])
+
+
+def reconstruction(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
+    """The predicted latent, decoded, against the next observation; and the decoder on the latents themselves."""
+    obs, loop = seen.obs, seen.loop
+    return {
+        "prediction": seen.mean(_obs_error(model, loop.pred, obs[:, 1:])),
+        "autoencoding": seen.mean(_obs_error(model, seen.z[:, :-1], obs[:, :-1])),
+        "consistency": seen.mean(losses.squared_error(loop.pred, seen.z[:, 1:].detach())),
+    }
+
+
+def latent(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
+    """The predicted latent against the target's; the decoder as a probe without gradient into the model."""
+    z = seen.z[:, :-1]
+    terms = {
+        "prediction": seen.mean(losses.squared_error(seen.loop.pred, _target(model, seen))),
+        "probe": seen.mean(_obs_error(model, z.detach(), seen.obs[:, :-1])),
+    }
+    return terms | _anti_collapse(model, z, seen.batch)
+
+
+def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
+    """Cross-entropy of the next token in nats, and accuracy, over what is asked for.
+
+    A step counts by its reward (envs.sequences), divided by the mean reward of the training data: a mean over the asked
+    steps, whatever the number of ranks.
+    """
+    logits, following = model.decoder(seen.loop.pred), seen.obs[:, 1:]
+    worth = seen.batch["reward"] / model.reward_norm.mean.clamp(min=1e-6)
+    right = logits.argmax(dim=-1) == following.argmax(dim=-1)
+    return {
+        "prediction": seen.mean(losses.cross_entropy(logits, following) * worth),
+        "accuracy": seen.mean(right * worth).detach(),
+    }
+
+
+def heads(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
+    """The reward's squared error, and the cross-entropy of whether the episode goes on."""
+    reward, proceeds = model.head_outputs(seen.loop.h)
+    target = model.reward_norm(seen.batch["reward"].unsqueeze(-1))
+    goes_on = 1 - seen.batch["terminated"].to(proceeds.dtype)
+    return {
+        "reward": seen.mean(losses.squared_error(reward.unsqueeze(-1), target)),
+        "continue": seen.mean(losses.binary_cross_entropy(proceeds, goes_on)),
+    }
+
+
+def open_loop(model: WorldModel, seen: Seen, steps: int) -> dict[str, Tensor]:
+    """The objective's error of rollouts of `steps` steps that start at every `steps`-th frame."""
+    batch, z, action = seen.batch, seen.z[:, :-1], seen.action
+    before = previous_states(seen.loop.h, batch["is_first"], seen.start)
+    starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, before))
+    actions = rearrange(action, "b (n k) a -> (b n) k a", k=steps)
+    pred = model.predictor.open_loop(starts_z, starts_h, actions).pred
+    pred = rearrange(pred, "(b n) k z -> b (n k) z", b=len(z))
+    if model.hparams["objective"] == "reconstruction":
+        error = _obs_error(model, pred, seen.obs[:, 1:])
+    else:
+        error = losses.squared_error(pred, _target(model, seen))
+    unbroken = losses.valid_rollout(batch["valid"], steps)
+    return {"open_loop": losses.masked_mean(error, unbroken, batch["num_valid"])}
+
+
+OBJECTIVES = {"reconstruction": reconstruction, "latent": latent, "tokens": tokens}
+
+
+def _obs_error(model: WorldModel, z: Tensor, target: Tensor) -> Tensor:
+    return losses.observation_error(model.decoder(z), target, model.obs_weights)
+
+
+def _target(model: WorldModel, seen: Seen) -> Tensor:
+    """The latents of the next frames (B, T, Z) that `latent` predicts, without gradient."""
+    if model.target_encoder is None:
+        return seen.z[:, 1:].detach()
+    with torch.no_grad():
+        return model.target_encoder(seen.obs[:, 1:])
+
+
+def _anti_collapse(model: WorldModel, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+    if model.hparams["anti_collapse"] == "variance_covariance":
+        variance, covariance = losses.variance_covariance(z, batch["valid"])
+        return {"variance": variance, "covariance": covariance}
+    # Directions from the batch's position, not from the global generator: nothing else that draws numbers
+    # (validation, a worker, a restart) can change the training.
+    generator = torch.Generator().manual_seed(int(batch["position"]))
+    directions = torch.randn(z.shape[-1], 64, generator=generator).to(z)
+    return {"sigreg": losses.sigreg(z, batch["valid"], directions)}
