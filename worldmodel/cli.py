@@ -12,6 +12,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test episodes",
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
+    "diagnose": "what a model suffers from: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
     "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
     "dashboard": "a workspace and a report in Weights & Biases that compare the rules",
@@ -54,6 +55,10 @@ def _run(command: str, argv: list[str]) -> None:
             from worldmodel.commands.dashboard import main as dashboard
 
             dashboard(argv[1:])
+        elif command == "diagnose":
+            from worldmodel.commands.diagnose import main as diagnose
+
+            diagnose(argv[1:])
         elif command == "rollout":
             from worldmodel.commands.rollout import main as rollout
 

@@ -45,6 +45,11 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     base = ConfigCLI(fit, experiment)
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}: it must be at least 1")
+    if base.datamodule.task is not None:
+        raise UserError(
+            f"{base.datamodule.env_id} is a sequence task, and compare judges predictions of values: use `worldmodel fit`"
+            " for each rule, which ends with the accuracy"
+        )
     axes = axes_of(options.rules, options.start, options.vary, base.settings["tbptt"]["start"])
     seeds = seeds_of(options.seeds)
     if "model.hidden_dim" in axes and options.match != "hidden":

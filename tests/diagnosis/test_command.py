@@ -1,0 +1,124 @@
+"""`worldmodel diagnose` as its users meet it, and the callback in a fit."""
+
+import json
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.diagnosis.models import SMALL, new_model, pendulum
+from worldmodel import EpisodeDataModule, WorldModel
+from worldmodel.callbacks.diagnosis import DiagnosisMonitor
+from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.cli import main
+
+
+@pytest.fixture
+def conf(toy_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLDMODEL_RUN_DIR", "")  # what is set is taken back
+    monkeypatch.setenv("COLUMNS", "200")
+    values = {
+        "wandb": "disabled",
+        "data": {"path": str(toy_data), "steps": 8, "lanes": 6},
+        "model": SMALL,
+        "trainer": {"accelerator": "cpu", "devices": 1},
+    }
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(values))
+    return values
+
+
+def save_checkpoint(folder, conf, damage=None):
+    """A run's folder, with its configuration."""
+    data = EpisodeDataModule(**conf["data"])
+    model = WorldModel(data.obs_dim, data.action_dim, data.images, **SMALL)
+    if damage is not None:
+        damage(model)
+    (folder / "checkpoints").mkdir(parents=True)
+    state = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    torch.save(state, folder / "checkpoints" / "last.ckpt")
+    (folder / "config.yaml").write_text(yaml.safe_dump(conf))
+
+
+def test_it_prints_and_saves(conf, capsys):
+    main(["diagnose", "--config", "toy.yaml", "--out", "out", "--batches", "4"])
+    said = capsys.readouterr().out
+    assert said.strip().splitlines()[-1] == "diagnosis: out" and "nothing found" in said
+    values = json.loads(Path("out/diagnosis.json").read_text())
+    assert values["findings"] == [] and (values["rule"], values["horizon"], values["steps"]) == ("gated_norm", 8, 32)
+    assert values["growth"]["law"] == "bounded" and len(values["gradients"]["parameters"]) > 10
+    with Image.open("out/diagnosis.png") as picture:
+        assert picture.width > 1000
+
+
+def test_options_of_fit_pass_through_and_faults_are_told(conf, capsys):
+    main(["diagnose", "--config", "toy.yaml", "--model.gate_bias", "-30", "--data.steps", "6"])
+    said = capsys.readouterr().out
+    assert "saturated gate: 100% of the gate's values" in said and "change: --model.gate_bias nearer to 0" in said
+    assert said.strip().splitlines()[-1] == "diagnosis: runs/diagnose/gated_norm-toy_env-Toy-v0"
+
+
+def test_a_checkpoint_is_diagnosed_with_the_configuration_of_its_run(conf, tmp_path, capsys):
+    save_checkpoint(tmp_path / "run", conf, lambda model: model.decoder[0].bias.data.fill_(float("nan")))
+    main(["diagnose", "--ckpt", "run", "--out", "out"])
+    assert "not finite: decoder.0.bias holds NaN or infinity" in capsys.readouterr().out
+    (finding,) = json.loads(Path("out/diagnosis.json").read_text())["findings"]
+    assert finding["kind"] == "not finite"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "give --config conf/quickstart.yaml, or --ckpt RUN"),
+        ("--config toy.yaml --batches 0", "--batches is 0: it must be at least 1"),
+        ("--config toy.yaml --batchs 3", "unknown option --batchs: did you mean '--batches'"),
+        ("--config toy.yaml --model.rule gatd", "unknown rule 'gatd'"),
+        ("--config nowhere.yaml", "no file nowhere.yaml"),
+        ("--config toy.yaml --ckpt rum", "no checkpoint at rum"),
+        ("--config toy.yaml --ckpt toy.yaml", "is not a checkpoint of this program"),
+        ("--config toy.yaml --ckpt run --model.rule gru", "model.rule is 'gru', in the checkpoint 'gated_norm'"),
+        ("--config toy.yaml --run_dir out", "the folder is chosen with --out"),
+        ("--config toy.yaml --out run", "run is not empty: choose another --out"),
+        ("--config toy.yaml --data.path empty", "no dataset at empty"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(conf, tmp_path, capsys, arguments, message):
+    save_checkpoint(tmp_path / "run", conf)
+    with pytest.raises(SystemExit) as stop:
+        main(["diagnose", *arguments.split()])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("worldmodel: error: ") and message in line
+    assert not (tmp_path / "runs").exists(), "a mistake leaves no folder"
+
+
+# --- while training --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_callback_logs_in_a_fit(pendulum_data):
+    model = new_model("gated_norm")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        callbacks=[TruncatedBPTT(), DiagnosisMonitor(every_n_steps=2)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    model.predictor.cell.output.bias.data[: SMALL["hidden_dim"]] = -30.0
+    trainer.fit(model, datamodule=pendulum(pendulum_data))
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "diagnosis/" in name}
+    assert logged["diagnosis/gate_stuck"] == 1.0 and logged["diagnosis/without_gradient"] == 0
+    assert {"diagnosis/rank_h", "diagnosis/dead_h"} < logged.keys()
+    gradient = {name: value for name, value in logged.items() if name.startswith("diagnosis/gradient/")}
+    assert set(name.rsplit("/", 1)[1] for name in gradient) == {
+        "encoder", "predictor.cell", "predictor.head", "decoder", "heads"
+    }  # fmt: skip
+    assert all(value > 0 for value in gradient.values())

@@ -1,0 +1,141 @@
+"""`worldmodel diagnose`: what a model, new or trained, suffers from, measured on a few real batches."""
+
+import json
+import sys
+from argparse import HelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+
+from worldmodel.batch import Batch
+from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, read_checkpoint
+from worldmodel.commands.parser import Parser
+from worldmodel.commands.run_folder import run_folder
+from worldmodel.commands.training import TrainingCLI, TrainingParser, training_errors
+from worldmodel.data.durable import whole_file
+from worldmodel.errors import UserError
+from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
+from worldmodel.evaluation.diagnosis.figure import diagnosis_figure
+from worldmodel.evaluation.diagnosis.findings import Finding, findings
+from worldmodel.evaluation.diagnosis.tables import print_diagnosis
+from worldmodel.evaluation.figures import save
+from worldmodel.modules.data_module import EpisodeDataModule
+
+OWN = {
+    "--ckpt_path": "the trained model is named with --ckpt RUN",
+    "--run_dir": "the folder is chosen with --out DIR",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Measure, write diagnosis.json and diagnosis.png, and say what was found."""
+    options, rest = parser().parse_known_args(argv)
+    _check(options, rest)
+    checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
+    fit = ["fit", *(word for path in _configs(options.config, checkpoint) for word in ("--config", path)), *rest]
+    with training_errors(fit):
+        cli = DiagnoseCLI(fit, checkpoint)
+        batches = first_batches(cli.datamodule, options.batches)
+        model = cli.model.eval()
+        rule = model.hparams["rule"]
+        diagnosis = diagnose(model, batches, rule, cli.carries)
+        name = f"{rule}-{cli.datamodule.env_id.replace('/', '-').replace(':', '-')}"
+        folder = run_folder("diagnose", name, options.out, "--out")
+    found = findings(diagnosis)
+    weights = "first weights" if checkpoint is None else str(checkpoint)
+    write(folder, diagnosis, found, f"{cli.datamodule.env_id}, {rule}, {weights}")
+    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(f"{len(batches)} batches of {diagnosis.lanes} lanes and {diagnosis.horizon} steps; {weights}")
+    if len(batches) < options.batches:
+        console.print(f"(an epoch has no more: --batches {options.batches} would go on in another order)")
+    print_diagnosis(diagnosis, found, console)
+    print("files: diagnosis.json, diagnosis.png")
+    print(f"diagnosis: {folder}")
+
+
+def parser() -> Parser:
+    """Of the options that are not those of `fit`."""
+    made = Parser("worldmodel diagnose", "What a model suffers from, measured on a few real batches.")
+    made.formatter_class = HelpFormatter
+    made.epilog = "Every option of `worldmodel fit` may be given too, such as --model.rule gru or --data.steps 64."
+    add = made.add_argument
+    add("--config", action="append", metavar="CONF", help="as for fit; default: that of the run of --ckpt")
+    add("--ckpt", type=Path, metavar="P", help="a run's folder, or a checkpoint; default: first weights")
+    add("--batches", type=int, default=8, metavar="N", help="consecutive training batches; default: %(default)s")
+    add("--out", type=Path, metavar="DIR", help="a new folder; default: runs/diagnose/<rule>-<environment>")
+    return made
+
+
+class DiagnoseParser(TrainingParser):
+    """A wrong option may have been meant for `diagnose`, too."""
+
+    def _keys(self) -> list[str]:
+        return [name for name in parser()._option_string_actions if name.startswith("--")] + super()._keys()
+
+
+class DiagnoseCLI(TrainingCLI):
+    """`fit` up to the point where training would begin, with the weights of a checkpoint if there is one."""
+
+    def __init__(self, argv: list[str], weights: Path | None) -> None:
+        self.weights = weights
+        super().__init__(argv, DiagnoseParser)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.model.check_segment(self.datamodule.steps)
+        return self.checked_trainer(logger=False, **kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        trainer: Any = self.trainer
+        trainer.datamodule, self.model.trainer = self.datamodule, trainer
+        self.model.setup("fit")  # takes the data's statistics; a checkpoint's replace them
+        if self.weights is not None:
+            checkpoint = read_checkpoint(self.weights)
+            check_arguments(checkpoint, self.model)
+            try:
+                self.model.load_state_dict(checkpoint["state_dict"])
+            except RuntimeError as error:
+                line = str(error).splitlines()[0]
+                raise UserError(f"{self.weights} is of another version of this program: {line}") from error
+
+    @property
+    def carries(self) -> bool:
+        """Whether training starts a batch from the state behind the one before."""
+        return self._get(self.config_init, "tbptt").start == "carry"
+
+
+def first_batches(data: EpisodeDataModule, number: int) -> list[Batch]:
+    """The first batches of the training stream; of one epoch, so that each goes on where the one before ends."""
+    loader = data.train_dataloader()
+    number = min(number, len(loader))
+    return [data.on_after_batch_transfer(batch, 0) for _, batch in zip(range(number), loader, strict=False)]
+
+
+def write(folder: Path, diagnosis: Diagnosis, found: Sequence[Finding], title: str) -> None:
+    """All numbers and findings as JSON, and the picture."""
+    values = {"title": title, "findings": [vars(finding) for finding in found], **diagnosis.as_json()}
+    with whole_file(folder / "diagnosis.json") as temporary:
+        temporary.write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
+    save(diagnosis_figure(diagnosis, title), folder / "diagnosis.png")
+
+
+def _check(options: Any, rest: list[str]) -> None:
+    if options.batches < 1:
+        raise UserError(f"--batches is {options.batches}: it must be at least 1")
+    if not options.config and options.ckpt is None:
+        raise UserError("diagnose needs a model: give --config conf/quickstart.yaml, or --ckpt RUN")
+    for word in rest:
+        if (option := word.split("=")[0]) in OWN:
+            raise UserError(f"{option} is no option of diagnose: {OWN[option]}")
+
+
+def _configs(given: list[str] | None, checkpoint: Path | None) -> list[str]:
+    """Those that were given, or that of the run that the checkpoint lies in."""
+    if given or checkpoint is None:
+        return given or []
+    for folder in (checkpoint.parent.parent, checkpoint.parent):
+        if (folder / "config.yaml").is_file():
+            return [str(folder / "config.yaml")]
+    raise UserError(f"{checkpoint} has no config.yaml of its run beside it: say which model and data with --config")
