@@ -15,8 +15,9 @@ order: dL/dh_t meets the influence of t, not that of t + 1.
 Exact means: with weights that do not change, the gradients of the segments add up to those of BPTT through the whole
 stream. Where an optimizer moves the weights between segments, P holds derivatives taken at the weights of their time.
 
-Time is that of TBPTT plus D backward passes a segment; memory is B D P numbers in the carry and three times that
-while it is updated. So this is for small models; a cell with a diagonal Jacobian has a cheaper way (eligibility.py).
+Time is that of TBPTT plus D backward passes a segment; memory is B D P numbers in the carry and some seven times
+that while it is updated. So this is for small models; a cell with a diagonal Jacobian has a cheaper way
+(eligibility.py).
 """
 
 from collections.abc import Callable

@@ -1,10 +1,15 @@
 """Exact gradients in the world model: the segments of a stream add up to one long segment."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 from worldmodel import WorldModel
+from worldmodel.callbacks.last_checkpoint import LastCheckpoint
+from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
+from worldmodel.modules.data_module import EpisodeDataModule
 
 B, T, O_DIM, A = 3, 12, 2, 1
 
@@ -81,3 +86,60 @@ def test_evaluation_carries_the_state_alone():
 def test_traces_are_for_the_diagonal_cell():
     with pytest.raises(UserError, match="eligibility is for --model.rule diagonal"):
         made("gru", "eligibility")
+
+
+# --- through the Trainer ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short_episodes(tmp_path_factory):
+    """A pendulum's, of 5 to 20 steps."""
+    folder = tmp_path_factory.mktemp("short") / "data"
+    collect(
+        CollectOptions(env_id="Pendulum-v1", steps=3000, observe=[0, 1], min_episode_steps=5, max_episode_steps=20),
+        folder,
+    )
+    return folder
+
+
+def fit(path, folder, max_steps, gradient="rtrl", rule="gated_norm", ckpt_path=None, **options):
+    pl.seed_everything(0)
+    data = EpisodeDataModule(path, **{"steps": 4, "lanes": 8} | options)
+    model = WorldModel(
+        data.obs_dim, data.action_dim, rule=rule, gradient=gradient, latent_dim=3, hidden_dim=4, width=5,
+        layers=1, lr_schedule="constant",
+    )  # fmt: skip
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        max_epochs=-1,
+        val_check_interval=5,
+        callbacks=[TruncatedBPTT(), LastCheckpoint(folder, 5)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(("gradient", "rule"), [("rtrl", "gated_norm"), ("eligibility", "diagonal")])
+def test_a_fit_that_goes_on_carries_the_influence_on(short_episodes, tmp_path, gradient, rule):
+    """With validations in between. A lost influence would change the weights."""
+    whole = fit(short_episodes, tmp_path / "whole", 20, gradient, rule)
+    fit(short_episodes, tmp_path / "half", 10, gradient, rule)
+    resumed = fit(short_episodes, tmp_path / "rest", 20, gradient, rule, ckpt_path=tmp_path / "half" / "last.ckpt")
+    assert torch.equal(whole, resumed)
+    assert not torch.equal(whole, fit(short_episodes, tmp_path / "cut", 20, "tbptt", rule)), "truncation differs"
+
+
+def test_bptt_sees_every_episode_whole(short_episodes, tmp_path):
+    data = EpisodeDataModule(short_episodes, steps=21, lanes=4, whole_episodes=True)
+    for _, batch in zip(range(20), data.train_dataloader(), strict=False):
+        assert batch["is_first"][:, 0].all()
+        for lane in range(4):
+            assert len(set(batch["episode"][lane][batch["valid"][lane]].tolist())) <= 1
+    assert fit(short_episodes, tmp_path, 5, "bptt", steps=21, whole_episodes=True).isfinite().all()
+    with pytest.raises(UserError, match="do not fit segments of 20 steps: --data.steps 21"):
+        fit(short_episodes, tmp_path / "too-short", 5, "bptt", steps=20, whole_episodes=True)

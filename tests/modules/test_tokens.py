@@ -51,6 +51,9 @@ def test_only_what_is_asked_for_is_charged(questions):
     torch.testing.assert_close(terms["prediction"], surprise.mean() * scale[0])
     torch.testing.assert_close(terms["accuracy"], right.float().mean() * scale[0])
     assert 0.7 < scale < 1.4, "about the mean over the asked steps"
+    terms, _, _ = model.eval().losses(batch)  # what is reported is the mean over them
+    torch.testing.assert_close(terms["prediction"], surprise.mean())
+    torch.testing.assert_close(terms["accuracy"], right.float().mean())
     assert set(terms) == {"prediction", "accuracy"}
 
 

@@ -78,7 +78,8 @@ class HiddenNormMonitor(pl.Callback):
         if gates is not None:
             metrics["hidden/gate_mean"] = gate_sum / count
         if bound := BOUNDS.get(pl_module.hparams.get("rule", "")):
-            metrics["hidden/bound_margin"] = 1 - highest[1] / bound(h.shape[-1])
+            dim = pl_module.hparams.get("hidden_dim", h.shape[-1])  # a packed state is wider than the rule's D
+            metrics["hidden/bound_margin"] = 1 - highest[1] / bound(dim)
         return metrics
 
     def _warn(self, pl_module: pl.LightningModule, metrics: dict[str, float], dim: int) -> None:

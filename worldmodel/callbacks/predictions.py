@@ -37,7 +37,8 @@ class PredictionWriter(pl.Callback):
         kept = {"obs": outputs["obs"][..., :size], "next_obs": batch["obs"][:, 1:, :size]}
         if batch["obs"].shape[-1] > size:
             kept |= {"pixels": _uint8(outputs["obs"][..., size:]), "next_pixels": _uint8(batch["obs"][:, 1:, size:])}
-        kept |= {name: outputs[name] for name in ("reward", "continue")} | {"true_reward": batch["reward"]}
+        kept |= {name: outputs[name] for name in ("reward", "continue") if name in outputs}
+        kept |= {"true_reward": batch["reward"]}
         kept |= {name: batch[name] for name in ("episode", "step")}
         for name, values in kept.items():
             self._rows[name].append(torch.as_tensor(values)[batch["valid"]].cpu().numpy())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from worldmodel.callbacks.rollout import MULTIPLES
 from worldmodel.errors import UserError
@@ -15,9 +16,9 @@ from worldmodel.evaluation.sequences import Recalled, recall
 class RecallEvaluation(pl.Callback):
     """On data of a sequence task (envs.sequences), judges the model on fresh sequences of 1 to 50 times T steps.
 
-    Asks the DataModule for `task` and `steps` (T); does nothing where there is no task. Logs
-    `recall/accuracy@L` for each length L, and for a counting task `recall/counts_to`; writes `recall.csv` and
-    `recall.png` into the folder of the run.
+    Asks the DataModule for `task` and `steps` (T); does nothing where there is no task, or where the objective is not
+    tokens. Logs `recall/accuracy@L` for each length L, and for a counting task `recall/counts_to`; writes `recall.csv`
+    and `recall.png` into the folder of the run.
 
     Args:
         multiples: of the segment length.
@@ -34,15 +35,31 @@ class RecallEvaluation(pl.Callback):
             raise UserError("recall.multiples, recall.sequences and recall.limit must be at least 1")
         self.sequences, self.limit, self.seed = sequences, limit, seed
         self.recalled: Recalled | None = None
+        self._evaluated_step: int | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or getattr(data, "task", None) is None:
+        if not trainer.sanity_checking and _is_asked(trainer, pl_module):
+            pl_module.log_dict(self._evaluate(trainer, pl_module))
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        """Evaluate the last weights, if no validation just did."""
+        done = self._evaluated_step == trainer.global_step or trainer.fast_dev_run
+        if done or not _is_asked(trainer, pl_module):
             return
-        model: Any = pl_module
+        pl_module.eval()
+        metrics = self._evaluate(trainer, pl_module)
+        pl_module.train()
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _evaluate(self, trainer: Any, pl_module: Any) -> dict[str, float]:
+        data = trainer.datamodule
         lengths = [multiple * data.steps for multiple in self.multiples]
-        self.recalled = recall(model, data.task, lengths, self.sequences, self.seed, self.limit)
-        pl_module.log_dict(recall_metrics(self.recalled))
+        self.recalled = recall(pl_module, data.task, lengths, self.sequences, self.seed, self.limit)
+        self._evaluated_step = trainer.global_step
         log_dir = trainer.log_dir  # a collective: on every rank
         if trainer.is_global_zero and log_dir is not None:
             folder = Path(log_dir)
@@ -53,8 +70,12 @@ class RecallEvaluation(pl.Callback):
                 writer.writerows(zip(self.recalled.lengths, self.recalled.accuracy, strict=True))
             title = f"{data.env_id}, {pl_module.hparams.get('rule', type(pl_module).__name__)}"
             save(recall_figure(self.recalled, data.steps, title), folder / "recall.png")
+        return recall_metrics(self.recalled)
 
-    on_test_epoch_end = on_validation_epoch_end
+
+def _is_asked(trainer: Any, pl_module: pl.LightningModule) -> bool:
+    task = getattr(getattr(trainer, "datamodule", None), "task", None)
+    return task is not None and pl_module.hparams.get("objective") == "tokens"
 
 
 def recall_metrics(recalled: Recalled) -> dict[str, float]:

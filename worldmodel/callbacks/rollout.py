@@ -51,16 +51,16 @@ class RolloutEvaluation(pl.Callback):
         self._evaluated_step: int | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and _predicts_values(trainer):
+        if not trainer.sanity_checking and _predicts_values(pl_module):
             pl_module.log_dict(self._evaluate(trainer, pl_module, "val"))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _predicts_values(trainer):
+        if _predicts_values(pl_module):
             pl_module.log_dict(self._evaluate(trainer, pl_module, "test"))
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Evaluate the last weights, if no validation just did."""
-        if self._evaluated_step == trainer.global_step or trainer.fast_dev_run or not _predicts_values(trainer):
+        if self._evaluated_step == trainer.global_step or trainer.fast_dev_run or not _predicts_values(pl_module):
             return
         pl_module.eval()
         metrics = self._evaluate(trainer, pl_module, "val")
@@ -95,9 +95,9 @@ class RolloutEvaluation(pl.Callback):
         return rollout_metrics(self.curves, data.steps, self.multiples)
 
 
-def _predicts_values(trainer: Any) -> bool:
-    """Not so on a sequence task, which RecallEvaluation judges."""
-    return getattr(trainer.datamodule, "task", None) is None
+def _predicts_values(pl_module: pl.LightningModule) -> bool:
+    """Not so with the objective tokens, which RecallEvaluation judges."""
+    return pl_module.hparams.get("objective") != "tokens"
 
 
 def rollout_metrics(curves: HorizonCurves, steps: int, multiples: tuple[int, ...]) -> dict[str, float]:

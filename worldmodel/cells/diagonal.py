@@ -13,9 +13,9 @@ class Diagonal(nn.Module):
     """A linear recurrence with complex eigenvalues that the input chooses: it can rotate and forget.
 
     keep, angle and candidate depend on the input only, so the state Jacobian is lambda: a 2x2 block for each complex
-    number, known before the state is. The states of a segment therefore come from a parallel scan, and exact
-    gradients through any number of steps cost as much as the parameters (see eligibility.py). Related: LRU (Orvieto
-    et al. 2023, arXiv 2303.06349), Mamba's input-dependent decay (Gu & Dao 2023, arXiv 2312.00752).
+    number, known before the state is. The states of a segment can therefore come from a parallel scan (`scan`), and
+    exact gradients through any number of steps cost as much as the parameters (see eligibility.py). Related: LRU
+    (Orvieto et al. 2023, arXiv 2303.06349), Mamba's input-dependent decay (Gu & Dao 2023, arXiv 2312.00752).
 
     One layer: proposals = W_o [z, a] + b_o. Two layers: proposals = W_o silu(LayerNorm(W_i [z, a] + b_i)) + b_o.
     Heads see the state as it is, which is bounded. An odd `hidden_dim` is rounded up: a complex number has two entries.

@@ -76,7 +76,7 @@ class ConfigCLI(TrainingCLI):
         for option, taken in {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint}.items():
             if taken is not None:
                 raise UserError(f"{option} is no option of compare: {NOT_HERE[option]}")
-        self.model.check_segment(self.datamodule.steps)
+        self.check_options()
         return self.checked_trainer(logger=False, **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from worldmodel import __version__
 from worldmodel.commands.compare_options import ConfigCLI, axes_of, seeds_of
+from worldmodel.commands.training import check_gradient
 from worldmodel.comparison.launch import Launcher, Resources, side_by_side
 from worldmodel.comparison.matching import Match, difference, matched, size_of
 from worldmodel.comparison.plan import Variant, plan_runs, read_config, variants
@@ -47,10 +48,11 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
         raise UserError(f"--jobs is {options.jobs}: it must be at least 1")
     if base.datamodule.task is not None:
         raise UserError(
-            f"{base.datamodule.env_id} is a sequence task, and compare judges predictions of values: use `worldmodel fit`"
-            " for each rule, which ends with the accuracy"
+            "the data is of a sequence task, and compare judges predictions of values: use `worldmodel fit` for each"
+            " rule, which ends with the accuracy"
         )
     axes = axes_of(options.rules, options.start, options.vary, base.settings["tbptt"]["start"])
+    check_gradient(base.model, axes["start"])
     seeds = seeds_of(options.seeds)
     if "model.hidden_dim" in axes and options.match != "hidden":
         raise UserError(f"--vary model.hidden_dim changes what --match {options.match} holds equal: use --match hidden")

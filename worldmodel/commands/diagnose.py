@@ -34,6 +34,8 @@ def main(argv: list[str]) -> None:
     """Measure, write diagnosis.json and diagnosis.png, and say what was found."""
     options, rest = parser().parse_known_args(argv)
     _check(options, rest)
+    if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
+        raise UserError(f"the folder {options.out} is not empty: choose another --out")
     checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
     fit = ["fit", *(word for path in _configs(options.config, checkpoint) for word in ("--config", path)), *rest]
     with training_errors(fit):
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> None:
         batches = first_batches(cli.datamodule, options.batches)
         model = cli.model.eval()
         rule = model.hparams["rule"]
-        diagnosis = diagnose(model, batches, rule, cli.carries)
+        diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"])
         name = f"{rule}-{cli.datamodule.env_id.replace('/', '-').replace(':', '-')}"
         folder = run_folder("diagnose", name, options.out, "--out")
     found = findings(diagnosis)
@@ -83,8 +85,12 @@ class DiagnoseCLI(TrainingCLI):
         self.weights = weights
         super().__init__(argv, DiagnoseParser)
 
+    def _parse_ckpt_path(self) -> None:
+        """A run that went on from another has that one's in its configuration."""
+        self.checkpoint, self.config["fit"]["ckpt_path"] = None, None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.model.check_segment(self.datamodule.steps)
+        self.check_options()
         return self.checked_trainer(logger=False, **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

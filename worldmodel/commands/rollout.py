@@ -127,6 +127,10 @@ def _model(path: Path, data: EpisodeDataModule) -> WorldModel:
                 f"{data.path} has {has} {what}, the model takes {had}:"
                 f" choose data of the kind that {path} was trained on"
             )
+    if arguments.get("objective") == "tokens":
+        raise UserError(
+            f"{path} predicts tokens, and rollout draws values: use `worldmodel validate --ckpt_path {path}`"
+        )
     try:
         model = WorldModel(**arguments)
         model.load_state_dict(checkpoint["state_dict"])

@@ -134,7 +134,7 @@ class TrainingCLI(LightningCLI):
             raise UserError(
                 f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a run's folder or a checkpoint"
             )
-        self.model.check_segment(self.datamodule.steps)
+        self.check_options()
         self.folder = self._make_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
         callbacks: list[Callback] = [PredictionWriter(), FinalValidation()]
@@ -159,6 +159,11 @@ class TrainingCLI(LightningCLI):
             with suppress(OSError):
                 self.folder.rmdir()  # nothing is in it yet
             raise
+
+    def check_options(self) -> None:
+        """What model, data and callback cannot see alone; a UserError if it does not go together."""
+        self.model.check_segment(self.datamodule.steps)
+        check_gradient(self.model, [self._get(self.config_init, "tbptt").start])
 
     def names(self) -> tuple[str, str]:
         """Of the run, and of what is compared, as W&B shows and groups them."""
@@ -249,6 +254,15 @@ def _check_yaml(argv: list[str]) -> None:
             yaml.safe_load(Path(path).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
+
+
+def check_gradient(model: WorldModel, starts: list[str]) -> None:
+    """A UserError where an exact gradient would have nothing to go on from."""
+    if model.estimator is not None and "zero" in starts:
+        raise UserError(
+            f"model.gradient {model.hparams['gradient']} carries on what the state depends on, and tbptt.start zero"
+            " carries nothing: use --tbptt.start carry, or --model.gradient tbptt"
+        )
 
 
 def _needs_whole_episodes(gradient: str) -> bool:

@@ -27,6 +27,7 @@ PLAN, CONFIG, FAILURES = "comparison.json", "config.yaml", "failures.json"
 HARMLESS = {  # keys of a configuration that change no number: the data's fingerprint is compared instead of its place
     *("experiment", "run_dir", "wandb", "project", "checkpoint_every", "trainer.enable_progress_bar"),
     *("data.path", "data.test_path", "data.num_workers", "data.memory_gb", "data.cache_dir"),
+    *("recall.multiples", "recall.sequences", "recall.limit", "recall.seed"),
 }
 MOST_DIFFERENCES = 5  # named in a message
 

@@ -52,7 +52,11 @@ class Counting:
         return Sequence(tokens, np.ones(len(tokens) - 1, np.float32))
 
     def draw(self, rng: np.random.Generator, length: int | None = None) -> Sequence:
-        return self.word(int(rng.integers(1, self.max_n + 1)) if length is None else max(1, length // self.symbols))
+        if length is None:
+            return self.word(int(rng.integers(1, self.max_n + 1)))
+        word = self.word(n := max(1, length // self.symbols))
+        word.weight[1 : n + 1] = 0  # among the a nobody can tell
+        return word
 
     def optimum(self) -> float:
         """The least cross-entropy of a step, in nats: a word tells one n of max_n in symbols n + 1 steps."""
@@ -63,7 +67,8 @@ class Counting:
 class Balanced:
     """S a^n b^m E and then the answer, Y if n = m, else N: asked for at E alone.
 
-    Half of the words are balanced; the others miss by one or two, so that parity tells nothing.
+    Half of the words are balanced; the others miss by one or two. An odd total is never balanced: parity alone is
+    right three times in four, and only more than that is counting.
     """
 
     max_n: int = 10
@@ -140,7 +145,8 @@ class SelectiveCopy(_Recall):
 class RepeatFirst(_Recall):
     """Values; at a ? the next token is the first one of the sequence (as in POPGym, Morad et al. 2023).
 
-    A token is a ? with a probability of 1 / 8, and the last but one always.
+    A token is a ? with a probability of 1 / 8, and the last but one always. Each answer is shown, as the next token;
+    of a given length, therefore, a sequence asks at its end alone, and the first value lies that far back.
     """
 
     @property
@@ -150,7 +156,7 @@ class RepeatFirst(_Recall):
     def draw(self, rng: np.random.Generator, length: int | None = None) -> Sequence:
         steps, v = self._length(rng, length, 2), self.values
         tokens = rng.integers(0, v, steps + 1)
-        asked = rng.random(steps) < 1 / 8
+        asked = rng.random(steps) < (1 / 8 if length is None else 0)
         asked[0], asked[-1] = False, True
         asked[1:] &= ~asked[:-1] | (np.arange(1, steps) == steps - 1)
         asked[-2] &= steps < 2  # what follows a ? is an answer

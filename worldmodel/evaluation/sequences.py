@@ -38,6 +38,7 @@ def recall(model: Model, task: Task, lengths: list[int], sequences: int, seed: i
         limit: the largest n that a counting task is tried up to.
     """
     accuracies, asked = [], set[int]()
+    sequences = 1 if isinstance(task, Counting) else sequences  # of one length there is one word
     for length in lengths:
         rng = np.random.default_rng([seed, length])
         drawn = [task.draw(rng, length) for _ in range(sequences)]

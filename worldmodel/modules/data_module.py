@@ -155,6 +155,8 @@ class EpisodeDataModule(pl.LightningDataModule):
     @cached_property
     def task(self) -> Task | None:
         """The sequence task that the data is of, if it is of one."""
+        if self.collect is not None:  # which the dataset is held against: so it need not be there yet
+            return task_of([dict(self.collect)])
         return task_of(self.source.provenance.get("collected") or [])
 
     @cached_property
@@ -220,7 +222,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         segments = self._segments("train", shuffle=True)
-        if segments.schedule.padding > 0.3:
+        if segments.schedule.padding > 0.3 and not self.whole_episodes:
             log.warning(
                 "%.0f%% of a training epoch is padding: %d episodes do not fill %d lanes evenly; "
                 "fewer lanes (--data.lanes) waste less",
@@ -282,7 +284,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise UserError(f"data.lanes {self.lanes} cannot be divided among {world_size} ranks: choose a multiple")
         episodes = self.splits[split]
         if not len(episodes):
-            raise UserError(f"the {split} split is empty: raise --data.{split}_fraction above 0")
+            own = ", or name data of its own with --data.test_path" if split == "test" else ""
+            raise UserError(f"the {split} split is empty: train with --data.{split}_fraction above 0{own}")
         fewest = min(self.lanes, -(-len(episodes) // world_size) * world_size)
         lanes = self.lanes if shuffle else fewest  # without training, a lane without episodes is only waste
         whole = shuffle and self.whole_episodes

@@ -58,16 +58,26 @@ def latent(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
 def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
     """Cross-entropy of the next token in nats, and accuracy, over what is asked for.
 
-    A step counts by its reward (envs.sequences), divided by the mean reward of the training data: a mean over the asked
-    steps, whatever the number of ranks.
+    A step counts by its reward (envs.sequences). In training its sum is divided by what the training data ask for on
+    average, so that ranks average to the mean over all; in evaluation by what this batch asks for (see `weight`).
     """
     logits, following = model.decoder(seen.loop.pred), seen.obs[:, 1:]
-    worth = seen.batch["reward"] / model.reward_norm.mean.clamp(min=1e-6)
+    mean = model.reward_norm.mean
+    if not model.training:
+        mean = weight(model, seen.batch) / seen.batch["num_valid"].clamp(min=1)
+    worth = seen.batch["reward"] / mean.clamp(min=1e-9)
     right = logits.argmax(dim=-1) == following.argmax(dim=-1)
     return {
         "prediction": seen.mean(losses.cross_entropy(logits, following) * worth),
         "accuracy": seen.mean(right * worth).detach(),
     }
+
+
+def weight(model: WorldModel, batch: Batch) -> Tensor:
+    """() what a batch counts in the means of an evaluation: its valid steps, or what is asked for."""
+    if model.hparams["objective"] != "tokens":
+        return batch["num_valid"].clone()
+    return torch.where(batch["valid"], batch["reward"], 0.0).sum()
 
 
 def heads(model: WorldModel, seen: Seen) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from worldmodel.batch import Batch
 from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
 from worldmodel.modules.normalizer import Normalizer
-from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop
+from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
 from worldmodel.modules.optimizer import Schedule, adamw
 from worldmodel.nets import mlp, observation_decoder, observation_encoder
 from worldmodel.predictor import LatentPredictor, previous_states
@@ -56,8 +56,8 @@ class WorldModel(pl.LightningModule):
         channels: of the first convolution, where there are images; each further one has twice as many.
         head_depth: hidden layers between the state and the predicted latent.
         gradient: through time. `tbptt` cuts it where a segment starts; `rtrl` is exact through any number of segments,
-            for small models; `eligibility` the same for the rule diagonal, at a fraction of the cost; `bptt` trains
-            each episode as one segment.
+            for small models; `eligibility`, for the rule diagonal, is so for the cell's last layer, at a fraction of
+            the cost; `bptt` trains each episode as one segment.
         objective: reconstruction, latent or tokens.
         open_loop_steps: k; rollouts of k steps from every k-th frame are trained too. 0: none. Must divide the segment.
         open_loop_weight: of that term, relative to the one-step prediction.
@@ -251,6 +251,11 @@ class WorldModel(pl.LightningModule):
                     f"model.objective tokens needs observations that are one Discrete space, not {' and '.join(kinds)}:"
                     " choose reconstruction or latent"
                 )
+            if stage == "fit" and not float(datamodule.statistics["reward"][0]) > 0:
+                raise UserError(
+                    "model.objective tokens takes a step's reward as the weight of its prediction, and the mean reward"
+                    " of this data is not above 0: choose reconstruction or latent"
+                )
         if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
             self.obs_norm.fit(*statistics["obs"])
             self.action_norm.fit(*statistics["action"])
@@ -276,17 +281,19 @@ class WorldModel(pl.LightningModule):
         terms, h, carry = self.losses(batch)
         for name, value in {"loss": self._total(terms), **terms}.items():
             metric = cast(MeanMetric, self.val_means[name])
-            metric.update(value, weight=batch["num_valid"].clone())
+            metric.update(value, weight=weight(self, batch))
             self.log(_key(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
         return {"carry": carry, "h": h}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Closed-loop predictions of each next observation, reward and continue probability, with the data's units."""
         obs, h, carry = self.closed_loop(batch["obs"][:, :-1], batch["action"], batch["is_first"], batch.get("carry"))
+        predicted = {"obs": obs.float(), "carry": carry, "h": h}
+        if self.heads is None:
+            return predicted
         reward, proceeds = self.head_outputs(h)
         reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
-        predicted = {"obs": obs.float(), "reward": reward.float(), "continue": proceeds.sigmoid().float()}
-        return {**predicted, "carry": carry, "h": h}
+        return {**predicted, "reward": reward.float(), "continue": proceeds.sigmoid().float()}
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
         return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()

@@ -24,6 +24,7 @@ class Diagnosis:
     """What was measured; None where the batches do not allow it, or parameters are not finite."""
 
     rule: str
+    gradient: str  # how it goes through time in training: tbptt, ...
     horizon: int  # T
     steps: int  # of the stretch, all batches together
     lanes: int
@@ -43,7 +44,9 @@ class Diagnosis:
         return _plain(asdict(self))
 
 
-def diagnose(model: Model, batches: Sequence[Batch], rule: str, carry: bool = True) -> Diagnosis:
+def diagnose(
+    model: Model, batches: Sequence[Batch], rule: str, carry: bool = True, gradient: str = "tbptt"
+) -> Diagnosis:
     """Measure everything.
 
     Args:
@@ -51,11 +54,12 @@ def diagnose(model: Model, batches: Sequence[Batch], rule: str, carry: bool = Tr
         batches: consecutive, from the beginning of a stream. With one only, nothing is said of lags beyond T.
         rule: its name.
         carry: whether training carries the state from batch to batch.
+        gradient: the model's: where it is exact, no horizon is too short.
     """
     steps, stretch = batches[0]["valid"].shape[1], join(batches)
     lanes, length = stretch["valid"].shape
     found = gradients(model, batches, carry)
-    sizes = rule, steps, length, lanes, found
+    sizes = rule, gradient, steps, length, lanes, found
     if found.not_finite:
         return Diagnosis(*sizes)
     trajectory = follow(model, stretch)

@@ -192,6 +192,8 @@ def _clock(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 
 def _horizon(diagnosis: Diagnosis) -> Iterator[Finding]:
+    if diagnosis.gradient != "tbptt":
+        return
     dependency, reach, steps = diagnosis.dependency, diagnosis.reach, diagnosis.horizon
     far = dependency is not None and dependency.explains > FAR_EXPLAINS and dependency.share > FAR_SHARE
     stays = reach is not None and reach.tells and (reach.half_life is None or reach.half_life > steps)

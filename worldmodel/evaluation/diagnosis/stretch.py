@@ -101,13 +101,26 @@ def follow(model: Model, batch: Batch) -> Trajectory:
 
 @torch.no_grad()
 def follow_unbroken(model: Model, batch: Batch) -> Trajectory:
-    """As `follow`, through the starts of episodes as if there were none: for states older than any episode is."""
-    lanes = torch.nonzero((batch["episode"] >= 0).all(dim=1)).flatten()
-    whole = some_lanes(batch, lanes if len(lanes) else torch.arange(len(batch["valid"])))
+    """As `follow`, through the starts of episodes as if there were none: for states older than any episode is.
+
+    Lanes with padding are left out; where all have some, the steps before the first padding of any are followed.
+    """
+    real = batch["episode"] >= 0
+    lanes = torch.nonzero(real.all(dim=1)).flatten()
+    whole = some_lanes(batch, lanes if len(lanes) else torch.arange(len(real)))
+    if not len(lanes):
+        whole = _until(whole, max(1, int(real.all(dim=0).long().cumprod(dim=0).sum())))
     first = torch.zeros_like(whole["is_first"])
     first[:, 0] = True
     whole["is_first"], whole["valid"] = first, torch.ones_like(first)
     return follow(model, whole)
+
+
+def _until(batch: Batch, steps: int) -> Batch:
+    """The first steps of a batch."""
+    length = batch["valid"].shape[1]
+    cut = {n: v[:, :steps] for n, v in batch.items() if isinstance(v, Tensor) and v.ndim > 1 and v.shape[1] == length}
+    return cast(Batch, {**batch, **cut, "obs": batch["obs"][:, : steps + 1]})
 
 
 def flat(values: Tensor, where: Tensor) -> Tensor:
