@@ -21,6 +21,7 @@ that while it is updated. So this is for small models; a cell with a diagonal Ja
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,13 +134,13 @@ def link(h: Tensor, pull: Callable[[Tensor], list[Tensor]], *params: Tensor) -> 
 
 class _Link(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, h: Tensor, pull: Callable[[Tensor], list[Tensor]], *params: Tensor) -> Tensor:
+    def forward(ctx: Any, h: Tensor, pull: Callable[[Tensor], list[Tensor]], *params: Tensor) -> Tensor:
         ctx.pull = pull
         return h.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = gradients
         return gradient, None, *ctx.pull(gradient)
 

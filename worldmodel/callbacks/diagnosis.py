@@ -72,8 +72,8 @@ def measure(module: Any, batch: dict[str, Any], h: Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
     if (state := representation(flat(h, valid))) is not None:
         found |= {"rank_h": state.effective_rank, "dead_h": len(state.dead) / state.dim}
-    gate = getattr(module, "gate", None)
-    if callable(gate) and (seen := gates(gate(batch, h), valid)) is not None:
+    gate: Any = getattr(module, "gate", None)
+    if gate is not None and (seen := gates(gate(batch, h), valid)) is not None:
         found |= {"gate_saturated": seen.saturated, "gate_stuck": seen.stuck}
     if "step" in batch and (share := clock_share(h, batch["step"], valid)) is not None:
         found["clock"] = share

@@ -191,7 +191,7 @@ def make_task(env_id: str, **options: Any) -> Task:
     if options.get("symbols", 2) > 3:
         raise UserError(f"{name}'s symbols is {options['symbols']}: 2 (a b) and 3 (a b c) are there")
     task = kind(**options)
-    if isinstance(task, _Recall) and task.min_length > task.max_length:
+    if issubclass(kind, _Recall) and task.min_length > task.max_length:
         raise UserError(f"{name}'s min_length {task.min_length} is above its max_length {task.max_length}")
     return task
 

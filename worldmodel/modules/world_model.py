@@ -243,20 +243,20 @@ class WorldModel(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if self.hparams["objective"] == "tokens" and (layout := getattr(datamodule, "layout", None)):
-            kinds = [leaf["type"] for leaf in layout.observation_space.values()]
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if self.hparams["objective"] == "tokens" and hasattr(datamodule, "layout"):
+            kinds = [leaf["type"] for leaf in datamodule.layout.observation_space.values()]
             if kinds != ["Discrete"]:
                 raise UserError(
                     f"model.objective tokens needs observations that are one Discrete space, not {' and '.join(kinds)}:"
                     " choose reconstruction or latent"
                 )
-            if stage == "fit" and not float(datamodule.statistics["reward"][0]) > 0:
+        if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
+            if self.hparams["objective"] == "tokens" and not float(statistics["reward"][0]) > 0:
                 raise UserError(
                     "model.objective tokens takes a step's reward as the weight of its prediction, and the mean reward"
                     " of this data is not above 0: choose reconstruction or latent"
                 )
-        if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
             self.obs_norm.fit(*statistics["obs"])
             self.action_norm.fit(*statistics["action"])
             self.reward_norm.fit(*statistics["reward"])

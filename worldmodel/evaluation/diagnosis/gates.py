@@ -39,8 +39,8 @@ def gates(values: Tensor | None, valid: Tensor) -> Gates | None:
     if not len(rows):
         return None
     shut, wide = rows < LOW, rows > HIGH
-    stuck = [float((side.double().mean(dim=0) >= STUCK).double().mean()) for side in (shut, wide)]
+    low, high = (float((side.double().mean(dim=0) >= STUCK).double().mean()) for side in (shut, wide))
     histogram = torch.histc(rows.flatten(), BINS, 0.0, 1.0) / rows.numel()
     return Gates(
-        float(shut.double().mean()), float(wide.double().mean()), *stuck, float(rows.mean()), histogram.tolist()
+        float(shut.double().mean()), float(wide.double().mean()), low, high, float(rows.mean()), histogram.tolist()
     )

@@ -101,7 +101,7 @@ def law_of(norm: np.ndarray) -> tuple[Law, float, float, dict[Law, float]]:
         "sqrt": (*_best(t, y, lambda _: np.sqrt(t), np.ones(1)), 2),
         "linear": (*_best(t, y, lambda _: t, np.ones(1)), 2),
     }
-    rates = np.geomspace(1 / last, min(600 / last, 5.0), 100)
+    rates, residual, rate = np.geomspace(1 / last, min(600 / last, 5.0), 100), np.inf, 0.0
     for _ in range(3):  # each time ten times finer
         residual, rate = _best(t, y, lambda rate: np.exp(rate * t), rates)
         step = rates[1] / rates[0]
@@ -110,7 +110,7 @@ def law_of(norm: np.ndarray) -> tuple[Law, float, float, dict[Law, float]]:
     score = {law: len(t) * np.log(max(r, FLOOR) ** 2) + k * np.log(len(t)) for law, (r, _, k) in fits.items()}
     late = t >= last / SETTLED
     exponent = float(np.polyfit(np.log(t[late]), np.log(y[late]), 1)[0])
-    law = min(score, key=lambda name: score[name])
+    _, law = min((value, name) for name, value in score.items())
     if SETTLED**exponent < RISE:
         law = "bounded"
     return law, exponent, fits[law][1] if law == "exponential" else 0.0, {name: fit[0] for name, fit in fits.items()}
