@@ -107,10 +107,12 @@ def law_of(norm: np.ndarray) -> tuple[Law, float, float, dict[Law, float]]:
         step = rates[1] / rates[0]
         rates = np.geomspace(rate / step, min(rate * step, 650 / last), 20)
     fits["exponential"] = residual, rate, 3
-    score = {law: len(t) * np.log(max(r, FLOOR) ** 2) + k * np.log(len(t)) for law, (r, _, k) in fits.items()}
+    score: list[tuple[float, Law]] = [
+        (len(t) * np.log(max(r, FLOOR) ** 2) + k * np.log(len(t)), law) for law, (r, _, k) in fits.items()
+    ]
     late = t >= last / SETTLED
     exponent = float(np.polyfit(np.log(t[late]), np.log(y[late]), 1)[0])
-    _, law = min((value, name) for name, value in score.items())
+    _, law = min(score)
     if SETTLED**exponent < RISE:
         law = "bounded"
     return law, exponent, fits[law][1] if law == "exponential" else 0.0, {name: fit[0] for name, fit in fits.items()}
