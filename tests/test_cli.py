@@ -109,7 +109,8 @@ def test_every_rule_fits(worldmodel, toy_conf, rule):
 def test_every_conf_runs(worldmodel, conf, tmp_path):
     """Collects what it asks for, less of it, and trains for some steps."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")  # a policy is named from the project's root
-    data = yaml.safe_load(conf.read_text())["data"]
+    config = yaml.safe_load(conf.read_text())
+    data, is_task = config["data"], config["model"].get("objective") == "tokens"
     asked = {name: data[name] for name in ("collect", "test_collect") if name in data}
     options = []
     for name, collect in asked.items():
@@ -124,7 +125,7 @@ def test_every_conf_runs(worldmodel, conf, tmp_path):
         "disabled",
     ]
     process = worldmodel("fit", "--config", conf, *options)
-    assert (tmp_path / run_of(process) / "rollout.png").exists()
+    assert (tmp_path / run_of(process) / ("recall.png" if is_task else "rollout.png")).exists()
     again = worldmodel("fit", "--config", conf, "--data.path", tmp_path / "again", *options)
     assert run_of(again).endswith("-2"), "a second run gets a folder of its own"
 
