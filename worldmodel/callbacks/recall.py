@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
+from worldmodel.callbacks.at_once import log_last_weights
 from worldmodel.callbacks.rollout import MULTIPLES
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import recall_figure, save
@@ -45,15 +45,9 @@ class RecallEvaluation(pl.Callback):
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Evaluate the last weights, if no validation just did."""
-        done = self._evaluated_step == trainer.global_step or trainer.fast_dev_run
-        if done or not _is_asked(trainer, pl_module):
+        if self._evaluated_step == trainer.global_step or trainer.fast_dev_run or not _is_asked(trainer, pl_module):
             return
-        pl_module.eval()
-        metrics = self._evaluate(trainer, pl_module)
-        pl_module.train()
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        log_last_weights(trainer, pl_module, lambda: self._evaluate(trainer, pl_module))
 
     def _evaluate(self, trainer: Any, pl_module: Any) -> dict[str, float]:
         data = trainer.datamodule

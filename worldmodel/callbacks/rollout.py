@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from matplotlib.figure import Figure
 
+from worldmodel.callbacks.at_once import log_last_weights
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import save_animation
@@ -62,12 +62,7 @@ class RolloutEvaluation(pl.Callback):
         """Evaluate the last weights, if no validation just did."""
         if self._evaluated_step == trainer.global_step or trainer.fast_dev_run or not _predicts_values(pl_module):
             return
-        pl_module.eval()
-        metrics = self._evaluate(trainer, pl_module, "val")
-        pl_module.train()
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        log_last_weights(trainer, pl_module, lambda: self._evaluate(trainer, pl_module, "val"))
 
     def _evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
         data: Any = trainer.datamodule

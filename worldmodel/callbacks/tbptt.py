@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.callbacks.weight_change import INPUTS, InputHistory, PostSwapRatio, WeightWatch
 from worldmodel.errors import UserError
 
@@ -94,7 +95,7 @@ class TruncatedBPTT(pl.Callback):
         if self._history is not None and _can_remake(pl_module, batch):
             self._history.add(batch)
         if "loss" in outputs and (ratio := self._ratio.hear(outputs["loss"])) is not None:
-            _log(trainer, "hidden/post_swap_ratio", ratio)
+            log_at_once(trainer, {"hidden/post_swap_ratio": ratio})
         acknowledge = getattr(getattr(trainer, "datamodule", None), "acknowledge", None)
         if acknowledge is not None and "position" in batch:
             acknowledge(int(batch["position"]))
@@ -217,10 +218,3 @@ def _with_resets(batch: dict[str, Any], every: int) -> Tensor:
             " episode: leave it out for this data"
         )
     return batch["is_first"] | (batch["step"] % every == 0)
-
-
-def _log(trainer: Any, name: str, value: float) -> None:
-    """To all loggers and callback_metrics, at once: `self.log` writes nothing between two of log_every_n_steps."""
-    trainer.callback_metrics[name] = torch.tensor(value)
-    for logger in trainer.loggers:
-        logger.log_metrics({name: value}, step=trainer.global_step)

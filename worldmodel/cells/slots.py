@@ -1,10 +1,10 @@
 """Slot memory: sparse writes by a learned router, reads by attention."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
+from worldmodel.cells.proposals import proposals
 
 SLOTS = 8
 
@@ -41,10 +41,8 @@ class Slots(nn.Module):
 
     def propose(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """The arguments of `rules.slots` after h."""
-        proposals = x + self.recurrent(self.read(h))
-        if self.norm is not None and self.output is not None:
-            proposals = self.output(F.silu(self.norm(proposals)))
-        return proposals.to(h.dtype).split(self.widths, dim=-1)
+        made = proposals(x, self.read(h), self.recurrent, self.norm, self.output)
+        return made.to(h.dtype).split(self.widths, dim=-1)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         return rules.slots(h, *self.propose(x, h))

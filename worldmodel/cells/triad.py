@@ -1,10 +1,10 @@
 """Triad: gated channels, counters and latches in one state."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
+from worldmodel.cells.proposals import proposals
 
 COUNTERS = 4
 LATCHES = 8
@@ -54,10 +54,8 @@ class Triad(nn.Module):
 
     def propose(self, driven: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Gate and candidate of the gated channels."""
-        proposals = driven + self.recurrent(self.read(h))
-        if self.norm is not None and self.output is not None:
-            proposals = self.output(F.silu(self.norm(proposals)))
-        return proposals.to(h.dtype).chunk(2, dim=-1)
+        made = proposals(driven, self.read(h), self.recurrent, self.norm, self.output)
+        return made.to(h.dtype).chunk(2, dim=-1)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         driven, *others = x.to(h.dtype).split(self.widths, dim=-1)

@@ -3,10 +3,10 @@
 from inspect import signature
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
+from worldmodel.cells.proposals import proposals
 
 RESIDUAL_START = 0.01  # times the usual first weights
 
@@ -25,9 +25,9 @@ class UpdateCell(nn.Module):
         super().__init__()
         self.rule = rules.RULES[rule]
         self.state_dim = self.read_dim = hidden_dim
-        proposals = list(signature(self.rule).parameters)[1:]
-        self.num_proposals = len(proposals)
-        self.gated = proposals[0] == "gate"
+        names = list(signature(self.rule).parameters)[1:]
+        self.num_proposals = len(names)
+        self.gated = names[0] == "gate"
         wide = self.num_proposals * hidden_dim
         self.input = nn.Linear(input_dim, wide if layers == 1 else hidden_dim)
         self.recurrent = nn.Linear(hidden_dim, self.input.out_features, bias=False)
@@ -47,10 +47,8 @@ class UpdateCell(nn.Module):
         return self.input(torch.cat([z, a], dim=-1))
 
     def propose(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        proposals = x + self.recurrent(h)
-        if self.norm is not None and self.output is not None:
-            proposals = self.output(F.silu(self.norm(proposals)))
-        return proposals.to(h.dtype).chunk(self.num_proposals, dim=-1)
+        made = proposals(x, h, self.recurrent, self.norm, self.output)
+        return made.to(h.dtype).chunk(self.num_proposals, dim=-1)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         return self.rule(h, *self.propose(x, h))

@@ -30,6 +30,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint of this program, or it is damaged") from error
 
 
+def config_of(checkpoint: Path) -> Path | None:
+    """The config.yaml of the run that a checkpoint lies in; None, where there is none."""
+    beside = (folder / "config.yaml" for folder in (checkpoint.parent.parent, checkpoint.parent))
+    return next((path for path in beside if path.is_file()), None)
+
+
+def load_weights(model: WorldModel, checkpoint: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a model; a UserError, naming its path, if they are not of such a model."""
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path} is of another version of this program: {str(error).splitlines()[0]}") from error
+
+
 def check_arguments(checkpoint: dict[str, Any], model: WorldModel) -> None:
     """Raise UserError, naming every difference, if the checkpoint is of a model with other arguments."""
     had = checkpoint["hyper_parameters"]

@@ -11,9 +11,9 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from worldmodel.batch import Batch
-from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, read_checkpoint
+from worldmodel.commands.checkpoints import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
 from worldmodel.commands.parser import Parser
-from worldmodel.commands.run_folder import run_folder
+from worldmodel.commands.run_folder import check_free, file_name, run_folder
 from worldmodel.commands.training import TrainingCLI, TrainingParser, training_errors
 from worldmodel.data.durable import whole_file
 from worldmodel.errors import UserError
@@ -34,8 +34,8 @@ def main(argv: list[str]) -> None:
     """Measure, write diagnosis.json and diagnosis.png, and say what was found."""
     options, rest = parser().parse_known_args(argv)
     _check(options, rest)
-    if options.out is not None and options.out.is_dir() and any(options.out.iterdir()):
-        raise UserError(f"the folder {options.out} is not empty: choose another --out")
+    if options.out is not None:
+        check_free(options.out, "--out")  # before minutes of measuring
     checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
     fit = ["fit", *(word for path in _configs(options.config, checkpoint) for word in ("--config", path)), *rest]
     with training_errors(fit):
@@ -44,8 +44,7 @@ def main(argv: list[str]) -> None:
         model = cli.model.eval()
         rule = model.hparams["rule"]
         diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"])
-        name = f"{rule}-{cli.datamodule.env_id.replace('/', '-').replace(':', '-')}"
-        folder = run_folder("diagnose", name, options.out, "--out")
+        folder = run_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
     found = findings(diagnosis)
     weights = "first weights" if checkpoint is None else str(checkpoint)
     write(folder, diagnosis, found, f"{cli.datamodule.env_id}, {rule}, {weights}")
@@ -100,11 +99,7 @@ class DiagnoseCLI(TrainingCLI):
         if self.weights is not None:
             checkpoint = read_checkpoint(self.weights)
             check_arguments(checkpoint, self.model)
-            try:
-                self.model.load_state_dict(checkpoint["state_dict"])
-            except RuntimeError as error:
-                line = str(error).splitlines()[0]
-                raise UserError(f"{self.weights} is of another version of this program: {line}") from error
+            load_weights(self.model, checkpoint, self.weights)
 
     @property
     def carries(self) -> bool:
@@ -141,7 +136,6 @@ def _configs(given: list[str] | None, checkpoint: Path | None) -> list[str]:
     """Those that were given, or that of the run that the checkpoint lies in."""
     if given or checkpoint is None:
         return given or []
-    for folder in (checkpoint.parent.parent, checkpoint.parent):
-        if (folder / "config.yaml").is_file():
-            return [str(folder / "config.yaml")]
+    if (path := config_of(checkpoint)) is not None:
+        return [str(path)]
     raise UserError(f"{checkpoint} has no config.yaml of its run beside it: say which model and data with --config")

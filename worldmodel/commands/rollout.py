@@ -10,10 +10,10 @@ import yaml
 from rich.console import Console
 
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
-from worldmodel.commands.checkpoints import find_checkpoint, read_checkpoint
+from worldmodel.commands.checkpoints import config_of, find_checkpoint, load_weights, read_checkpoint
 from worldmodel.commands.result import horizon_lines, horizon_table
 from worldmodel.commands.rollout_plan import Plan, plan_rollouts
-from worldmodel.commands.run_folder import run_folder
+from worldmodel.commands.run_folder import file_name, run_folder
 from worldmodel.commands.training import TrainingParser
 from worldmodel.data.episodes import Episodes
 from worldmodel.errors import UserError
@@ -42,8 +42,7 @@ def main(argv: list[str]) -> None:
     curves = curves_from(model, plan.episodes, starts, data.steps, plan.burn_in, **how)
     rule = model.hparams["rule"]
     seed = f"-s{config['seed_everything']}" if config else ""
-    name = f"{rule}-{data.env_id.replace('/', '-').replace(':', '-')}{seed}"
-    folder = run_folder("rollout", name, arguments.out, "--out")
+    folder = run_folder("rollout", f"{rule}-{file_name(data.env_id)}{seed}", arguments.out, "--out")
     files = _write(folder, _named(curves, plan), plan.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in plan.notes:
         print(note)
@@ -94,16 +93,15 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
 
 def _config_of(checkpoint: Path) -> dict[str, Any] | None:
     """The configuration of the run that a checkpoint lies in; None, where there is none."""
-    for folder in (checkpoint.parent.parent, checkpoint.parent):
-        path = folder / "config.yaml"
-        if path.is_file():
-            try:
-                config = yaml.safe_load(path.read_text())
-                _ = config["data"]["path"], config["seed_everything"]
-                return config
-            except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
-                raise UserError(f"{path} is not the configuration of a run: say which data with --data PATH") from error
-    return None
+    path = config_of(checkpoint)
+    if path is None:
+        return None
+    try:
+        config = yaml.safe_load(path.read_text())
+        _ = config["data"]["path"], config["seed_everything"]
+        return config
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is not the configuration of a run: say which data with --data PATH") from error
 
 
 def _trained_steps(path: Path) -> int:
@@ -133,9 +131,9 @@ def _model(path: Path, data: EpisodeDataModule) -> WorldModel:
         )
     try:
         model = WorldModel(**arguments)
-        model.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError) as error:
+    except TypeError as error:
         raise UserError(f"{path} is of another version of this program: {str(error).splitlines()[0]}") from error
+    load_weights(model, checkpoint, path)
     return model.eval()
 
 

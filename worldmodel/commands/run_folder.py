@@ -14,6 +14,19 @@ def is_first_rank() -> bool:
     return not ranks or ranks[0] == "0"
 
 
+def file_name(env_id: str) -> str:
+    """An environment's name as a part of a folder's."""
+    return env_id.replace("/", "-").replace(":", "-")
+
+
+def check_free(folder: Path, option: str) -> None:
+    """Raise UserError if the folder that the user chose holds files."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"the run's folder {folder} is not empty: choose another {option}, so that no run is overwritten"
+        )
+
+
 def run_folder(experiment: str, name: str, asked: Path | None, option: str = "--run_dir") -> Path:
     """Make the run's folder on rank 0; other ranks get the same path.
 
@@ -34,10 +47,7 @@ def run_folder(experiment: str, name: str, asked: Path | None, option: str = "--
 
 
 def _chosen(folder: Path, option: str) -> Path:
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"the run's folder {folder} is not empty: choose another {option}, so that no run is overwritten"
-        )
+    check_free(folder, option)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

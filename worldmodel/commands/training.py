@@ -27,7 +27,7 @@ from worldmodel.commands.checkpoints import check_arguments, check_unfinished, f
 from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.commands.parser import explain, fail
 from worldmodel.commands.result import print_result
-from worldmodel.commands.run_folder import is_first_rank, run_folder
+from worldmodel.commands.run_folder import file_name, is_first_rank, run_folder
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
 from worldmodel.modules.data_module import EpisodeDataModule
@@ -178,7 +178,7 @@ class TrainingCLI(LightningCLI):
 
     def _make_folder(self) -> Path:
         config = self.config[str(self.subcommand)]
-        env = self.datamodule.env_id.replace("/", "-").replace(":", "-")
+        env = file_name(self.datamodule.env_id)
         prefix = "" if self.subcommand == "fit" else f"{self.subcommand}-"
         name = f"{prefix}{self.model.hparams['rule']}-{env}-s{config['seed_everything']}"
         return run_folder(config["experiment"], name, self.run_dir)

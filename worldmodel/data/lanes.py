@@ -107,10 +107,10 @@ class LaneSchedule:
         slot = np.searchsorted(order.keys, lane * order.span + position, side="right")
         inside = position < order.totals[:, None]
         slot = np.where(inside, slot, 0)
-        episode = np.where(inside, order.ids[slot], -1)
-        step = np.where(inside, position - (order.ends[slot] - self.room[order.ids[slot]]), 0)
-        behind = step >= self.num_frames[order.ids[slot]]  # an episode's last frame
-        episode, step = np.where(behind, -1, episode), np.where(behind, 0, step)
+        found = order.ids[slot]
+        step = position - (order.ends[slot] - self.room[found])
+        inside &= step < self.num_frames[found]
+        episode, step = np.where(inside, found, -1), np.where(inside, step, 0)
         valid = (episode[:, 1:] == episode[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)
         return Frames(episode, step, step[:, :-1] == 0, valid)
 

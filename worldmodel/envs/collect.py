@@ -81,8 +81,15 @@ def collect(
     earlier = _collected_before(out, settings) if append else []
     pixels = frame_size(settings["pixels"])
     num_envs = _num_envs(settings)
-    limits = settings["max_episode_steps"], settings["env_kwargs"], vectorization, pixels, settings["min_episode_steps"]
-    simulator = make_simulator(settings["env_id"], num_envs, *limits)
+    simulator = make_simulator(
+        settings["env_id"],
+        num_envs,
+        settings["max_episode_steps"],
+        settings["env_kwargs"],
+        vectorization,
+        pixels,
+        settings["min_episode_steps"],
+    )
     envs = simulator.envs
     try:
         act = make_policy(settings["policy"], envs.single_action_space, num_envs, settings["seed"])

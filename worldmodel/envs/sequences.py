@@ -185,7 +185,7 @@ def make_task(env_id: str, **options: Any) -> Task:
     name, known = env_id.split("/")[-1], {field.name for field in fields(kind)}
     for option, value in options.items():
         choose(f"{name} option", option, known)
-        least = {"symbols": 2, "max_n": 1, "values": 2, "items": 1}.get(option, 1)
+        least = 2 if option in ("symbols", "values") else 1
         if option != "first" and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise UserError(f"{name}'s {option} is {value!r}: it must be a whole number, at least {least}")
     if options.get("symbols", 2) > 3:

@@ -42,17 +42,15 @@ def recall(model: Model, task: Task, lengths: list[int], sequences: int, seed: i
     for length in lengths:
         rng = np.random.default_rng([seed, length])
         drawn = [task.draw(rng, length) for _ in range(sequences)]
-        right = total = 0.0
         steps = max(len(sequence.weight) for sequence in drawn)
         tokens = np.zeros((sequences, steps + 1), np.int64)
         weight = np.zeros((sequences, steps), np.float32)
         for row, sequence in enumerate(drawn):
             tokens[row, : len(sequence.tokens)], weight[row, : len(sequence.weight)] = sequence
         predicted, _ = _predict(model, tokens[:, :-1], len(task.vocabulary))
-        right = float((weight * (predicted == tokens[:, 1:])).sum())
-        total = float(weight.sum())
+        right = weight * (predicted == tokens[:, 1:])
+        accuracies.append(float(right.sum() / weight.sum()))
         asked |= set(np.unique(tokens[:, 1:][weight > 0]).tolist())
-        accuracies.append(right / total)
     counted = counts_to(model, task, limit) if isinstance(task, Counting) else None
     return Recalled(lengths, accuracies, 1 / len(asked), counted, limit if counted is not None else None)
 

@@ -274,8 +274,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _stream(self) -> dict[str, Any]:
         """What decides which frames batch n holds."""
-        names = ["steps", "lanes", "seed", "split_seed", "val_fraction", "test_fraction", "non_finite", "observations"]
-        names.append("whole_episodes")
+        names = ("steps", "lanes", "whole_episodes", "seed", "split_seed", "val_fraction", "test_fraction")
+        names += ("non_finite", "observations")
         return {name: getattr(self, name) for name in names} | {"files": self.source.fingerprint[:12]}
 
     def _segments(self, split: Split, shuffle: bool = False) -> Segments:

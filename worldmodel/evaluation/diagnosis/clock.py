@@ -28,10 +28,7 @@ class Clock:
 
 def clock(trajectory: Trajectory, stretch: Batch) -> Clock | None:
     """None with one lane, too few steps, or steps that are all the same."""
-    lanes, steps = trajectory.valid.shape
-    where = (trajectory.valid & trajectory.h.isfinite().all(dim=-1)).flatten().numpy()
-    time = trajectory.step.flatten().numpy()[where, None].astype(np.float64)
-    half = np.repeat(np.arange(lanes) % 2 == 0, steps)[where]
+    where, time, half = _times(trajectory.h, trajectory.step, trajectory.valid)
     obs = narrowed(stretch["obs"][:, :-1].flatten(0, 1).numpy()[where], WIDEST)
     seen = np.concatenate([obs, stretch["action"].flatten(0, 1).numpy()[where]], axis=1)
     states = trajectory.h, trajectory.predictor.cell.read(trajectory.h).detach()
@@ -45,9 +42,14 @@ def clock(trajectory: Trajectory, stretch: Batch) -> Clock | None:
 
 def clock_share(h: Tensor, step: Tensor, valid: Tensor) -> float | None:
     """R^2 of the step's number (B, T) from states h (B, T, D) at valid steps (B, T), on held-out lanes."""
-    lanes, steps = valid.shape
-    where = (valid & h.isfinite().all(dim=-1)).flatten().cpu().numpy()
-    half = np.repeat(np.arange(lanes) % 2 == 0, steps)[where]
-    time = step.flatten().cpu().numpy()[where, None].astype(np.float64)
+    where, time, half = _times(h, step, valid)
     predictions = held_out(h.flatten(0, 1).double().cpu().numpy()[where], time, half)
     return None if predictions is None else explained(predictions, time)
+
+
+def _times(h: Tensor, step: Tensor, valid: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of the B T steps count, and of those the step's number (N, 1) and whether the lane is in the first half."""
+    lanes, steps = valid.shape
+    where = (valid & h.isfinite().all(dim=-1)).flatten().cpu().numpy()
+    time = step.flatten().cpu().numpy()[where, None].astype(np.float64)
+    return where, time, np.repeat(np.arange(lanes) % 2 == 0, steps)[where]

@@ -69,7 +69,7 @@ def diagnose(
     valid = stretch["valid"]
     return Diagnosis(
         *sizes,
-        growth(model, stretch, steps),
+        growth(model, stretch, trajectory, steps),
         spectrum(trajectory),
         reach(model, stretch, steps),
         dependency(model, stretch, steps),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.batch import Batch
-from worldmodel.evaluation.diagnosis.stretch import Model, Trajectory, ages, follow, follow_unbroken
+from worldmodel.evaluation.diagnosis.stretch import Model, Trajectory, ages, follow_unbroken
 
 Law = Literal["bounded", "sqrt", "linear", "exponential"]
 
@@ -52,9 +52,8 @@ def _grown(norm: list[float], steps: int) -> float:
     return norm[-1] / max(norm[min(steps, len(norm)) - 1], 1e-30) if norm else float("nan")
 
 
-def growth(model: Model, stretch: Batch, steps: int) -> Growth:
-    """Of a model over a stretch of several times T = `steps` steps."""
-    trajectory = follow(model, stretch)
+def growth(model: Model, stretch: Batch, trajectory: Trajectory, steps: int) -> Growth:
+    """Of a model over a stretch of several times T = `steps` steps, and its trajectory there."""
     norm = _norms(trajectory, trajectory.h)
     unbroken = len(norm) < min(LONG * steps, stretch["valid"].shape[1])
     if unbroken:

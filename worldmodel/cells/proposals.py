@@ -1,0 +1,15 @@
+"""What a cell proposes to its rule, from its inputs and what it reads of its state."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def proposals(
+    x: Tensor, seen: Tensor, recurrent: nn.Linear, norm: nn.LayerNorm | None, output: nn.Linear | None
+) -> Tensor:
+    """One layer: x + W_h seen. Two layers, with a norm and an output: W_o silu(LayerNorm(x + W_h seen)) + b_o.
+
+    x (..., X) is the input's share, W_x [z, a] + b, which does not depend on the state; seen (..., R) is of the state.
+    """
+    made = x + recurrent(seen)
+    return made if norm is None or output is None else output(F.silu(norm(made)))
