@@ -17,20 +17,20 @@ from browser import ARGUMENTS, find  # noqa: E402
 
 RULES = "residual,gated,gated_norm,direct,unit_norm,gru,lstm"
 DOCS = ROOT / "docs" / "results"
-COMPARISONS = {  # name -> configuration, seeds
-    "linear": ("conf/linear.yaml", "0,1,2,3,4"),
-    "pendulum": ("conf/results/pendulum.yaml", "0,1,2"),
-    "cartpole": ("conf/results/cartpole.yaml", "0,1,2"),
-    "acrobot": ("conf/results/acrobot.yaml", "0,1,2"),
-    "half_cheetah": ("conf/results/half_cheetah.yaml", "0,1,2"),
+SIMULATORS = ("pendulum", "cartpole", "acrobot", "half_cheetah")
+COMPARISONS = {  # name -> configuration, rules, starts, seeds
+    "linear": ("conf/linear.yaml", RULES, "carry,zero", "0,1,2,3,4"),
+    **{name: (f"conf/results/{name}.yaml", RULES, "carry,zero", "0,1,2") for name in SIMULATORS},
+    "linear_triad": ("conf/linear.yaml", "triad", "carry", "0,1,2,3,4"),
+    **{f"{name}_triad": (f"conf/results/{name}.yaml", "triad,gated_norm,gru", "carry", "0,1,2") for name in SIMULATORS},
 }
 
 
 def compare(name: str) -> Path:
     """Run a comparison to its end; returns its folder."""
-    conf, seeds = COMPARISONS[name]
+    conf, rules, starts, seeds = COMPARISONS[name]
     out = f"runs/results/{name}"
-    options = ["--config", conf, "--rules", RULES, "--start", "carry,zero", "--seeds", seeds]
+    options = ["--config", conf, "--rules", rules, "--start", starts, "--seeds", seeds]
     options += ["--wandb", "disabled", "--out", out]
     subprocess.run([Path(sys.executable).with_name("worldmodel"), "compare", *options], cwd=ROOT, check=True)
     return ROOT / out

@@ -57,6 +57,21 @@ def test_only_what_is_asked_for_is_charged(questions):
     assert set(terms) == {"prediction", "accuracy"}
 
 
+def test_among_triads_counters_some_count_as_the_task_asks_before_training(words):
+    """What makes exact counting the easiest way to learn; 1 of 300 initialisations has none."""
+    data = EpisodeDataModule(words, steps=8, lanes=8)
+    found = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = WorldModel(data.obs_dim, data.action_dim, objective="tokens", latent_dim=16, rule="triad")
+        model.obs_norm.fit(*data.statistics["obs"])
+        cell = model.predictor.cell
+        x = cell.project(model.encode(torch.eye(data.obs_dim)), torch.zeros(data.obs_dim, data.action_dim))
+        for_a, for_b = x.split(cell.widths, dim=-1)[1][1:3]
+        found += bool((for_a * for_b == -1).any())
+    assert found >= 9
+
+
 def test_learning_reaches_the_least_cross_entropy(words, tmp_path):
     """Of a^n b^n with n up to 4; no model can be below it but by chance."""
     pl.seed_everything(0)

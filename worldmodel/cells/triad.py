@@ -6,24 +6,28 @@ from torch import Tensor, nn
 from worldmodel import rules
 from worldmodel.cells.proposals import proposals
 
-COUNTERS = 4
+COUNTERS = 16
 LATCHES = 8
+NEAR = (-1.0, 0.0, 1.0)  # counts that readers can tell from all others
+LOUD = 4.0  # how much of it they see: more than the gated channels, or these learn to count as far as was trained
 
 
 class Triad(nn.Module):
-    """`hidden_dim` gated channels, and beside them 4 counters and 8 latches; see `rules.triad` for the equations.
+    """`hidden_dim` gated channels, and beside them 16 counters and 8 latches; see `rules.triad` for the equations.
 
     Long rollouts want a state that does not expand, a latch several stable states, counting marginal integration. No
     single recurrence is all three, so three kinds of channels share a state:
-    - counters add -1, 0 or 1, and which depends on the current input alone: nothing recurrent can spoil a count;
+    - counters add -1, 0 or 1, and which depends on the current input alone: nothing recurrent can spoil a count. They
+      start random, without bias: of 16, some count what a task asks for before anything is trained, if its inputs are
+      large (tokens), and all are still if they are small;
     - latches take a value or keep it exactly; whether and what depends on the last two inputs, so that "the one after
       the key" can be written. The input before comes as the share it has in the latches' proposals, 16 numbers, which
       wait in the state for one step (zeros at an episode's start: no input was before);
     - gated channels are `gated_norm`, and do all the rest.
-    Whoever reads, the gated channels and the heads, reads features: tanh(c), exp(-c^2) ("the count is zero": 1 at an
-    episode's start), l, and the gated channels; never c itself, so a count far beyond the trained ones looks like a
-    large one. Everything that is read is at most max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is
-    also the number of gated channels. The state is [gated, counters, latches, pending], `hidden_dim` + 28 wide.
+    Whoever reads, the gated channels and the heads, reads features: tanh(c), 4 exp(-2 (c - k)^2) for k = -1, 0, 1 ("the
+    count is k"), l, and the gated channels; never c itself, so a count far beyond the trained ones looks like a large
+    one. Everything that is read is at most max(4, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also
+    the number of gated channels. The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
 
     One layer: gate and candidate = W_x [z, a] + W_r read(h) + b.
     Two layers: W_o silu(LayerNorm(W_x [z, a] + W_r read(h) + b)) + b_o. Counters and latches are linear in [z, a] in
@@ -34,7 +38,7 @@ class Triad(nn.Module):
         super().__init__()
         self.state_widths = [hidden_dim, COUNTERS, LATCHES, 2 * LATCHES]
         self.state_dim = sum(self.state_widths)
-        self.read_dim = hidden_dim + 2 * COUNTERS + LATCHES
+        self.read_dim = hidden_dim + (1 + len(NEAR)) * COUNTERS + LATCHES
         driven = 2 * hidden_dim if layers == 1 else hidden_dim
         self.widths = [driven, COUNTERS, LATCHES, LATCHES, 2 * LATCHES]  # increment, write, value, later
         self.input = nn.Linear(input_dim, sum(self.widths))
@@ -43,6 +47,7 @@ class Triad(nn.Module):
         self.output = nn.Linear(hidden_dim, 2 * hidden_dim) if layers == 2 else None
         write = driven + COUNTERS
         nn.init.constant_((self.input if self.output is None else self.output).bias[:hidden_dim], gate_bias)
+        nn.init.zeros_(self.input.bias[driven:write])
         nn.init.constant_(self.input.bias[write : write + LATCHES], gate_bias)
         nn.init.zeros_(self.input.bias[write + 2 * LATCHES :])  # `later` joins a sum that has a bias
 
@@ -66,6 +71,7 @@ class Triad(nn.Module):
         return torch.sigmoid(self.propose(x[..., : self.widths[0]], h)[0])
 
     def read(self, h: Tensor) -> Tensor:
-        """[gated, tanh(c), exp(-c^2), latches]."""
+        """[gated, tanh(c), 4 exp(-2 (c + 1)^2), 4 exp(-2 c^2), 4 exp(-2 (c - 1)^2), latches]."""
         gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
-        return torch.cat([gated, torch.tanh(counters), torch.exp(-counters.square()), latches], dim=-1)
+        near = [LOUD * torch.exp(-2 * (counters - k).square()) for k in NEAR]
+        return torch.cat([gated, torch.tanh(counters), *near, latches], dim=-1)

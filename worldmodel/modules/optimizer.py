@@ -17,6 +17,7 @@ def adamw(
     schedule: Schedule,
     warmup_steps: int,
     planned_steps: float,
+    fused: bool = True,
 ) -> Any:
     """What `configure_optimizers` returns.
 
@@ -27,13 +28,14 @@ def adamw(
         schedule: behind the warm-up; the cosine ends at a hundredth.
         warmup_steps: over which the rate rises linearly.
         planned_steps: of the whole fit; infinite: constant.
+        fused: one kernel for all parameters; it cannot be joined with a loss scaler and gradient clipping.
     """
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
     def factor(step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, warmup_steps))

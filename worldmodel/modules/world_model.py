@@ -122,6 +122,9 @@ class WorldModel(pl.LightningModule):
             raise UserError("model.objective tokens knows neither images nor model.open_loop_steps: leave them out")
         nets = obs_dim, images or [], latent_dim, width, 0 if is_tokens else depth, channels
         self.encoder = observation_encoder(*nets)
+        if is_tokens:
+            embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
+            nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
         self.predictor = LatentPredictor(latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth)
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
@@ -315,7 +318,8 @@ class WorldModel(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         hp, planned = self.hparams, self.trainer.estimated_stepping_batches
         rate, schedule = (hp["learning_rate"], hp["weight_decay"]), (hp["lr_schedule"], hp["warmup_steps"])
-        return adamw(self.parameters(), *rate, *schedule, planned)
+        scaled = self.trainer.precision == "16-mixed"
+        return adamw(self.parameters(), *rate, *schedule, planned, fused=not scaled)
 
 
 def _key(stage: str, name: str) -> str:

@@ -1,0 +1,137 @@
+"""What each rule's memory can do: count, hold a value, copy; and how near it stays to the Kalman filter.
+
+python benchmarks/scorecard.py [--tasks anbn,haystack,...] [--rules gated_norm,lstm,...] [--seeds 0,1,2] [--jobs 2]
+
+Trains every rule with every seed, at equal parameters, on conf/TASK.yaml, as far as that is not done (runs/scorecard);
+then docs/results/scorecard.csv gets a row for every run that is there, and the tables of docs/results/scorecard.md are
+printed. The regret is that of benchmarks/results.py: docs/results/linear.csv and linear_triad.csv.
+"""
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from worldmodel.comparison.matching import matched, size_of
+from worldmodel.comparison.statistics import geometric
+from worldmodel.envs.sequences import make_task
+from worldmodel.rules import RULES
+
+ROOT = Path(__file__).parents[1]
+RUNS, DOCS = ROOT / "runs" / "scorecard", ROOT / "docs" / "results"
+COUNTING = ("anbn", "anbncn")
+TASKS = (*COUNTING, "haystack", "selective_copy", "repeat_first", "balanced")
+TIMES = (1, 5, 10, 50)  # multiples of the trained length T
+PROGRAM = Path(sys.executable).with_name("worldmodel")
+Row = dict[str, Any]
+
+
+def fits(tasks: list[str], rules: list[str], seeds: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """The folder of every fit, and what runs it; hidden sizes give each rule as many parameters as the conf's own."""
+    for task in tasks:
+        conf = ROOT / "conf" / f"{task}.yaml"
+        config = yaml.safe_load(conf.read_text())
+        collect = config["data"]["collect"]
+        vocabulary = make_task(collect["env_id"], **collect["env_kwargs"]).vocabulary
+        arguments = {**config["model"], "obs_dim": len(vocabulary), "action_dim": 1}
+        for rule in rules:
+            hidden = matched(rule, {**arguments, "rule": rule}, size_of(arguments), "params").hidden_dim
+            for seed in seeds:
+                folder = RUNS / task / f"{rule}-s{seed}"
+                words = ["--config", str(conf), "--model.rule", rule, "--model.hidden_dim", str(hidden)]
+                words += ["--seed_everything", seed, "--run_dir", str(folder), "--wandb", "disabled"]
+                yield folder, [str(PROGRAM), "fit", *words, "--trainer.enable_progress_bar", "false"]
+
+
+def fit(folder: Path, command: list[str]) -> None:
+    """Train, unless that was done; what an interruption left is thrown away."""
+    done = folder / "done"
+    if done.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("w") as output:
+        subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=True)
+    done.touch()
+    print(f"done: {folder.relative_to(RUNS)}", flush=True)
+
+
+def results() -> list[Row]:
+    """A row for every finished run."""
+    rows = []
+    for task in TASKS:
+        for folder in sorted(done.parent for done in (RUNS / task).glob("*/done")):
+            rule, seed = folder.name.rsplit("-s", 1)
+            with (folder / "recall.csv").open() as file:
+                accuracy = {int(row["length"]): float(row["accuracy"]) for row in csv.DictReader(file)}
+            with (folder / "metrics.csv").open() as file:
+                counts = [row["recall/counts_to"] for row in csv.DictReader(file) if row.get("recall/counts_to")]
+            row: Row = {"task": task, "rule": rule, "seed": seed, "counts_to": int(float(counts[-1])) if counts else ""}
+            rows.append(row | {f"accuracy_{times}x": accuracy[times * min(accuracy)] for times in TIMES})
+    return rows
+
+
+def table(rows: list[Row], rules: list[str]) -> str:
+    """Each seed's count; of accuracies the mean over seeds at each of TIMES, and the least one at the longest."""
+    names = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    lines = ["| rule | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for rule in rules:
+        cells = []
+        for task in names:
+            mine = [row for row in rows if (row["task"], row["rule"]) == (task, rule)]
+            if task in COUNTING or not mine:
+                cells.append(", ".join(str(row["counts_to"]) for row in mine) or "-")
+                continue
+            ends = [[row[f"accuracy_{times}x"] for row in mine] for times in TIMES]
+            cells.append(" / ".join(f"{fmean(end):.3f}" for end in ends) + f" ({min(ends[-1]):.3f}; {len(mine)})")
+        lines.append(f"| {rule} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def regrets(rules: list[str]) -> str:
+    """Closed-loop regret with carry: geometric mean and 95% t-interval over seeds, at each horizon."""
+    runs: dict[tuple[str, int], list[float]] = {}
+    for name in ("linear", "linear_triad"):
+        with (DOCS / f"{name}.csv").open() as file:
+            for row in csv.DictReader(file):
+                if (row["start"], row["loop"]) == ("carry", "closed") and row["regret"] and row["seed"]:
+                    runs.setdefault((row["rule"], int(row["horizon"])), []).append(float(row["regret"]))
+    horizons = sorted({horizon for _, horizon in runs})
+    lines = ["| rule | " + " | ".join(map(str, horizons)) + " |", "|---" * (len(horizons) + 1) + "|"]
+    for rule in rules:
+        if (rule, horizons[0]) in runs:
+            means = [geometric(runs[rule, horizon]) for horizon in horizons]
+            lines.append(f"| {rule} | " + " | ".join(f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for m in means) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    tasks, rules, seeds = (getattr(options, name).split(",") for name in ("tasks", "rules", "seeds"))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda work: fit(*work), fits(tasks, rules, seeds)))
+    rows = results()
+    with (DOCS / "scorecard.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(table(rows, list(RULES)), regrets(list(RULES)), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
