@@ -34,11 +34,12 @@ class LatentPredictor(nn.Module):
         latent_dim: Z.
         action_dim: A; 0 where there are no actions.
         hidden_dim: the width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM
-            (twice), stacked GRU and LSTM (times the layers), slots (nine times) and triad (28 more).
+            (twice), stacked GRU and LSTM (times the layers), slots (nine times) and triad (40 more).
         rule: a name of RULES.
         layers: 1 or 2. Of the update network; GRU and LSTM are stacked.
         gate_bias: where the gate's bias starts, for the gated rules.
         head_depth: hidden layers between the state and the prediction; 0: linear.
+        counter_gain: of triad: how loud its counters are to readers (cells/triad.py).
 
     Raises:
         UserError: for an unknown rule (naming the nearest) or another number of layers.
@@ -53,9 +54,10 @@ class LatentPredictor(nn.Module):
         layers: int = 2,
         gate_bias: float = -1.0,
         head_depth: int = 1,
+        counter_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias)
+        self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, counter_gain)
         self.head = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim

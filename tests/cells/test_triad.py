@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from worldmodel import LatentPredictor
-from worldmodel.cells.triad import COUNTERS, LATCHES, LOUD, NEAR, Triad
+from worldmodel.cells.triad import COUNTERS, LATCHES, NEAR, Triad
 from worldmodel.rules import ternary, triad
 
 B, T, Z, A, D = 4, 32, 5, 2, 6
 START = 2 * D  # where the counters' and latches' rows begin, with one layer
 WRITE, VALUE = START + COUNTERS, START + COUNTERS + LATCHES
+GAIN = 8.0  # of the counters, here
 LATER = VALUE + LATCHES
 AT_ZERO = COUNTERS * (1 + NEAR.index(0))  # of what is read, behind the gated channels
 COUNTS, HELD = slice(D, D + COUNTERS), slice(D + COUNTERS, D + COUNTERS + LATCHES)  # in the state
@@ -26,7 +27,7 @@ def symbols(*names: str) -> Tensor:
 def hand_set() -> Triad:
     """Counter 0 counts a's less b's; latch 0 takes the sign of what comes after the key: v is +, w is -."""
     torch.manual_seed(0)
-    cell = Triad(Z, D, layers=1, gate_bias=-1.0)
+    cell = Triad(Z, D, layers=1, gate_bias=-1.0, counter_gain=GAIN)
     a, b, key, v, w = range(Z)
     with torch.no_grad():
         cell.input.weight[START:] = 0.0
@@ -53,10 +54,10 @@ def test_counts_to_100000_and_back_exactly():
         h = cell.step(up.expand(100, -1), h)
     assert torch.equal(h[:-1, D], start[1:, D]) and h[-1, D].item() == 100_000
     for t in range(1000):
-        assert (cell.read(h)[0, D + AT_ZERO] == LOUD).item() == (t == 1000), "not yet at zero"
+        assert (cell.read(h)[0, D + AT_ZERO] == GAIN).item() == (t == 1000), "not yet at zero"
         h = cell.step(down.expand(100, -1), h)
     assert torch.equal(h[:, D], start[:, D])
-    assert cell.read(h)[0, D + AT_ZERO].item() == LOUD
+    assert cell.read(h)[0, D + AT_ZERO].item() == GAIN
 
 
 def test_counters_are_exact_up_to_2_to_the_24():
@@ -98,20 +99,20 @@ def test_a_key_before_an_episode_says_nothing_in_it():
 @pytest.mark.parametrize("dim", [1, 2, D])
 def test_all_that_is_read_is_bounded_for_any_input(dim, scale, layers):
     torch.manual_seed(0)
-    predictor = LatentPredictor(Z, A, dim, rule="triad", layers=layers)
+    predictor = LatentPredictor(Z, A, dim, rule="triad", layers=layers, counter_gain=GAIN)
     z, a = torch.randn(B, 200, Z) * scale, torch.randn(B, 200, A) * scale
     h = predictor.closed_loop(z, a, torch.zeros(B, 200, dtype=torch.bool)).h
     seen = predictor.cell.read(h)
     assert seen.shape[-1] == predictor.read_dim == dim + 4 * COUNTERS + LATCHES
-    assert seen.isfinite().all() and seen.abs().max() <= max(LOUD, math.sqrt(dim - 1)) * (1 + 1e-5)
+    assert seen.isfinite().all() and seen.abs().max() <= max(GAIN, math.sqrt(dim - 1)) * (1 + 1e-5)
     assert h[..., dim : dim + COUNTERS].abs().max() > 3, "which the counters themselves are not"
 
 
 def test_what_is_read_at_an_episodes_start():
     cell = hand_set()
     seen = cell.read(torch.zeros(cell.state_dim)).split([D, COUNTERS, COUNTERS, COUNTERS, COUNTERS, LATCHES])
-    beside = (LOUD * torch.exp(torch.tensor(-2.0))).item()
-    assert [set(part.tolist()) for part in seen] == [{0.0}, {0.0}, {beside}, {LOUD}, {beside}, {0.0}]
+    beside = (GAIN * torch.exp(torch.tensor(-2.0))).item()
+    assert [set(part.tolist()) for part in seen] == [{0.0}, {0.0}, {beside}, {GAIN}, {beside}, {0.0}]
 
 
 def test_counts_depend_on_the_current_input_only():

@@ -77,7 +77,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
 
 
-def wait_until(condition, seconds: float = 120.0):
+def wait_until(condition, seconds: float = 300.0):
     """What the condition gives, once it is true."""
     until = time.monotonic() + seconds
     while not (value := condition()):

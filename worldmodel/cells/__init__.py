@@ -22,7 +22,9 @@ from worldmodel.errors import UserError, choose
 Cell = UpdateCell | GRU | Diagonal | Slots | Triad
 
 
-def make_cell(rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias: float) -> Cell:
+def make_cell(
+    rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, counter_gain: float = 1.0
+) -> Cell:
     """The cell of a rule: `UpdateCell`, or one of their own for `gru`, `lstm`, `diagonal`, `slots` and `triad`.
 
     Raises:
@@ -40,5 +42,5 @@ def make_cell(rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias
     if rule == "slots":
         return Slots(input_dim, hidden_dim, layers, gate_bias)
     if rule == "triad":
-        return Triad(input_dim, hidden_dim, layers, gate_bias)
+        return Triad(input_dim, hidden_dim, layers, gate_bias, counter_gain)
     return UpdateCell(input_dim, hidden_dim, rule, layers, gate_bias)

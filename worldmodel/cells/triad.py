@@ -9,7 +9,6 @@ from worldmodel.cells.proposals import proposals
 COUNTERS = 16
 LATCHES = 8
 NEAR = (-1.0, 0.0, 1.0)  # counts that readers can tell from all others
-LOUD = 4.0  # how much of it they see: more than the gated channels, or these learn to count as far as was trained
 
 
 class Triad(nn.Module):
@@ -24,18 +23,23 @@ class Triad(nn.Module):
       the key" can be written. The input before comes as the share it has in the latches' proposals, 16 numbers, which
       wait in the state for one step (zeros at an episode's start: no input was before);
     - gated channels are `gated_norm`, and do all the rest.
-    Whoever reads, the gated channels and the heads, reads features: tanh(c), 4 exp(-2 (c - k)^2) for k = -1, 0, 1 ("the
+    Whoever reads, the gated channels and the heads, reads features: tanh(c), g exp(-2 (c - k)^2) for k = -1, 0, 1 ("the
     count is k"), l, and the gated channels; never c itself, so a count far beyond the trained ones looks like a large
-    one. Everything that is read is at most max(4, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also
-    the number of gated channels. The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
+    one. g is `counter_gain`: with a large one, what counters tell is learned before the gated channels have learned to
+    count as far as the training goes and no further; where nothing is to be counted it is a disturbance. Everything
+    that is read is at most max(1, g, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also the number of
+    gated channels. The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
 
     One layer: gate and candidate = W_x [z, a] + W_r read(h) + b.
     Two layers: W_o silu(LayerNorm(W_x [z, a] + W_r read(h) + b)) + b_o. Counters and latches are linear in [z, a] in
     both. The biases of gates and of the latches' writes start at `gate_bias`: with -1 a new latch seldom writes.
     """
 
-    def __init__(self, input_dim: int, hidden_dim: int, layers: int, gate_bias: float) -> None:
+    def __init__(
+        self, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, counter_gain: float = 1.0
+    ) -> None:
         super().__init__()
+        self.counter_gain = counter_gain
         self.state_widths = [hidden_dim, COUNTERS, LATCHES, 2 * LATCHES]
         self.state_dim = sum(self.state_widths)
         self.read_dim = hidden_dim + (1 + len(NEAR)) * COUNTERS + LATCHES
@@ -71,7 +75,7 @@ class Triad(nn.Module):
         return torch.sigmoid(self.propose(x[..., : self.widths[0]], h)[0])
 
     def read(self, h: Tensor) -> Tensor:
-        """[gated, tanh(c), 4 exp(-2 (c + 1)^2), 4 exp(-2 c^2), 4 exp(-2 (c - 1)^2), latches]."""
+        """[gated, tanh(c), g exp(-2 (c + 1)^2), g exp(-2 c^2), g exp(-2 (c - 1)^2), latches]."""
         gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
-        near = [LOUD * torch.exp(-2 * (counters - k).square()) for k in NEAR]
+        near = [self.counter_gain * torch.exp(-2 * (counters - k).square()) for k in NEAR]
         return torch.cat([gated, torch.tanh(counters), *near, latches], dim=-1)
