@@ -1,7 +1,8 @@
 """The comparisons of docs/results, from their beginning: python benchmarks/results.py [linear pendulum ...]
 
-Each goes on where it was interrupted (runs/results/NAME); then its tables, numbers and curves land in docs/results. On
-two cores the linear system takes an hour, each simulator about ten minutes.
+NAME_triad is triad alone, on the simulators beside gated_norm and gru. Each goes on where it was interrupted
+(runs/results/NAME); then its tables, numbers and curves land in docs/results. On two cores the linear system takes an
+hour, each simulator about ten minutes.
 """
 
 import shutil

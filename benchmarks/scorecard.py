@@ -42,8 +42,9 @@ def fits(tasks: list[str], rules: list[str], seeds: list[str]) -> Iterator[tuple
         collect = config["data"]["collect"]
         vocabulary = make_task(collect["env_id"], **collect["env_kwargs"]).vocabulary
         arguments = {**config["model"], "obs_dim": len(vocabulary), "action_dim": 1}
+        reference = size_of(arguments)
         for rule in rules:
-            hidden = matched(rule, {**arguments, "rule": rule}, size_of(arguments), "params").hidden_dim
+            hidden = matched(rule, {**arguments, "rule": rule}, reference, "params").hidden_dim
             for seed in seeds:
                 folder = RUNS / task / f"{rule}-s{seed}"
                 words = ["--config", str(conf), "--model.rule", rule, "--model.hidden_dim", str(hidden)]
@@ -80,11 +81,12 @@ def results() -> list[Row]:
     return rows
 
 
-def table(rows: list[Row], rules: list[str]) -> str:
-    """Each seed's count; of accuracies the mean over seeds at each of TIMES, and the least one at the longest."""
+def table(rows: list[Row]) -> str:
+    """By rule and task: each seed's count, or the mean accuracy at each of TIMES (the least at the longest; seeds)."""
     names = [task for task in TASKS if any(row["task"] == task for row in rows)]
     lines = ["| rule | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for rule in rules:
+    trained = {row["rule"] for row in rows}
+    for rule in filter(trained.__contains__, RULES):
         cells = []
         for task in names:
             mine = [row for row in rows if (row["task"], row["rule"]) == (task, rule)]
@@ -97,7 +99,7 @@ def table(rows: list[Row], rules: list[str]) -> str:
     return "\n".join(lines)
 
 
-def regrets(rules: list[str]) -> str:
+def regrets() -> str:
     """Closed-loop regret with carry: geometric mean and 95% t-interval over seeds, at each horizon."""
     runs: dict[tuple[str, int], list[float]] = {}
     for numbers in filter(Path.is_file, (DOCS / "linear.csv", DOCS / "linear_triad.csv")):
@@ -107,7 +109,7 @@ def regrets(rules: list[str]) -> str:
                     runs.setdefault((row["rule"], int(row["horizon"])), []).append(float(row["regret"]))
     horizons = sorted({horizon for _, horizon in runs})
     lines = ["| rule | " + " | ".join(map(str, horizons)) + " |", "|---" * (len(horizons) + 1) + "|"]
-    for rule in rules:
+    for rule in RULES:
         if (rule, horizons[0]) in runs:
             means = [geometric(runs[rule, horizon]) for horizon in horizons]
             lines.append(f"| {rule} | " + " | ".join(f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for m in means) + " |")
@@ -130,11 +132,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(
-        table(rows, [rule for rule in RULES if any(row["rule"] == rule for row in rows)]),
-        regrets(list(RULES)),
-        sep="\n\n",
-    )
+    print(table(rows), regrets(), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class WorldModel(pl.LightningModule):
         images: [H, W, C] of each image in the observation.
         latent_dim: Z.
         hidden_dim: width of the hidden state.
-        rule: the update rule: residual, gated, gated_norm, direct, unit_norm, gru or lstm.
+        rule: the update rule, a name of rules.RULES.
         layers: of the update network, 1 or 2 (gru and lstm: stacked).
         gate_bias: where the gate's bias starts.
         counter_gain: of triad: how loud its counters are to heads and gated channels. Large (32) where there is
