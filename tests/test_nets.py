@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.losses import observation_error, part_weights
-from worldmodel.nets import observation_decoder, observation_encoder
+from worldmodel.nets import StagewiseHead, mlp, observation_decoder, observation_encoder
 
 SHAPES = [(64, 64, 3), (84, 84, 1), (96, 96, 3), (8, 8, 3), (9, 10, 4), (16, 40, 3), (210, 160, 3)]
 
@@ -54,3 +54,22 @@ def test_parts_count_alike():
     assert torch.equal(only_image, torch.full((12,), 1 / 12))
     pred, target = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     torch.testing.assert_close(observation_error(pred, target, part_weights(4, [])), (pred - target).square().mean(-1))
+
+
+def test_a_stagewise_head_trains_what_exact_entries_say_alone_and_the_rest_on_what_is_left():
+    torch.manual_seed(0)
+    head = StagewiseHead(2, mlp(5, 3, 4, 0), 3)
+    x, target = torch.randn(7, 5), torch.randn(7, 3)
+    (head(x) - target).square().sum().backward()
+    assert head.exact.weight.grad is None, "the sum's error is not the exact entries' affair"
+    with torch.no_grad():
+        left = target - head.first(x)
+    expected = 2 * (head.rest(x) - left).T @ x
+    torch.testing.assert_close(head.rest[0].weight.grad, expected)
+    changed = torch.cat([x[:, :3] + 1, x[:, 3:]], dim=1)
+    assert torch.equal(head.first(changed), head.first(x)) and not torch.equal(head(changed), head(x))
+    trained, x = head(x), x.requires_grad_()
+    torch.testing.assert_close(head.eval()(x), trained)
+    (gradient,) = torch.autograd.grad(head(x)[:, 0].sum(), x)
+    whole = head.rest[0].weight[0] + torch.cat([torch.zeros(3), head.exact.weight[0]])
+    torch.testing.assert_close(gradient, whole.expand(7, 5), msg="evaluated, it is a plain sum")

@@ -24,6 +24,29 @@ def mlp(input_dim: int, output_dim: int, width: int, depth: int) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Linear(input_dim, output_dim))
 
 
+class StagewiseHead(nn.Module):
+    """x (..., X) -> the sum of what its last `exact_dim` entries alone predict and of what all of it adds (..., Y).
+
+    `exact` learns from its own error, `rest` from the sum's: in training the sum takes the first without gradient
+    (forward stagewise, as in boosting; Friedman 2001). Where the exact entries suffice, nothing is left for the others
+    to learn, and they cannot overrule them where they themselves no longer hold.
+    """
+
+    def __init__(self, exact_dim: int, rest: nn.Module, output_dim: int) -> None:
+        super().__init__()
+        self.exact_dim = exact_dim
+        self.exact = nn.Linear(exact_dim, output_dim)
+        self.rest = rest
+
+    def first(self, x: Tensor) -> Tensor:
+        """What the exact entries alone predict (..., Y)."""
+        return self.exact(x[..., -self.exact_dim :])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        return (first.detach() if self.training else first) + self.rest(x)
+
+
 def stages(shape: Shape) -> list[tuple[int, int]]:
     """(H, W) behind each convolution: halved, rounded up, until the shorter side is at most 4 pixels."""
     height, width, _ = shape

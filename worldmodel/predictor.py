@@ -7,7 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.cells import make_cell
-from worldmodel.nets import mlp
+from worldmodel.cells.triad import Triad
+from worldmodel.nets import StagewiseHead, mlp
 
 
 class ClosedLoop(NamedTuple):
@@ -39,7 +40,8 @@ class LatentPredictor(nn.Module):
         layers: 1 or 2. Of the update network; GRU and LSTM are stacked.
         gate_bias: where the gate's bias starts, for the gated rules.
         head_depth: hidden layers between the state and the prediction; 0: linear.
-        counter_gain: of triad: how loud its counters are to readers (cells/triad.py).
+        tokens: the latents are embedded tokens. Triad's head is then stagewise (nets.StagewiseHead): what its exact
+            channels alone predict, `exact_prediction`, wants an error of its own, and the rest adds to it.
 
     Raises:
         UserError: for an unknown rule (naming the nearest) or another number of layers.
@@ -54,11 +56,13 @@ class LatentPredictor(nn.Module):
         layers: int = 2,
         gate_bias: float = -1.0,
         head_depth: int = 1,
-        counter_gain: float = 1.0,
+        tokens: bool = False,
     ) -> None:
         super().__init__()
-        self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, counter_gain)
-        self.head = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
+        self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, tokens)
+        self.head: nn.Module = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
+        if tokens and isinstance(self.cell, Triad):
+            self.head = StagewiseHead(self.cell.exact_dim, self.head, latent_dim)
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim
 
@@ -66,6 +70,10 @@ class LatentPredictor(nn.Module):
         """The state at an episode's start, zeros (B, D), for the lanes of z (B, ..., Z)."""
         # In the parameters' dtype: under autocast z may be in half precision, and the state must not be.
         return z.new_zeros(z.shape[0], self.state_dim, dtype=next(self.parameters()).dtype)
+
+    def exact_prediction(self, h: Tensor) -> Tensor | None:
+        """What the exact channels of states (..., D) alone predict (..., Z); None where the head is not stagewise."""
+        return self.head.first(self.cell.read(h)) if isinstance(self.head, StagewiseHead) else None
 
     def forward(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: z (B, Z), h (B, D), a (B, A) -> the next latent (B, Z), h_next - h (B, D), h_next (B, D)."""

@@ -72,6 +72,21 @@ def test_among_triads_counters_some_count_as_the_task_asks_before_training(words
     assert found >= 9
 
 
+def test_triads_exact_channels_answer_for_themselves(words):
+    data = EpisodeDataModule(words, steps=16, lanes=8)
+    model = model_for(data, rule="triad")
+    model.reward_norm.fit(*data.statistics["reward"])
+    terms, h, _ = model.losses(next(iter(data.train_dataloader())))
+    assert set(terms) == {"prediction", "accuracy", "exact"} and set(model.weights) == {"prediction", "exact"}
+    terms["exact"].backward(retain_graph=True)
+    counters = slice(model.predictor.cell.widths[0], model.predictor.cell.widths[0] + 16)
+    assert (model.predictor.cell.input.weight.grad[counters] != 0).any(), "counters learn from it"
+    assert all(p.grad is None for p in model.predictor.head.rest.parameters()), "and nothing is added to it"
+    alone = model.predictor.exact_prediction(h)
+    h = torch.cat([torch.randn_like(h[..., :16]), h[..., 16:]], dim=-1)
+    assert torch.equal(model.predictor.exact_prediction(h), alone), "whatever the gated channels hold"
+
+
 def test_learning_reaches_the_least_cross_entropy(words, tmp_path):
     """Of a^n b^n with n up to 4; no model can be below it but by chance."""
     pl.seed_everything(0)

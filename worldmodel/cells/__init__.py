@@ -22,10 +22,10 @@ from worldmodel.errors import UserError, choose
 Cell = UpdateCell | GRU | Diagonal | Slots | Triad
 
 
-def make_cell(
-    rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, counter_gain: float = 1.0
-) -> Cell:
+def make_cell(rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, tokens: bool = False) -> Cell:
     """The cell of a rule: `UpdateCell`, or one of their own for `gru`, `lstm`, `diagonal`, `slots` and `triad`.
+
+    `tokens` says that latents are embedded tokens, which triad alone asks about.
 
     Raises:
         UserError: for an unknown rule, or a number of layers other than 1 and 2.
@@ -42,5 +42,5 @@ def make_cell(
     if rule == "slots":
         return Slots(input_dim, hidden_dim, layers, gate_bias)
     if rule == "triad":
-        return Triad(input_dim, hidden_dim, layers, gate_bias, counter_gain)
+        return Triad(input_dim, hidden_dim, layers, gate_bias, tokens)
     return UpdateCell(input_dim, hidden_dim, rule, layers, gate_bias)

@@ -9,6 +9,7 @@ from worldmodel.cells.proposals import proposals
 COUNTERS = 16
 LATCHES = 8
 NEAR = (-1.0, 0.0, 1.0)  # counts that readers can tell from all others
+STILL = 0.25  # of the usual initial weights: inputs of a deviation of 1 then round to no increment
 
 
 class Triad(nn.Module):
@@ -16,42 +17,44 @@ class Triad(nn.Module):
 
     Long rollouts want a state that does not expand, a latch several stable states, counting marginal integration. No
     single recurrence is all three, so three kinds of channels share a state:
-    - counters add -1, 0 or 1, and which depends on the current input alone: nothing recurrent can spoil a count. They
-      start random, without bias: of 16, some count what a task asks for before anything is trained, if its inputs are
-      large (tokens), and all are still if they are small;
+    - counters add -1, 0 or 1, and which depends on the current input alone: nothing recurrent can spoil a count. On
+      tokens they start random, without bias: of 16, some count what a task asks for before anything is trained. On
+      observations they start still: what they would add at random is noise to all others;
     - latches take a value or keep it exactly; whether and what depends on the last two inputs, so that "the one after
       the key" can be written. The input before comes as the share it has in the latches' proposals, 16 numbers, which
       wait in the state for one step (zeros at an episode's start: no input was before);
     - gated channels are `gated_norm`, and do all the rest.
-    Whoever reads, the gated channels and the heads, reads features: tanh(c), g exp(-2 (c - k)^2) for k = -1, 0, 1 ("the
-    count is k"), l, and the gated channels; never c itself, so a count far beyond the trained ones looks like a large
-    one. g is `counter_gain`: with a large one, what counters tell is learned before the gated channels have learned to
-    count as far as the training goes and no further; where nothing is to be counted it is a disturbance. Everything
-    that is read is at most max(1, g, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also the number of
-    gated channels. The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
+    Whoever reads reads features: the gated channels hear themselves, tanh(c) and l; heads see these, exp(-2 (c - k)^2)
+    for k = -1, 0, 1 ("the count is k"), and, with `tokens`, tanh(pending), which tells the current one. Nobody reads c
+    itself, so a count far beyond the trained ones looks like a large one. Everything that is read is at most
+    max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also the number of gated channels. All but the
+    gated channels, the last `exact_dim` entries of what heads read, holds at any length; a head can be made to try them
+    first (nets.StagewiseHead). The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
 
-    One layer: gate and candidate = W_x [z, a] + W_r read(h) + b.
-    Two layers: W_o silu(LayerNorm(W_x [z, a] + W_r read(h) + b)) + b_o. Counters and latches are linear in [z, a] in
-    both. The biases of gates and of the latches' writes start at `gate_bias`: with -1 a new latch seldom writes.
+    One layer: gate and candidate = W_x [z, a] + W_r [m, tanh(c), l] + b, m the gated channels.
+    Two layers: W_o silu(LayerNorm(W_x [z, a] + W_r [m, tanh(c), l] + b)) + b_o. Counters and latches are linear in
+    [z, a] in both. The biases of gates and of the latches' writes start at `gate_bias`: with -1 a new latch seldom
+    writes.
     """
 
-    def __init__(
-        self, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, counter_gain: float = 1.0
-    ) -> None:
+    def __init__(self, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, tokens: bool = False) -> None:
         super().__init__()
-        self.counter_gain = counter_gain
+        self.tokens = tokens
         self.state_widths = [hidden_dim, COUNTERS, LATCHES, 2 * LATCHES]
         self.state_dim = sum(self.state_widths)
-        self.read_dim = hidden_dim + (1 + len(NEAR)) * COUNTERS + LATCHES
+        self.exact_dim = (1 + len(NEAR)) * COUNTERS + (3 if tokens else 1) * LATCHES
+        self.read_dim = hidden_dim + self.exact_dim
         driven = 2 * hidden_dim if layers == 1 else hidden_dim
         self.widths = [driven, COUNTERS, LATCHES, LATCHES, 2 * LATCHES]  # increment, write, value, later
         self.input = nn.Linear(input_dim, sum(self.widths))
-        self.recurrent = nn.Linear(self.read_dim, driven, bias=False)
+        self.recurrent = nn.Linear(hidden_dim + COUNTERS + LATCHES, driven, bias=False)
         self.norm = nn.LayerNorm(hidden_dim) if layers == 2 else None
         self.output = nn.Linear(hidden_dim, 2 * hidden_dim) if layers == 2 else None
         write = driven + COUNTERS
         nn.init.constant_((self.input if self.output is None else self.output).bias[:hidden_dim], gate_bias)
         nn.init.zeros_(self.input.bias[driven:write])
+        if not tokens:
+            self.input.weight.data[driven:write] *= STILL
         nn.init.constant_(self.input.bias[write : write + LATCHES], gate_bias)
         nn.init.zeros_(self.input.bias[write + 2 * LATCHES :])  # `later` joins a sum that has a bias
 
@@ -63,7 +66,9 @@ class Triad(nn.Module):
 
     def propose(self, driven: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Gate and candidate of the gated channels."""
-        made = proposals(driven, self.read(h), self.recurrent, self.norm, self.output)
+        gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
+        heard = torch.cat([gated, torch.tanh(counters), latches], dim=-1)
+        made = proposals(driven, heard, self.recurrent, self.norm, self.output)
         return made.to(h.dtype).chunk(2, dim=-1)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
@@ -75,7 +80,8 @@ class Triad(nn.Module):
         return torch.sigmoid(self.propose(x[..., : self.widths[0]], h)[0])
 
     def read(self, h: Tensor) -> Tensor:
-        """[gated, tanh(c), g exp(-2 (c + 1)^2), g exp(-2 c^2), g exp(-2 (c - 1)^2), latches]."""
-        gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
-        near = [self.counter_gain * torch.exp(-2 * (counters - k).square()) for k in NEAR]
-        return torch.cat([gated, torch.tanh(counters), *near, latches], dim=-1)
+        """[gated, tanh(c), exp(-2 (c + 1)^2), exp(-2 c^2), exp(-2 (c - 1)^2), latches], with tokens tanh(pending)."""
+        gated, counters, latches, pending = h.split(self.state_widths, dim=-1)
+        near = [torch.exp(-2 * (counters - k).square()) for k in NEAR]
+        told = [torch.tanh(pending)] if self.tokens else []
+        return torch.cat([gated, torch.tanh(counters), *near, latches, *told], dim=-1)

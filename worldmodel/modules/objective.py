@@ -60,6 +60,7 @@ def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
 
     A step counts by its reward (envs.sequences). In training its sum is divided by what the training data ask for on
     average, so that ranks average to the mean over all; in evaluation by what this batch asks for (see `weight`).
+    Where a head is stagewise, what its exact channels alone predict has a cross-entropy of its own.
     """
     logits, following = model.decoder(seen.loop.pred), seen.obs[:, 1:]
     mean = model.reward_norm.mean
@@ -67,10 +68,13 @@ def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
         mean = weight(model, seen.batch) / seen.batch["num_valid"].clamp(min=1)
     worth = seen.batch["reward"] / mean.clamp(min=1e-9)
     right = logits.argmax(dim=-1) == following.argmax(dim=-1)
-    return {
+    terms = {
         "prediction": seen.mean(losses.cross_entropy(logits, following) * worth),
         "accuracy": seen.mean(right * worth).detach(),
     }
+    if (exact := model.predictor.exact_prediction(seen.loop.h)) is not None:
+        terms["exact"] = seen.mean(losses.cross_entropy(model.decoder(exact), following) * worth)
+    return terms
 
 
 def weight(model: WorldModel, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from worldmodel.errors import UserError
 from worldmodel.modules.normalizer import Normalizer
 from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.nets import mlp, observation_decoder, observation_encoder
+from worldmodel.nets import StagewiseHead, mlp, observation_decoder, observation_encoder
 from worldmodel.predictor import LatentPredictor, previous_states
 from worldmodel.rtrl import RTRL
 
@@ -51,8 +51,6 @@ class WorldModel(pl.LightningModule):
         rule: the update rule, a name of rules.RULES.
         layers: of the update network, 1 or 2 (gru and lstm: stacked).
         gate_bias: where the gate's bias starts.
-        counter_gain: of triad: how loud its counters are to heads and gated channels. Large (32) where there is
-            something to count.
         width: of the hidden layers of encoder, decoder and heads.
         depth: hidden layers of encoder and decoder.
         channels: of the first convolution, where there are images; each further one has twice as many.
@@ -88,7 +86,6 @@ class WorldModel(pl.LightningModule):
         rule: str = "gated_norm",
         layers: int = 2,
         gate_bias: float = -1.0,
-        counter_gain: float = 1.0,
         width: int = 128,
         depth: int = 1,
         channels: int = 16,
@@ -116,9 +113,8 @@ class WorldModel(pl.LightningModule):
         for name, least in at_least.items():
             if self.hparams[name] < least:
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least {least}")
-        for name in ("learning_rate", "counter_gain"):
-            if not self.hparams[name] > 0:
-                raise UserError(f"model.{name} is {self.hparams[name]}: it must be above 0")
+        if not learning_rate > 0:
+            raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
         self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
         is_tokens = objective == "tokens"
@@ -130,7 +126,7 @@ class WorldModel(pl.LightningModule):
             embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
             nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
         self.predictor = LatentPredictor(
-            latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, counter_gain
+            latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, is_tokens
         )
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
@@ -149,7 +145,8 @@ class WorldModel(pl.LightningModule):
     def _term_weights(self) -> dict[str, float]:
         hp = self.hparams
         if hp["objective"] == "tokens":
-            return {"prediction": 1.0}
+            stagewise = isinstance(self.predictor.head, StagewiseHead)
+            return {"prediction": 1.0, "exact": 1.0} if stagewise else {"prediction": 1.0}
         if hp["objective"] == "reconstruction":
             weights: dict[str, Any] = {
                 "prediction": 1.0,
