@@ -47,7 +47,7 @@ class TruncatedBPTT(pl.Callback):
         self,
         start: Literal["carry", "zero"] = "carry",
         on_weight_change: OnWeightChange = "burn_in",
-        burn_in_steps: int = 16,
+        burn_in_steps: int = 32,
         reset_every: int | None = None,
     ) -> None:
         for name, value in (("burn_in_steps", burn_in_steps), ("reset_every", reset_every)):
