@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from worldmodel.callbacks.final_validation import FinalValidation
+from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint
 from worldmodel.callbacks.predictions import PredictionWriter
@@ -140,6 +141,8 @@ class TrainingCLI(LightningCLI):
         callbacks: list[Callback] = [PredictionWriter(), FinalValidation()]
         if config["trainer"]["enable_progress_bar"] is not False:
             callbacks.append(FitProgress())
+        if job == "fit":
+            callbacks.append(NumericalGuard(self.folder))
         if job == "fit" and config["trainer"]["enable_checkpointing"] is not False:
             checkpoints = self.folder / "checkpoints"
             best = ModelCheckpoint(checkpoints, filename="best", monitor="val/loss", enable_version_counter=False)

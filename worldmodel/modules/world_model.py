@@ -306,8 +306,9 @@ class WorldModel(pl.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        # here, not in on_train_batch_end: a checkpoint of this step is written before that hook
-        if self.target_encoder is not None:
+        # here, not in on_train_batch_end: a checkpoint of this step is written before that hook. Without gradients the
+        # update was left out (callbacks/guard.py), and there is nothing new to average.
+        if self.target_encoder is not None and any(p.grad is not None for p in self.encoder.parameters()):
             decay = self.hparams["ema_decay"]
             with torch.no_grad():
                 pairs = zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True)

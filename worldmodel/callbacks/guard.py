@@ -1,0 +1,154 @@
+"""The numerical guard: an update that is not finite is left out, and nothing of its step remains."""
+
+import warnings
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from worldmodel.callbacks.at_once import log_at_once
+from worldmodel.errors import UserError
+
+SEEN = 100  # gradient norms that a spike is held against
+FEWEST = 20  # of them, before anything counts as one
+FILES = 3  # batches that are kept on disk
+WAYS_OUT = (
+    "a lower --model.learning_rate or --trainer.gradient_clip_val, --model.rule gated_norm, whose state is bounded for"
+    " any finite input; `worldmodel data check` finds bad values in the data"
+)
+
+
+class NumericalGuard(pl.Callback):
+    """Looks at every gradient before it is used, in one fused norm.
+
+    Where the norm is not finite, the optimizer finds no gradients and changes nothing: neither weights nor moments nor
+    an average of the weights. The state behind the step is replaced by the one before it, so that the lanes go on as if
+    the segment had not been; the learning rate's schedule counts the step. The batch is kept, and its episodes are
+    named. A state that is not finite, from a step whose gradient was not used yet, is replaced too.
+
+    Gradients are equal on all ranks, hence so is the decision, without asking. With 16-mixed the gradient scaler leaves
+    such updates out, as it finds its scale by them, and the guard looks at the states alone.
+
+    Must stand before TruncatedBPTT among the callbacks, which takes the state from the outputs.
+
+    Logged: `guard/grad_norm` (before clipping), every log_every_n_steps; `guard/skipped` and `guard/spikes`, updates
+    left out and spikes since the run began, at once.
+
+    Args:
+        folder: of the run; batches are kept in its folder skipped/, the first three.
+        most_in_row: updates left out one behind the other, after which the training ends with a UserError.
+        spike: warn where a norm is this many times the median of the last hundred.
+    """
+
+    def __init__(self, folder: Path, most_in_row: int = 10, spike: float = 20.0) -> None:
+        self.folder = Path(folder) / "skipped"
+        self.most_in_row, self.spike = most_in_row, spike
+        self.skipped = self.in_row = self.spikes = 0
+        self._norms: deque[float] = deque(maxlen=SEEN)
+        self._left_out = False
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(total_norm(p.grad for p in with_gradient))
+        self._left_out = norm != norm or norm == float("inf")
+        if not self._left_out:
+            self._watch(trainer, norm)
+            return
+        for parameter in with_gradient:
+            parameter.grad = None  # the optimizer passes over what has none
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        left_out, self._left_out = self._left_out, False
+        carry = outputs.get("carry")
+        if carry is not None and (left_out or not bool(carry.isfinite().all())):
+            before = batch.get("carry")
+            outputs["carry"] = torch.zeros_like(carry) if before is None else before.detach().clone()
+        if not left_out:
+            self.in_row = 0
+            every = trainer.log_every_n_steps
+            if every and trainer.global_step % every == 0 and self._norms:
+                pl_module.log("guard/grad_norm", self._norms[-1])
+            return
+        self.skipped += 1
+        self.in_row += 1
+        log_at_once(trainer, {"guard/skipped": float(self.skipped)})
+        told = self._tell(trainer, outputs, batch)
+        if self.in_row >= self.most_in_row:
+            raise UserError(
+                f"{self.in_row} updates in a row were not finite, and were left out: the training cannot go on. {told}."
+                f" The weights are still finite. Ways out: {WAYS_OUT}"
+            )
+        warnings.warn(f"an update was not finite, and was left out. {told}", stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"skipped": self.skipped, "in_row": self.in_row, "spikes": self.spikes}
+        return {**counts, "norms": list(self._norms)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.in_row, self.spikes = (state_dict[name] for name in ("skipped", "in_row", "spikes"))
+        self._norms.extend(state_dict["norms"])
+
+    def _watch(self, trainer: Any, norm: float) -> None:
+        usual = median(self._norms) if len(self._norms) >= FEWEST else float("inf")
+        self._norms.append(norm)
+        if norm <= self.spike * usual:
+            return
+        self.spikes += 1
+        log_at_once(trainer, {"guard/spikes": float(self.spikes)})
+        warnings.warn(
+            f"the gradient of step {trainer.global_step} is {norm / usual:.0f} times as large as usual ({norm:.3g})."
+            f" --trainer.gradient_clip_val bounds what it does (now {trainer.gradient_clip_val})",
+            stacklevel=2,
+        )
+
+    def _tell(self, trainer: Any, outputs: Any, batch: Any) -> str:
+        """Where it was, and which file holds the batch now."""
+        step, kept = trainer.global_step, ""
+        if self.skipped <= FILES:
+            rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+            path = self.folder / f"step-{step}{rank}.pt"
+            self.folder.mkdir(exist_ok=True)
+            tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor | int)}
+            torch.save(tensors, path)
+            kept = f"; its batch is kept in {path}"
+        return f"Step {step}, {_suspects(outputs, batch)}{kept}"
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm of all entries (): finite only if each of them is, and their squares' sum."""
+    there = list(tensors)
+    return torch.nn.utils.get_total_norm(there) if there else torch.zeros(())
+
+
+def is_finite(module: torch.nn.Module) -> bool:
+    """Whether all weights and buffers are."""
+    tensors = [*module.parameters(), *module.buffers()]
+    with torch.no_grad():
+        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+
+
+def _suspects(outputs: Any, batch: Any) -> str:
+    """The episodes whose numbers are not finite, in the data or in the states; all of the batch's, if none is."""
+    per_step = [batch[name].flatten(2) for name in ("obs", "action") if name in batch]
+    per_step += [batch["reward"].unsqueeze(-1)] if "reward" in batch else []
+    in_data = torch.stack([~x.isfinite().all(dim=2).all(dim=1) for x in per_step]).any(dim=0)
+    states = outputs["h"] if "h" in outputs else outputs["carry"].unsqueeze(1)
+    in_states = ~states.isfinite().all(dim=2).all(dim=1)
+    where = [(in_data, "numbers in the data of"), (in_states, "states in")]
+    lanes, what = next(((bad, what) for bad, what in where if bad.any()), (torch.ones_like(in_data), "the loss of"))
+    if "episode" not in batch:
+        return f"{what} lanes {_some(lanes.nonzero().flatten())}"
+    episodes = batch["episode"][lanes.to(batch["episode"].device)].unique()
+    return f"{what} the training episodes {_some(episodes[episodes >= 0])}"
+
+
+def _some(numbers: Tensor) -> str:
+    shown = ", ".join(str(int(number)) for number in numbers[:8])
+    return shown if len(numbers) <= 8 else f"{shown}, ... ({len(numbers)})"
