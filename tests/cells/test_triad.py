@@ -14,7 +14,7 @@ B, T, Z, A, D = 4, 32, 5, 2, 6
 START = 2 * D  # where the counters' and latches' rows begin, with one layer
 WRITE, VALUE = START + COUNTERS, START + COUNTERS + LATCHES
 LATER = VALUE + LATCHES
-AT_ZERO = COUNTERS * (1 + NEAR.index(0))  # of what is read, behind the gated channels
+AT_ZERO = COUNTERS * (1 + NEAR.index(0)) + LATCHES  # of what is read, behind the gated channels
 COUNTS, HELD = slice(D, D + COUNTERS), slice(D + COUNTERS, D + COUNTERS + LATCHES)  # in the state
 
 
@@ -26,7 +26,7 @@ def symbols(*names: str) -> Tensor:
 def hand_set() -> Triad:
     """Counter 0 counts a's less b's; latch 0 takes the sign of what comes after the key: v is +, w is -."""
     torch.manual_seed(0)
-    cell = Triad(Z, D, layers=1, gate_bias=-1.0)
+    cell = Triad(Z, D, layers=1, gate_bias=-1.0, tokens=True)
     a, b, key, v, w = range(Z)
     with torch.no_grad():
         cell.input.weight[START:] = 0.0
@@ -103,16 +103,18 @@ def test_all_that_is_read_is_bounded_for_any_input(dim, scale, tokens, layers):
     z, a = torch.randn(B, 200, Z) * scale, torch.randn(B, 200, A) * scale
     h = predictor.closed_loop(z, a, torch.zeros(B, 200, dtype=torch.bool)).h
     seen = predictor.cell.read(h)
-    assert seen.shape[-1] == predictor.read_dim == dim + 4 * COUNTERS + (3 if tokens else 1) * LATCHES
+    assert seen.shape[-1] == predictor.read_dim == dim + (4 * COUNTERS + 3 * LATCHES if tokens else COUNTERS + LATCHES)
     assert seen.isfinite().all() and seen.abs().max() <= max(1, math.sqrt(dim - 1)) * (1 + 1e-5)
     assert h[..., dim : dim + COUNTERS].abs().max() > 3, "which the counters themselves are not"
 
 
 def test_what_is_read_at_an_episodes_start():
     cell = hand_set()
-    seen = cell.read(torch.zeros(cell.state_dim)).split([D, COUNTERS, COUNTERS, COUNTERS, COUNTERS, LATCHES])
+    seen = cell.read(torch.zeros(cell.state_dim)).split(
+        [D, COUNTERS, LATCHES, COUNTERS, COUNTERS, COUNTERS, 2 * LATCHES]
+    )
     beside = torch.exp(torch.tensor(-2.0)).item()
-    assert [set(part.tolist()) for part in seen] == [{0.0}, {0.0}, {beside}, {1.0}, {beside}, {0.0}]
+    assert [set(part.tolist()) for part in seen] == [{0.0}, {0.0}, {0.0}, {beside}, {1.0}, {beside}, {0.0}]
 
 
 def test_counts_depend_on_the_current_input_only():
@@ -133,13 +135,14 @@ def test_counts_depend_on_the_current_input_only():
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("tokens", [False, True])
 def test_every_row_of_every_parameter_learns(layers, tokens):
-    """Also where every increment rounds to zero, as on observations at the start of a training."""
+    """Also where nearly every increment rounds to zero, as on observations at the start of a training."""
     torch.manual_seed(0)
     predictor = LatentPredictor(Z, A, D, rule="triad", layers=layers, tokens=tokens)
     cell, scale = predictor.cell, 3.0 if tokens else 0.8
     z, a, is_first = scale * torch.randn(B, T, Z), torch.randn(B, T, A), torch.zeros(B, T, dtype=torch.bool)
     loop = predictor.closed_loop(z, a, is_first)
-    assert (loop.h[..., COUNTS] == 0).all().item() == (not tokens)
+    still = (loop.h[..., COUNTS].diff(dim=1) == 0).float().mean()
+    assert still < 0.7 if tokens else still > 0.999
     loop.pred.square().sum().backward()
     for name, parameter in cell.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name

@@ -77,7 +77,7 @@ def test_triads_exact_channels_answer_for_themselves(words):
     model = model_for(data, rule="triad")
     model.reward_norm.fit(*data.statistics["reward"])
     terms, h, _ = model.losses(next(iter(data.train_dataloader())))
-    assert set(terms) == {"prediction", "accuracy", "exact"} and set(model.weights) == {"prediction", "exact"}
+    assert set(terms) == {"prediction", "accuracy", "exact", "added"} == {*model.weights, "accuracy"}
     terms["exact"].backward(retain_graph=True)
     counters = slice(model.predictor.cell.widths[0], model.predictor.cell.widths[0] + 16)
     assert (model.predictor.cell.input.weight.grad[counters] != 0).any(), "counters learn from it"

@@ -42,7 +42,7 @@ class NumericalGuard(pl.Callback):
     Args:
         folder: of the run; batches are kept in its folder skipped/, the first three.
         most_in_row: updates left out one behind the other, after which the training ends with a UserError.
-        spike: warn where a norm is this many times the median of the last hundred.
+        spike: warn where a norm is this many times the median of the last hundred, and is clipped if anything is.
     """
 
     def __init__(self, folder: Path, most_in_row: int = 10, spike: float = 20.0) -> None:
@@ -98,7 +98,7 @@ class NumericalGuard(pl.Callback):
     def _watch(self, trainer: Any, norm: float) -> None:
         usual = median(self._norms) if len(self._norms) >= FEWEST else float("inf")
         self._norms.append(norm)
-        if norm <= self.spike * usual:
+        if norm <= max(self.spike * usual, trainer.gradient_clip_val or 0.0):
             return
         self.spikes += 1
         log_at_once(trainer, {"guard/spikes": float(self.spikes)})

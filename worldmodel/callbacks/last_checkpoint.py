@@ -1,39 +1,65 @@
-"""checkpoints/last.ckpt: the newest state, replaced whole."""
+"""checkpoints/last.ckpt and the ones before it, and what a fit does when it is told to stop."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from worldmodel.data.durable import publish
+from worldmodel.callbacks.guard import is_finite
+from worldmodel.callbacks.metrics_file import LOGGED, MetricsFile, pending_row
+from worldmodel.callbacks.signals import Signals, Stopped
+from worldmodel.data.durable import keep_as
 from worldmodel.errors import UserError
+
+NAME = "last.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
     """Saves every `every_n_steps` optimizer steps and at the end of training.
 
-    A Checkpoint, so that the Trainer runs it behind all other callbacks: what they carry is up to date. The file is
-    written beside its place and renamed: a run that dies while it saves leaves the checkpoint before.
+    A Checkpoint, so that the Trainer runs it behind all other callbacks: what they carry is up to date. The one before
+    is kept as last-1.ckpt, and so on. A model that is not finite is not saved. How a file is written is for the
+    Trainer's checkpoint plugin (checkpoint_io.py).
+
+    At SIGTERM, SIGINT or SIGUSR1 on any rank, all ranks end the step, save together and stop, with the exit status
+    128 + signal. A second signal stops at once.
+
+    What falls on an epoch's last step is done behind the next one: a fit that goes on from there would leave out the
+    epoch's validation, and count its steps otherwise.
 
     Args:
-        folder: of the file.
+        folder: of the files.
         every_n_steps: between two saves.
+        keep: how many there are, the last one included.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int = 500) -> None:
-        self.path = Path(folder) / "last.ckpt"
-        if every_n_steps < 1:
-            raise UserError(f"checkpoint_every is {every_n_steps}: it must be at least 1")
-        self.every_n_steps = every_n_steps
-        self._saved_step = -1
+    def __init__(self, folder: Path, every_n_steps: int = 500, keep: int = 2) -> None:
+        self.folder, self.path = Path(folder), Path(folder) / NAME
+        for name, value in (("checkpoint_every", every_n_steps), ("checkpoint_keep", keep)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: it must be at least 1")
+        self.every_n_steps, self.keep = every_n_steps, keep
+        self.signals = Signals()
+        self._pending: dict[str, Any] = {}
+        self._saved_step, self._due = -1, False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.listen()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if (step % self.every_n_steps == 0 or step == trainer.max_steps) and step != self._saved_step:
+        step, number = trainer.global_step, self.signals.agreed(trainer)
+        self._due |= step != self._saved_step and (step % self.every_n_steps == 0 or step == trainer.max_steps)
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.num_training_batches > 1:
+            return
+        if self._due or (number and step != self._saved_step):
+            self._pending = pending_row(trainer)
             self._save(trainer)
+            self._pending = {}
+        if number:
+            self._stop(trainer, number)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, but where max_steps stopped in mid-epoch: by now the Trainer counts that epoch as complete, and a fit
@@ -42,17 +68,62 @@ class LastCheckpoint(Checkpoint):
         if whole_epoch or self._saved_step != trainer.global_step:
             self._save(trainer)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.signals.leave()
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """On Ctrl-C, say what is kept: in the middle of a step the state is not worth saving."""
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            kept = "no checkpoint was saved yet"
-            if self.path.exists():
-                kept = f"the checkpoint of step {self._saved_step} is kept; go on from it with --ckpt_path {self.path}"
-            print(f"\ninterrupted at step {trainer.global_step}: {kept}", flush=True)
+            print(f"\ninterrupted at step {trainer.global_step}: {self._kept()}", flush=True)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What was logged so far is on the disk before the checkpoint that knows how much it is."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile) and trainer.is_global_zero:
+                checkpoint[LOGGED] = {"rows": logger.keep(), "pending": self._pending}
+
+    def _stop(self, trainer: pl.Trainer, number: int) -> None:
+        if trainer.is_global_zero:
+            print(f"\nstopped at step {trainer.global_step}: {self._kept()}", flush=True)
+        raise Stopped(number)
+
+    def _kept(self) -> str:
+        if not self.path.exists():
+            return "no checkpoint was saved yet"
+        return f"the checkpoint of step {self._saved_step} is kept; go on from it with --resume"
 
     def _save(self, trainer: pl.Trainer) -> None:
-        partial = self.path.with_name(".last.ckpt.partial")
-        trainer.save_checkpoint(partial)  # on all ranks: what is saved may be gathered
+        if not is_finite(trainer.lightning_module):
+            if trainer.is_global_zero:
+                print(f"\nstep {trainer.global_step}: weights are not finite, and are not saved: {self._kept()}")
+            return
         if trainer.is_global_zero:
-            publish(partial, self.path)
-        self._saved_step = trainer.global_step
+            older = [self.path, *(self.folder / f"last-{number}.ckpt" for number in range(1, self.keep))]
+            for before, place in reversed(list(zip(older, older[1:], strict=False))):
+                if before.exists():
+                    keep_as(before, place)
+        trainer.save_checkpoint(self.path)  # on all ranks: what is saved may be gathered
+        self._saved_step, self._due = trainer.global_step, False
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt, of the least `val/loss` so far; one that is not finite is never the best."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, filename="best", monitor="val/loss", enable_version_counter=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Without the folder's path, which is nobody else's affair and may change until the run goes on."""
+        score = None if self.best_model_score is None else self.best_model_score.cpu()
+        return {"score": score} if self.best_model_path else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "score" not in state_dict:
+            return
+        self.best_model_path = self.kth_best_model_path = str(Path(str(self.dirpath), "best.ckpt"))
+        self.best_model_score = self.kth_value = state_dict["score"]
+        self.best_k_models = {self.best_model_path: state_dict["score"]}
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Any = None) -> bool:
+        return current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)

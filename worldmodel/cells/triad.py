@@ -24,9 +24,9 @@ class Triad(nn.Module):
       the key" can be written. The input before comes as the share it has in the latches' proposals, 16 numbers, which
       wait in the state for one step (zeros at an episode's start: no input was before);
     - gated channels are `gated_norm`, and do all the rest.
-    Whoever reads reads features: the gated channels hear themselves, tanh(c) and l; heads see these, exp(-2 (c - k)^2)
-    for k = -1, 0, 1 ("the count is k"), and, with `tokens`, tanh(pending), which tells the current one. Nobody reads c
-    itself, so a count far beyond the trained ones looks like a large one. Everything that is read is at most
+    Gated channels and heads read features: the gated channels, tanh(c) and l; with `tokens` heads read
+    exp(-2 (c - k)^2) for k = -1, 0, 1 ("the count is k") and tanh(pending), which tells the current one, too. Nobody
+    reads c itself, so a count far beyond the trained ones looks like a large one. Everything that is read is at most
     max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also the number of gated channels. All but the
     gated channels, the last `exact_dim` entries of what heads read, holds at any length; a head can be made to try them
     first (nets.StagewiseHead). The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
@@ -42,12 +42,13 @@ class Triad(nn.Module):
         self.tokens = tokens
         self.state_widths = [hidden_dim, COUNTERS, LATCHES, 2 * LATCHES]
         self.state_dim = sum(self.state_widths)
-        self.exact_dim = (1 + len(NEAR)) * COUNTERS + (3 if tokens else 1) * LATCHES
+        heard = COUNTERS + LATCHES
+        self.exact_dim = heard + len(NEAR) * COUNTERS + 2 * LATCHES if tokens else heard
         self.read_dim = hidden_dim + self.exact_dim
         driven = 2 * hidden_dim if layers == 1 else hidden_dim
         self.widths = [driven, COUNTERS, LATCHES, LATCHES, 2 * LATCHES]  # increment, write, value, later
         self.input = nn.Linear(input_dim, sum(self.widths))
-        self.recurrent = nn.Linear(hidden_dim + COUNTERS + LATCHES, driven, bias=False)
+        self.recurrent = nn.Linear(hidden_dim + heard, driven, bias=False)
         self.norm = nn.LayerNorm(hidden_dim) if layers == 2 else None
         self.output = nn.Linear(hidden_dim, 2 * hidden_dim) if layers == 2 else None
         write = driven + COUNTERS
@@ -66,9 +67,7 @@ class Triad(nn.Module):
 
     def propose(self, driven: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Gate and candidate of the gated channels."""
-        gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
-        heard = torch.cat([gated, torch.tanh(counters), latches], dim=-1)
-        made = proposals(driven, heard, self.recurrent, self.norm, self.output)
+        made = proposals(driven, self.heard(h), self.recurrent, self.norm, self.output)
         return made.to(h.dtype).chunk(2, dim=-1)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
@@ -79,9 +78,15 @@ class Triad(nn.Module):
         """Of the gated channels, (..., D)."""
         return torch.sigmoid(self.propose(x[..., : self.widths[0]], h)[0])
 
+    def heard(self, h: Tensor) -> Tensor:
+        """[gated, tanh(c), latches], which the gated channels read."""
+        gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
+        return torch.cat([gated, torch.tanh(counters), latches], dim=-1)
+
     def read(self, h: Tensor) -> Tensor:
-        """[gated, tanh(c), exp(-2 (c + 1)^2), exp(-2 c^2), exp(-2 (c - 1)^2), latches], with tokens tanh(pending)."""
-        gated, counters, latches, pending = h.split(self.state_widths, dim=-1)
+        """The same for heads; with tokens [..., exp(-2 (c + 1)^2), exp(-2 c^2), exp(-2 (c - 1)^2), tanh(pending)]."""
+        if not self.tokens:
+            return self.heard(h)
+        _, counters, _, pending = h.split(self.state_widths, dim=-1)
         near = [torch.exp(-2 * (counters - k).square()) for k in NEAR]
-        told = [torch.tanh(pending)] if self.tokens else []
-        return torch.cat([gated, torch.tanh(counters), *near, latches, *told], dim=-1)
+        return torch.cat([self.heard(h), *near, torch.tanh(pending)], dim=-1)

@@ -1,10 +1,7 @@
 """Checkpoints that a user names: found, read as plain data, and held against the model that was asked for."""
 
-import pickle
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from worldmodel.errors import UserError, nearest
 from worldmodel.modules.world_model import WorldModel
@@ -18,16 +15,6 @@ def find_checkpoint(path: Path) -> Path:
         there = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
         raise UserError(f"no checkpoint at {path}: {nearest(str(path), there)}")
     return path
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read without running anything that the file holds; a UserError if it is no checkpoint, or damaged."""
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        _ = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        return checkpoint
-    except (RuntimeError, EOFError, OSError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint of this program, or it is damaged") from error
 
 
 def config_of(checkpoint: Path) -> Path | None:
@@ -59,12 +46,11 @@ def check_arguments(checkpoint: dict[str, Any], model: WorldModel) -> None:
         )
 
 
-def check_unfinished(checkpoint: dict[str, Any], trainer: dict[str, Any]) -> None:
-    """Raise UserError if the checkpoint's run has nothing left to train under the Trainer's options."""
+def finished(checkpoint: dict[str, Any], trainer: dict[str, Any]) -> str | None:
+    """What says that the checkpoint's run has nothing left to train under the Trainer's options, if anything does."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
     done = {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
     for name, reached in done.items():
         if trainer[name] is not None and 0 <= trainer[name] <= reached:
-            raise UserError(
-                f"the checkpoint's run is finished: trainer.{name} {trainer[name]} is reached; raise it to go on"
-            )
+            return f"the checkpoint's run is finished: trainer.{name} {trainer[name]} is reached; raise it to go on"
+    return None

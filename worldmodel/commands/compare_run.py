@@ -22,7 +22,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from worldmodel.commands.checkpoints import find_checkpoint, read_checkpoint
+from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.commands.checkpoints import find_checkpoint
 from worldmodel.commands.parser import fail
 from worldmodel.commands.run_folder import is_first_rank
 from worldmodel.commands.training import TrainingCLI, training_errors

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from worldmodel.callbacks.metrics_file import MetricsFile
 
 WandbMode = Literal["offline", "online", "disabled"]
 STEP = "trainer/global_step"
@@ -12,9 +14,15 @@ LONGEST_TAG = 64  # characters, in W&B
 
 
 def make_loggers(
-    folder: Path, wandb: WandbMode, project: str, is_first_rank: bool, tags: Iterable[str] = (), **names: Any
+    folder: Path,
+    wandb: WandbMode,
+    project: str,
+    is_first_rank: bool,
+    tags: Iterable[str] = (),
+    logged: dict[str, Any] | None = None,
+    **names: Any,
 ) -> list[Logger]:
-    """CSVLogger first, since the Trainer's log_dir follows the first one.
+    """MetricsFile first, since the Trainer's log_dir follows the first one.
 
     Args:
         folder: of the run.
@@ -22,14 +30,17 @@ def make_loggers(
         project: in W&B.
         is_first_rank: only this process starts W&B.
         tags: of the run in W&B: what one looks for.
+        logged: what metrics.csv held at the checkpoint that the run goes on from. W&B gets the id that the run had.
         names: `name`, `group` and `job_type` of the run in W&B, and what its `config` holds beside that of the run.
     """
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    loggers: list[Logger] = [MetricsFile(folder, logged)]
     if wandb != "disabled":
         if is_first_rank and wandb == "online":
             wandb = _reachable()
         options: dict[str, Any] = {"save_dir": folder, "project": project, "settings": _settings(wandb), **names}
         options["tags"] = [tag[:LONGEST_TAG] for tag in tags]
+        if before := sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime):
+            options |= {"id": before[-1].name.rsplit("-", 1)[1], "resume": "allow"}
         loggers.append(WandbLogger(**options))
     return loggers
 

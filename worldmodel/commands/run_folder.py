@@ -42,8 +42,13 @@ def run_folder(experiment: str, name: str, asked: Path | None, option: str = "--
     if not is_first_rank():  # Lightning's own launcher hands it down; under torchrun only rank 0 writes
         return Path(os.environ.get(CHOSEN) or asked or Path("runs", experiment, name))
     folder = _chosen(asked, option) if asked else _numbered(Path("runs", experiment), name, option)
-    os.environ[CHOSEN] = str(folder.resolve())
+    hand_down(folder)
     return folder
+
+
+def hand_down(folder: Path) -> None:
+    """Tell the processes of further ranks which folder it is."""
+    os.environ[CHOSEN] = str(folder.resolve())
 
 
 def _chosen(folder: Path, option: str) -> Path:

@@ -12,23 +12,27 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpoint
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
-from worldmodel.callbacks.last_checkpoint import LastCheckpoint
+from worldmodel.callbacks.last_checkpoint import BestCheckpoint, LastCheckpoint
+from worldmodel.callbacks.metrics_file import LOGGED
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress
+from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.recall import RecallEvaluation
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
-from worldmodel.commands.checkpoints import check_arguments, check_unfinished, find_checkpoint, read_checkpoint
+from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, finished
 from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.commands.parser import explain, fail
 from worldmodel.commands.result import print_result
-from worldmodel.commands.run_folder import file_name, is_first_rank, run_folder
+from worldmodel.commands.resume import RunLock, find_run, newest_good
+from worldmodel.commands.run_folder import file_name, hand_down, is_first_rank, run_folder
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
 from worldmodel.modules.data_module import EpisodeDataModule
@@ -100,6 +104,13 @@ class TrainingCLI(LightningCLI):
             help="of torch on the CPU; one is often fastest for small models",
         )
         add("--checkpoint_every", type=int, default=500, help="optimizer steps between two saves of last.ckpt")
+        add("--checkpoint_keep", type=int, default=2, help="last.ckpt, and as many before it as make this number")
+        add(
+            "--resume",
+            action="store_true",
+            help="fit: go on with the newest run of this name, or the one in --run_dir, from its newest whole"
+            " checkpoint; begin it, if there is none. --ckpt_path last is the same",
+        )
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
         parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
@@ -113,7 +124,12 @@ class TrainingCLI(LightningCLI):
         """Not as LightningCLI does, which silently replaces model arguments by the checkpoint's."""
         self.checkpoint = None
         config = self.config[self.config["subcommand"]]
-        if path := config.get("ckpt_path"):
+        self.resume = bool(config.get("resume")) or config.get("ckpt_path") == "last"
+        if self.resume:
+            if self.config["subcommand"] != "fit" or config.get("ckpt_path") not in (None, "last"):
+                raise UserError("--resume is for fit, and finds its checkpoint itself: leave out one of the two")
+            config["ckpt_path"], config["resume"] = None, False  # config.yaml serves for other runs too
+        elif path := config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(Path(path)))
             self.checkpoint = read_checkpoint(Path(config["ckpt_path"]))
 
@@ -127,35 +143,43 @@ class TrainingCLI(LightningCLI):
         self.run_dir, config["run_dir"] = config["run_dir"], None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        resumed = self._resumed_folder() if self.resume else None
         if self.checkpoint is not None:
             check_arguments(self.checkpoint, self.model)
-            if self.subcommand == "fit":
-                check_unfinished(self.checkpoint, self._get(self.config_init, "trainer"))
+            if self.subcommand == "fit" and (said := finished(self.checkpoint, self._get(self.config_init, "trainer"))):
+                if not resumed:
+                    raise UserError(said)
+                print(said, flush=True)  # so that the same command may be given until a run is through
+                raise SystemExit(0)
         elif self.subcommand != "fit":
             raise UserError(
                 f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a run's folder or a checkpoint"
             )
         self.check_options()
-        self.folder = self._make_folder()
+        self.folder = resumed or self._make_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
         callbacks: list[Callback] = [PredictionWriter(), FinalValidation()]
         if config["trainer"]["enable_progress_bar"] is not False:
             callbacks.append(FitProgress())
         if job == "fit":
             callbacks.append(NumericalGuard(self.folder))
+            if is_first_rank():
+                self.lock = RunLock(self.folder)
         if job == "fit" and config["trainer"]["enable_checkpointing"] is not False:
             checkpoints = self.folder / "checkpoints"
-            best = ModelCheckpoint(checkpoints, filename="best", monitor="val/loss", enable_version_counter=False)
-            callbacks += [LastCheckpoint(checkpoints, config["checkpoint_every"]), best]
+            last = LastCheckpoint(checkpoints, config["checkpoint_every"], config["checkpoint_keep"])
+            callbacks += [RandomState(), last, BestCheckpoint(checkpoints)]
         given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
         name, variant = self.names()
         names = {"name": name, "group": config["experiment"], "job_type": job, "config": {"variant": variant}}
         tags = [self.model.hparams["rule"], self._get(self.config_init, "tbptt").start, self.datamodule.env_id]
-        loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, **names)
+        logged = (self.checkpoint or {}).get(LOGGED) if resumed else None
+        loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, logged, **names)
         try:
             return self.checked_trainer(
                 logger=loggers + _as_list(None if isinstance(given, bool) else given),
                 callbacks=callbacks + _as_list(config["trainer"]["callbacks"]),
+                plugins=[DurableCheckpointIO(), *_as_list(config["trainer"]["plugins"])],
                 **kwargs,
             )
         except UserError:
@@ -180,11 +204,27 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"the Trainer refuses its options: {error}") from error
 
     def _make_folder(self) -> Path:
-        config = self.config[str(self.subcommand)]
+        return run_folder(self.config[str(self.subcommand)]["experiment"], self._run_name(), self.run_dir)
+
+    def _run_name(self) -> str:
         env = file_name(self.datamodule.env_id)
         prefix = "" if self.subcommand == "fit" else f"{self.subcommand}-"
-        name = f"{prefix}{self.model.hparams['rule']}-{env}-s{config['seed_everything']}"
-        return run_folder(config["experiment"], name, self.run_dir)
+        seed = self.config[str(self.subcommand)]["seed_everything"]
+        return f"{prefix}{self.model.hparams['rule']}-{env}-s{seed}"
+
+    def _resumed_folder(self) -> Path | None:
+        """Of the run that goes on, its checkpoint read; None, where a new one begins."""
+        folder = find_run(Path("runs", self.config["fit"]["experiment"]), self._run_name(), self.run_dir)
+        path = None if folder is None else newest_good(folder)
+        if is_first_rank():
+            if folder is not None:
+                hand_down(folder)
+            where = "no run to go on with" if folder is None else f"no checkpoint in {folder} yet"
+            print(f"resume: {where}: it begins" if path is None else f"resume: from {path}", flush=True)
+        if path is not None:
+            self.checkpoint = read_checkpoint(path)
+            self.config_init["fit"]["ckpt_path"] = str(path)
+        return folder
 
     def predict(self, **kwargs: Any) -> None:
         """PredictionWriter writes what is wanted of the outputs; kept in memory they would grow with the data."""
@@ -232,6 +272,8 @@ def training_errors(argv: list[str]) -> Iterator[None]:
         "LightningCLI's args parameter",
         "is smaller than the logging interval",
         "callbacks used to create the checkpoint",
+        "Checkpoint directory .* exists and is not empty",
+        "checkpoint that ended before the epoch ended",  # the position in the data is in it
     )
     for message in (f".*{words}.*" for words in meant):
         warnings.filterwarnings("ignore", message)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,3 +48,36 @@ def sha256(path: Path) -> str:
     """The file's SHA-256 as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_digests(path: Path, of: list[str]) -> None:
+    """PATH.sha256, as sha256sum writes it: the digests that the file at `path` may have, replaced whole."""
+    with whole_file(_beside(path)) as temporary:
+        temporary.write_text("".join(f"{digest}  {path.name}\n" for digest in of))
+
+
+def digests(path: Path) -> list[str]:
+    """What PATH.sha256 holds; empty, where there is none."""
+    beside = _beside(path)
+    return (
+        [line.split()[0] for line in beside.read_text(errors="replace").splitlines() if line.strip()]
+        if beside.is_file()
+        else []
+    )
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """`other` becomes the file that is at `path` too, with its digest; whatever it was before is gone."""
+    of = digests(path)
+    write_digests(other, [*of, *digests(other)])
+    with whole_file(other) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+    write_digests(other, of)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")

@@ -60,7 +60,8 @@ def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
 
     A step counts by its reward (envs.sequences). In training its sum is divided by what the training data ask for on
     average, so that ranks average to the mean over all; in evaluation by what this batch asks for (see `weight`).
-    Where a head is stagewise, what its exact channels alone predict has a cross-entropy of its own.
+    Where a head is stagewise, what its exact channels alone predict has a cross-entropy of its own, and what the others
+    add costs its square: once nothing is left to add, what they learned before fades, instead of disturbing later on.
     """
     logits, following = model.decoder(seen.loop.pred), seen.obs[:, 1:]
     mean = model.reward_norm.mean
@@ -74,6 +75,7 @@ def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
     }
     if (exact := model.predictor.exact_prediction(seen.loop.h)) is not None:
         terms["exact"] = seen.mean(losses.cross_entropy(model.decoder(exact), following) * worth)
+        terms["added"] = seen.mean(losses.squared_error(seen.loop.pred, exact.detach()))
     return terms
 
 

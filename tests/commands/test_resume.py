@@ -1,0 +1,157 @@
+"""A run that dies goes on as if it had not: real processes, killed for real."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TESTS, one_line
+
+
+@pytest.fixture(scope="module")
+def config(toy_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("resume") / "toy.yaml"
+    trainer = {"accelerator": "cpu", "devices": 1, "max_steps": 40, "max_epochs": -1, "log_every_n_steps": 4}
+    conf = {
+        "wandb": "disabled",
+        "checkpoint_every": 7,
+        "data": {"path": str(toy_data), "steps": 8, "lanes": 4},
+        "model": {"latent_dim": 6, "hidden_dim": 10, "width": 12, "objective": "latent"},
+        "trainer": {**trainer, "enable_progress_bar": False, "check_val_every_n_epoch": 1},
+        "rollout": {"multiples": [1, 2]},
+    }
+    path.write_text(yaml.safe_dump(conf))
+    return path
+
+
+def start(arguments, cwd, kill=()):
+    """The program; with `kill`, (step, signal), as killed.py runs it."""
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    program = [str(TESTS / "killed.py"), *map(str, kill)] if kill else ["-m", "worldmodel.cli"]
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
+
+
+def run(arguments, cwd, kill=()):
+    process = start(arguments, cwd, kill)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def whole(config) -> Path:
+    """The folder of a run that nothing happened to."""
+    process = run(["fit", "--config", config, "--run_dir", "whole"], config.parent)
+    assert process.returncode == 0, process.stderr
+    return config.parent / "whole"
+
+
+def leaves(x, name=""):
+    if isinstance(x, dict):
+        for key, value in x.items():
+            yield from leaves(value, f"{name}.{key}")
+    elif isinstance(x, list | tuple):
+        for i, value in enumerate(x):
+            yield from leaves(value, f"{name}.{i}")
+    else:
+        yield name, x
+
+
+def assert_same(folder, expected):
+    """Weights, moments, carried states, generators, counters, and every number logged: bit for bit."""
+    found, wanted = (
+        dict(leaves(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True))) for run in (folder, expected)
+    )
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        same = torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value
+        assert same, name
+    for name in ("metrics.csv", "rollout.csv"):
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("step", [13, 15, 20])  # an epoch has 14 steps, and a save is due every 7
+def test_a_killed_run_goes_on_bit_for_bit(config, whole, tmp_path, step):
+    arguments = ["fit", "--config", config, "--run_dir", tmp_path / "run"]
+    assert run(arguments, tmp_path, (step, "SIGKILL")).returncode == -signal.SIGKILL
+    process = run([*arguments, "--resume"], tmp_path)
+    assert process.returncode == 0 and "resume: from" in process.stdout, process.stderr
+    assert_same(tmp_path / "run", whole)
+    assert "resuming from" not in process.stderr + process.stdout, "Lightning's doubts are unfounded here"
+
+
+def test_two_ranks_go_on_bit_for_bit(config, tmp_path):
+    arguments = ["fit", "--config", config, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--run_dir"]
+    assert run([*arguments, "whole"], tmp_path).returncode == 0
+    stopped = run([*arguments, "run"], tmp_path, (16, "SIGTERM"))  # rank 1 hears it
+    assert stopped.returncode == 143 and "stopped at step 16" in stopped.stdout, stopped.stderr
+    resumed = run([*arguments, "run", "--resume"], tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
+def test_a_signal_saves_within_a_step(config, whole, tmp_path, name, status):
+    arguments = ["fit", "--config", config, "--experiment", "x"]
+    process = run(arguments, tmp_path, (16, name))
+    assert process.returncode == status, process.stderr
+    assert "stopped at step 16: the checkpoint of step 16 is kept; go on from it with --resume" in process.stdout
+    assert "Traceback" not in process.stderr
+    folder = next((tmp_path / "runs" / "x").iterdir())
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
+    if name == "SIGTERM":  # the newest run of this name is found by itself
+        assert run([*arguments, "--ckpt_path", "last"], tmp_path).returncode == 0
+        assert_same(folder, whole)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, whole, tmp_path):
+    arguments = ["fit", "--config", config, "--run_dir", tmp_path / "run"]
+    run(arguments, tmp_path, (30, "SIGKILL"))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    last = checkpoints / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    named = run(["validate", "--config", config, "--ckpt_path", last], tmp_path)
+    assert f"{last} is damaged: its SHA-256 is not that of last.ckpt.sha256" in one_line(named)
+    process = run([*arguments, "--resume"], tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert f"{last} is damaged" in process.stdout and "trying the one before" in process.stdout
+    assert f"resume: from {checkpoints / 'last-1.ckpt'}" in process.stdout
+    assert_same(tmp_path / "run", whole)
+
+
+def test_resume_begins_and_ends_by_itself(config, tmp_path):
+    arguments = ["fit", "--config", config, "--run_dir", tmp_path / "run", "--trainer.max_steps", "8", "--resume"]
+    process = run(arguments, tmp_path)
+    assert process.returncode == 0 and "no run to go on with: it begins" in process.stdout
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    process = run(arguments, tmp_path)
+    assert process.returncode == 0 and "is finished" in process.stdout
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+    other = run([*arguments, "--model.hidden_dim", "11", "--trainer.max_steps", "9"], tmp_path)
+    assert "model.hidden_dim is 11, in the checkpoint 10" in one_line(other)
+
+
+def test_two_trainers_in_one_folder(config, tmp_path):
+    arguments = ["fit", "--config", config, "--run_dir", tmp_path / "run", "--trainer.max_steps", "100000"]
+    first = start(arguments, tmp_path)
+    try:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        said = one_line(run([*arguments, "--resume"], tmp_path))
+        assert f"process {first.pid} on " in said and "is training into" in said and "--run_dir" in said
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert run([*arguments[:-1], "30", "--resume"], tmp_path).returncode == 0, "the dead one's lock is nobody's"

@@ -1,0 +1,27 @@
+"""python killed.py STEP SIGNAL fit ...: the program, whose last rank sends itself a signal behind a training step."""
+
+import os
+import signal
+import sys
+
+import lightning.pytorch as pl
+
+import worldmodel.commands.training as training
+from worldmodel.cli import main
+
+STEP, SIGNAL = int(sys.argv[1]), signal.Signals[sys.argv[2]]
+
+
+class Kill(pl.Callback):
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.global_step == STEP and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), SIGNAL)
+
+
+class KilledCLI(training.TrainingCLI):
+    def checked_trainer(self, callbacks=(), **options):
+        return super().checked_trainer(callbacks=[*callbacks, Kill()], **options)
+
+
+training.TrainingCLI = KilledCLI
+main(sys.argv[3:])

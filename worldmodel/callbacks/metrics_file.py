@@ -1,0 +1,98 @@
+"""metrics.csv, which a resumed run continues."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from worldmodel.data.durable import whole_file
+
+LOGGED = "metrics_file"  # in a checkpoint: what metrics.csv held when it was saved
+
+
+class MetricsFile(CSVLogger):
+    """Lightning's CSVLogger, but a run goes on with the file that is there, and no moment finds it cut short.
+
+    Args:
+        folder: of the run.
+        logged: by the run when its checkpoint was saved: `rows`, behind which the file is cut off, and `pending`, the
+            row of that step.
+    """
+
+    def __init__(self, folder: Path, logged: dict[str, Any] | None = None) -> None:
+        super().__init__(folder, name="", version="")
+        self._logged = logged or {"rows": 0, "pending": {}}
+
+    @property
+    def experiment(self) -> Any:
+        """The writer; on ranks other than the first one that does nothing."""
+        if self._experiment is None and _is_first():
+            self._experiment = _Writer(self.log_dir, **self._logged)
+        return super().experiment
+
+    def keep(self) -> int:
+        """Everything logged so far is on the disk; returns how many rows that is."""
+        self.save()
+        return self.experiment.on_disk()
+
+
+class _Writer(ExperimentWriter):
+    def __init__(self, log_dir: str, rows: int, pending: dict[str, Any]) -> None:
+        super().__init__(log_dir)
+        self._rows = rows
+        kept = self._read()[:rows]
+        if kept:
+            self.metrics_keys = sorted({name for row in kept for name, value in row.items() if value})
+            self._write(kept)
+        else:
+            Path(self.metrics_file_path).unlink(missing_ok=True)
+        if pending:
+            self.metrics.append(pending)
+
+    def save(self) -> None:
+        self._rows += len(self.metrics)
+        super().save()
+
+    def on_disk(self) -> int:
+        """Flush the file; returns its rows."""
+        if self._rows:
+            with Path(self.metrics_file_path).open("rb+") as file:
+                os.fsync(file.fileno())
+        return self._rows
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning would delete the file here."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._write(self._read())
+
+    def _read(self) -> list[dict[str, Any]]:
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with whole_file(Path(self.metrics_file_path)) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def pending_row(trainer: Any) -> dict[str, Any]:
+    """The row that the Trainer will log behind this step's last hook, and so behind a checkpoint of it; often empty."""
+    connector = trainer._logger_connector
+    if not connector.should_update_logs or not (metrics := connector.metrics["log"]):
+        return {}
+    row = {"epoch": trainer.current_epoch, **convert_tensors_to_scalars(metrics)}
+    return {**row, "step": trainer.fit_loop.epoch_loop._batches_that_stepped}
+
+
+def _is_first() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
