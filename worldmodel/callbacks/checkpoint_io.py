@@ -1,6 +1,7 @@
 """How checkpoints reach the disk, and come back: whole, or not at all."""
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,5 +69,5 @@ def damage(path: Path) -> str | None:
             return None if sha256(path) in expected else f"is damaged: its SHA-256 is not that of {path.name}.sha256"
         with zipfile.ZipFile(path) as archive:
             return None if archive.testzip() is None else "is damaged: a checksum in it is wrong"
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except (OSError, EOFError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
         return "is not a checkpoint of this program, or it is damaged"

@@ -1,0 +1,111 @@
+"""Checkpoints on the disk: whole or not at all, damage seen, nothing in them run."""
+
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, damage, read_checkpoint
+from worldmodel.data.durable import digests, keep_as, write_digests
+from worldmodel.errors import UserError
+
+CHECKPOINT = {"hyper_parameters": {"rule": "gated_norm"}, "state_dict": {"w": torch.arange(3000.0)}, "global_step": 7}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    DurableCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_what_is_saved_comes_back(path):
+    assert [p.name for p in sorted(path.parent.iterdir())] == ["last.ckpt", "last.ckpt.sha256"]
+    there = DurableCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert there["global_step"] == 7 and torch.equal(there["state_dict"]["w"], torch.arange(3000.0))
+    assert subprocess.run(["sha256sum", "-c", "last.ckpt.sha256"], cwd=path.parent, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_no_flip_and_no_cut_is_silent(path, with_digest):
+    """Without the digest beside it, the archive's own checksums are left: what they do not cover changes nothing."""
+    whole = path.read_bytes()
+    if not with_digest:
+        path.with_name("last.ckpt.sha256").unlink()
+    dice = random.Random(0)
+    for _ in range(200):
+        content = bytearray(whole)
+        content[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
+        path.write_bytes(content)
+        try:
+            there = read_checkpoint(path)
+        except UserError as error:
+            assert str(path) in str(error)
+        else:
+            assert not with_digest and torch.equal(there["state_dict"]["w"], CHECKPOINT["state_dict"]["w"])
+    for _ in range(100):
+        path.write_bytes(whole[: dice.randrange(len(whole))])
+        with pytest.raises(UserError, match=r"last\.ckpt"):
+            read_checkpoint(path)
+    path.write_bytes(whole)
+    assert damage(path) is None
+
+
+def test_between_two_renames_every_file_has_its_digest(path):
+    """A process may die between the digest and the file: both the old and the new file are right then."""
+    old = digests(path)
+    write_digests(path, ["0" * 64, *old])
+    assert damage(path) is None
+    keep_as(path, path.with_name("last-1.ckpt"))
+    assert damage(path.with_name("last-1.ckpt")) is None
+    DurableCheckpointIO().save_checkpoint({**CHECKPOINT, "global_step": 8}, path)
+    assert read_checkpoint(path)["global_step"] == 8
+    assert read_checkpoint(path.with_name("last-1.ckpt"))["global_step"] == 7, "a link, not the file itself"
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("way", ["torch", "pickle", "hyper_parameters"])
+def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.ckpt"
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(Evil()))
+    else:
+        hostile = {"hyper_parameters": Evil()} if way == "hyper_parameters" else Evil()
+        torch.save({**CHECKPOINT, **hostile} if isinstance(hostile, dict) else hostile, path)
+    with pytest.raises(UserError, match="is not a checkpoint of this program"):
+        DurableCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert not (tmp_path / "executed").exists()
+
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO
+from worldmodel.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    DurableCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(30_000)}}, Path(sys.argv[1]))
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(path):
+    """The limit on a file's size stands for the disk: the write fails half-way in both cases."""
+    process = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True)
+    assert (
+        process.returncode == 1 and f"the checkpoint {path} of about 120,000 bytes cannot be written" in process.stderr
+    )
+    assert "the checkpoint before is kept" in process.stderr and "Traceback" not in process.stderr
+    assert read_checkpoint(path)["global_step"] == 7
+    assert [p.name for p in sorted(path.parent.iterdir())] == ["last.ckpt", "last.ckpt.sha256"]
