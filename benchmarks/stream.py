@@ -1,0 +1,80 @@
+"""Exact gradients on one endless episode: does memory, or the time of a step, grow over a million steps?
+
+    python benchmarks/stream.py [--gradient eligibility|rtrl] [--steps 1000000] [--json FILE]
+
+One lane, one episode without an end, segments of 250 steps; the carry holds what the state depends on since the start.
+Prints the process's memory and the time of a segment along the way. One thread.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from loader import machine
+
+from worldmodel import WorldModel
+
+SEGMENT, OBS, ACTIONS = 250, 3, 1
+
+
+def memory_mb() -> float:
+    """Resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def batch(generator: torch.Generator, position: int) -> dict:
+    """A segment of noise, the continuation of the one before."""
+    is_first = torch.zeros(1, SEGMENT, dtype=torch.bool)
+    is_first[0, 0] = position == 0
+    return {
+        "obs": torch.randn(1, SEGMENT + 1, OBS, generator=generator),
+        "action": torch.randn(1, SEGMENT, ACTIONS, generator=generator),
+        "reward": torch.zeros(1, SEGMENT),
+        "terminated": torch.zeros(1, SEGMENT, dtype=torch.bool),
+        "is_first": is_first,
+        "valid": torch.ones(1, SEGMENT, dtype=torch.bool),
+        "num_valid": torch.tensor(float(SEGMENT)),
+        "position": position,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gradient", default="eligibility")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rule = "diagonal" if options.gradient == "eligibility" else "gated_norm"
+    model = WorldModel(OBS, ACTIONS, rule=rule, gradient=options.gradient, latent_dim=8, hidden_dim=16, width=16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    generator, carry, rows = torch.Generator().manual_seed(0), None, []
+    count = options.steps // SEGMENT
+    began = time.perf_counter()
+    for n in range(count):
+        segment = batch(generator, n)
+        terms, _, carry = model.losses(segment if carry is None else {**segment, "carry": carry})
+        optimizer.zero_grad()
+        sum(terms[name] for name in model.weights).backward()  # type: ignore[union-attr]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (n + 1) % max(1, count // 10) == 0:
+            milliseconds = 1000 * (time.perf_counter() - began) / max(1, count // 10)
+            rows.append({"steps": (n + 1) * SEGMENT, "memory_mb": memory_mb(), "segment_ms": milliseconds})
+            print(
+                "{steps:>9,} steps  {memory_mb:7.1f} MB  {segment_ms:6.1f} ms a segment".format(**rows[-1]), flush=True
+            )
+            began = time.perf_counter()
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise SystemExit("weights are not finite")
+    if options.json:
+        figures = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__, "rows": rows}
+        options.json.write_text(json.dumps({**figures, "gradient": options.gradient}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
