@@ -1,6 +1,7 @@
 """A run that dies goes on as if it had not: real processes, killed for real."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TESTS, one_line
+from conftest import TESTS, TOY, one_line
+
+from worldmodel.envs.collect import collect
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,19 @@ def test_resume_begins_and_ends_by_itself(config, tmp_path):
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
     other = run([*arguments, "--model.hidden_dim", "11", "--trainer.max_steps", "9"], tmp_path)
     assert "model.hidden_dim is 11, in the checkpoint 10" in one_line(other)
+
+
+def test_a_dataset_that_was_replaced_is_refused(config, toy_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(toy_data, data)
+    arguments = ["fit", "--config", config, "--data.path", data, "--run_dir", tmp_path / "run", "--resume"]
+    assert run([*arguments, "--trainer.max_steps", "9"], tmp_path).returncode == 0
+    shutil.rmtree(data)
+    collect({**TOY, "seed": 1}, data)
+    said = one_line(run([*arguments, "--trainer.max_steps", "12"], tmp_path))
+    assert f"the files of {data} are not those that the checkpoint was trained on" in said
+    accepted = run([*arguments, "--trainer.max_steps", "12", "--data.accept_changed", "true"], tmp_path)
+    assert accepted.returncode == 0, accepted.stderr
 
 
 def test_two_trainers_in_one_folder(config, tmp_path):

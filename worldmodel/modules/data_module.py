@@ -57,6 +57,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         decode: images stay compressed on disk, and batches decode theirs: slower, without a cache (use num_workers).
         num_workers: processes that make batches ahead; 0 is fastest where nothing is to be decoded.
         whole_episodes: a training segment holds one episode from its start to its end, and padding.
+        accept_changed: a fit goes on from a checkpoint although the dataset's files are not those that it saw.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         decode: bool = False,
         num_workers: int = 0,
         whole_episodes: bool = False,
+        accept_changed: bool = False,
     ) -> None:
         super().__init__()
         self.path = Path(path)
@@ -93,7 +95,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.split_seed, self.seed = split_seed, seed
         self.non_finite: NonFinite = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
-        self.num_workers, self.whole_episodes = num_workers, whole_episodes
+        self.num_workers, self.whole_episodes, self.accept_changed = num_workers, whole_episodes, accept_changed
         self.position = 0
         for name, value, least in (("steps", steps, 1), ("lanes", lanes, 1), ("num_workers", num_workers, 0)):
             if value < least:
@@ -262,9 +264,17 @@ class EpisodeDataModule(pl.LightningDataModule):
             UserError: in a fit, if anything differs that decides which frames a batch holds.
         """
         then, now = state_dict["stream"], self._stream()
-        differ = [f"data.{name} is {now[name]}, was {value}" for name, value in then.items() if now[name] != value]
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
+        if self.accept_changed:
+            now["files"] = then["files"]
+        elif then["files"] != now["files"]:
+            raise UserError(
+                f"the files of {self.path} are not those that the checkpoint was trained on ({now['files']}, were"
+                f" {then['files']}): bring them back, or go on with these, in which the batches differ, with"
+                " --data.accept_changed true"
+            )
+        differ = [f"data.{name} is {now[name]}, was {value}" for name, value in then.items() if now[name] != value]
         if differ:
             raise UserError(
                 f"the checkpoint was trained on another stream of data, and cannot go on ({'; '.join(differ)}):"
