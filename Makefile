@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: fit test check browser results-quick format clean
+.PHONY: fit test check browser results-quick faults format clean
 
 fit: .venv/installed
 	$(BIN)/worldmodel fit --config conf/quickstart.yaml
@@ -15,6 +15,10 @@ test: check browser
 results-quick: .venv/installed  # a small version of docs/results, in a few minutes; goes on where it was interrupted
 	$(BIN)/worldmodel compare --config conf/linear.yaml --rules residual,gated_norm --start carry,zero --seeds 0,1 \
 		--trainer.max_steps 1000 --out runs/results-quick
+
+faults: .venv/installed  # 50 kills of one process, 20 of two: the end must be the same, bit for bit; about 15 minutes
+	$(BIN)/python benchmarks/faults.py --kills 50
+	$(BIN)/python benchmarks/faults.py --kills 20 --ranks 2
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

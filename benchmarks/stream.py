@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from loader import machine
@@ -25,7 +26,7 @@ def memory_mb() -> float:
     return pages * 4096 / 2**20
 
 
-def batch(generator: torch.Generator, position: int) -> dict:
+def batch(generator: torch.Generator, position: int) -> dict[str, Any]:
     """A segment of noise, the continuation of the one before."""
     is_first = torch.zeros(1, SEGMENT, dtype=torch.bool)
     is_first[0, 0] = position == 0
@@ -50,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rule = "diagonal" if options.gradient == "eligibility" else "gated_norm"
-    model = WorldModel(OBS, ACTIONS, rule=rule, gradient=options.gradient, latent_dim=8, hidden_dim=16, width=16)
+    model: Any = WorldModel(OBS, ACTIONS, rule=rule, gradient=options.gradient, latent_dim=8, hidden_dim=16, width=16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     generator, carry, rows = torch.Generator().manual_seed(0), None, []
     count = options.steps // SEGMENT
@@ -59,7 +60,7 @@ def main() -> None:
         segment = batch(generator, n)
         terms, _, carry = model.losses(segment if carry is None else {**segment, "carry": carry})
         optimizer.zero_grad()
-        sum(terms[name] for name in model.weights).backward()  # type: ignore[union-attr]
+        torch.stack([terms[name] for name in model.weights]).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (n + 1) % max(1, count // 10) == 0:

@@ -23,6 +23,10 @@ WAYS_OUT = (
 )
 
 
+class Diverged(UserError):
+    """So many updates in a row were not finite that the training ended."""
+
+
 class NumericalGuard(pl.Callback):
     """Looks at every gradient before it is used, in one fused norm.
 
@@ -41,7 +45,7 @@ class NumericalGuard(pl.Callback):
 
     Args:
         folder: of the run; batches are kept in its folder skipped/, the first three.
-        most_in_row: updates left out one behind the other, after which the training ends with a UserError.
+        most_in_row: updates left out one behind the other, after which the training ends with `Diverged`.
         spike: warn where a norm is this many times the median of the last hundred, and is clipped if anything is.
     """
 
@@ -81,7 +85,7 @@ class NumericalGuard(pl.Callback):
         log_at_once(trainer, {"guard/skipped": float(self.skipped)})
         told = self._tell(trainer, outputs, batch)
         if self.in_row >= self.most_in_row:
-            raise UserError(
+            raise Diverged(
                 f"{self.in_row} updates in a row were not finite, and were left out: the training cannot go on. {told}."
                 f" The weights are still finite. Ways out: {WAYS_OUT}"
             )

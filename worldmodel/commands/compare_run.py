@@ -13,6 +13,7 @@ import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.callbacks.guard import Diverged
 from worldmodel.commands.checkpoints import find_checkpoint
 from worldmodel.commands.parser import fail
 from worldmodel.commands.run_folder import is_first_rank
@@ -69,6 +71,11 @@ class RunCLI(TrainingCLI):
 
     def names(self) -> tuple[str, str]:
         return f"{self.run['slug']}-s{self.run['seed']}", self.run["variant"]
+
+    def fit(self, **kwargs: Any) -> None:
+        """A training that diverged is a result: it is measured as it ended."""
+        with suppress(Diverged):
+            self.trainer.fit(**kwargs)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
