@@ -1,6 +1,7 @@
 """The numerical guard: what is not finite leaves no trace but a report of it."""
 
 import warnings
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -111,6 +112,13 @@ def test_spikes_are_told(toy_data, tmp_path):
     with warnings.catch_warnings(record=True):
         fit(toy_data, tmp_path, [Poison({50}, 1e4), guard])
     assert guard.spikes >= 1 and guard.skipped == 0
+
+
+def test_a_task_that_asks_seldom_has_no_spikes(tmp_path):
+    guard = NumericalGuard(tmp_path)
+    for norm in (*[0.0] * 60, 3.0):
+        guard._watch(SimpleNamespace(gradient_clip_val=1.0), norm)
+    assert guard.spikes == 0
 
 
 def test_counts_go_on_behind_a_resume(tmp_path):

@@ -102,8 +102,8 @@ class NumericalGuard(pl.Callback):
     def _watch(self, trainer: Any, norm: float) -> None:
         usual = median(self._norms) if len(self._norms) >= FEWEST else float("inf")
         self._norms.append(norm)
-        if norm <= max(self.spike * usual, trainer.gradient_clip_val or 0.0):
-            return
+        if usual == 0 or norm <= max(self.spike * usual, trainer.gradient_clip_val or 0.0):
+            return  # 0: a task that asks seldom has no gradient in most segments
         self.spikes += 1
         log_at_once(trainer, {"guard/spikes": float(self.spikes)})
         warnings.warn(
