@@ -17,41 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from same_run import differences  # noqa: E402
 
 PROGRAM = [sys.executable, "-m", "worldmodel.cli"]
 SECONDS = 4.0  # a kill comes within so many behind the first save of a process
-
-
-def leaves(x: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number of a checkpoint, by its path."""
-    if isinstance(x, dict):
-        for key, value in x.items():
-            yield from leaves(value, f"{name}.{key}")
-    elif isinstance(x, list | tuple):
-        for i, value in enumerate(x):
-            yield from leaves(value, f"{name}.{i}")
-    else:
-        yield name, x
-
-
-def differences(run: Path, expected: Path) -> list[str]:
-    """What is not equal, bit for bit."""
-    found, wanted = (
-        dict(leaves(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))) for folder in (run, expected)
-    )
-    differ = sorted(found.keys() ^ wanted.keys())
-    for name in found.keys() & wanted.keys():
-        one, other = found[name], wanted[name]
-        if not (torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other):
-            differ.append(name)
-    files = ("metrics.csv", "rollout.csv")
-    return differ + [name for name in files if (run / name).read_bytes() != (expected / name).read_bytes()]
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
