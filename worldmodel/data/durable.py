@@ -59,11 +59,8 @@ def write_digests(path: Path, of: list[str]) -> None:
 def digests(path: Path) -> list[str]:
     """What PATH.sha256 holds; empty, where there is none."""
     beside = _beside(path)
-    return (
-        [line.split()[0] for line in beside.read_text(errors="replace").splitlines() if line.strip()]
-        if beside.is_file()
-        else []
-    )
+    lines = beside.read_text(errors="replace").splitlines() if beside.is_file() else []
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def keep_as(path: Path, other: Path) -> None:
