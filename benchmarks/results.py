@@ -1,6 +1,7 @@
 """The comparisons of docs/results, from their beginning: python benchmarks/results.py [linear pendulum ...]
 
-NAME_triad is triad alone, on the simulators beside gated_norm and gru. Each goes on where it was interrupted
+NAME_triad is triad alone, on the simulators beside gated_norm and gru; linear_memory the two cells that came with the
+sequence tasks. Each goes on where it was interrupted
 (runs/results/NAME); then its tables, numbers and curves land in docs/results. On two cores the linear system takes an
 hour, each simulator about ten minutes.
 """
@@ -23,6 +24,7 @@ COMPARISONS = {  # name -> configuration, rules, starts, seeds
     "linear": ("conf/linear.yaml", RULES, "carry,zero", "0,1,2,3,4"),
     **{name: (f"conf/results/{name}.yaml", RULES, "carry,zero", "0,1,2") for name in SIMULATORS},
     "linear_triad": ("conf/linear.yaml", "triad", "carry", "0,1,2,3,4"),
+    "linear_memory": ("conf/linear.yaml", "diagonal,slots", "carry", "0,1,2"),
     **{f"{name}_triad": (f"conf/results/{name}.yaml", "triad,gated_norm,gru", "carry", "0,1,2") for name in SIMULATORS},
 }
 

@@ -4,7 +4,7 @@ python benchmarks/scorecard.py [--tasks anbn,haystack,...] [--rules gated_norm,l
 
 Trains every rule with every seed, at equal parameters, on conf/TASK.yaml, as far as that is not done (runs/scorecard);
 then docs/results/scorecard.csv gets a row for every run that is there, and the tables of docs/results/scorecard.md are
-printed. The regret is that of benchmarks/results.py: docs/results/linear.csv, and linear_triad.csv if it is there.
+printed. The regret is that of benchmarks/results.py: docs/results/linear.csv, linear_triad.csv, linear_memory.csv.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def table(rows: list[Row]) -> str:
 def regrets() -> str:
     """Closed-loop regret with carry: geometric mean and 95% t-interval over seeds, at each horizon."""
     runs: dict[tuple[str, int], list[float]] = {}
-    for numbers in filter(Path.is_file, (DOCS / "linear.csv", DOCS / "linear_triad.csv")):
+    for numbers in sorted(DOCS.glob("linear*.csv")):
         with numbers.open() as file:
             for row in csv.DictReader(file):
                 if (row["start"], row["loop"]) == ("carry", "closed") and row["regret"] and row["seed"]:
