@@ -1,6 +1,6 @@
 """worldmodel: a trainer for recurrent latent world models.
 
->>> from worldmodel import RULES, LatentPredictor, WorldModel
+>>> from worldmodel import RULES, LatentPredictor, WorldModel, load_exported
 
 The names are imported on first use, so that `worldmodel --help` and `worldmodel collect` do not wait for torch.
 """
@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldmodel.export import load_exported
     from worldmodel.modules.data_module import EpisodeDataModule
     from worldmodel.modules.world_model import WorldModel
     from worldmodel.predictor import LatentPredictor
     from worldmodel.rules import RULES
 
-__all__ = ["RULES", "EpisodeDataModule", "LatentPredictor", "WorldModel"]
+__all__ = ["RULES", "EpisodeDataModule", "LatentPredictor", "WorldModel", "load_exported"]
 
 try:
     __version__ = version("worldmodel")
@@ -27,6 +28,7 @@ _HOMES = {
     "LatentPredictor": "worldmodel.predictor",
     "WorldModel": "worldmodel.modules.world_model",
     "EpisodeDataModule": "worldmodel.modules.data_module",
+    "load_exported": "worldmodel.export",
 }
 
 

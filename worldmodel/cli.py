@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import import_module
 
 from worldmodel.commands.parser import fail
 from worldmodel.errors import UserError, nearest
@@ -13,6 +14,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
     "diagnose": "what a model suffers from: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
+    "export": "a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
     "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
     "dashboard": "a workspace and a report in Weights & Biases that compare the rules",
@@ -43,30 +45,8 @@ def _run(command: str, argv: list[str]) -> None:
             from worldmodel.commands.training import main as training
 
             training(argv)
-        elif command == "compare":
-            from worldmodel.commands.compare import main as compare
-
-            compare(argv[1:])
-        elif command == "data":
-            from worldmodel.commands.data import main as data
-
-            data(argv[1:])
-        elif command == "dashboard":
-            from worldmodel.commands.dashboard import main as dashboard
-
-            dashboard(argv[1:])
-        elif command == "diagnose":
-            from worldmodel.commands.diagnose import main as diagnose
-
-            diagnose(argv[1:])
-        elif command == "rollout":
-            from worldmodel.commands.rollout import main as rollout
-
-            rollout(argv[1:])
         else:
-            from worldmodel.commands.collect import main as collect
-
-            collect(argv[1:])
+            import_module(f"worldmodel.commands.{command}").main(argv[1:])
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, damage, read_checkpoint
-from worldmodel.data.durable import digests, keep_as, write_digests
+from worldmodel.durable import digests, keep_as, write_digests
 from worldmodel.errors import UserError
 
 CHECKPOINT = {"hyper_parameters": {"rule": "gated_norm"}, "state_dict": {"w": torch.arange(3000.0)}, "global_step": 7}

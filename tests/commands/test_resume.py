@@ -1,5 +1,6 @@
 """A run that dies goes on as if it had not: real processes, killed for real."""
 
+import csv
 import os
 import shutil
 import signal
@@ -77,6 +78,33 @@ def test_two_ranks_go_on_bit_for_bit(config, tmp_path):
     resumed = run([*arguments, "run", "--resume"], tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert not differences(tmp_path / "run", tmp_path / "whole")
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_lanes(config, tmp_path):
+    """From 1 rank to 2, to 4, to 1: the same batches and states a lane, the same losses within rounding."""
+    shared = ["fit", "--config", config, "--trainer.log_every_n_steps", "1", "--trainer.strategy", "ddp"]
+    shared += ["--model.objective", "reconstruction", "--model.lr_schedule", "constant"]
+    legs = [(1, 5), (2, 11), (4, 19), (1, 26)]  # ranks, up to step
+    whole = run([*shared, "--run_dir", "whole", "--trainer.max_steps", "26"], tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    for ranks, steps in legs:
+        options = ["--resume", "--trainer.devices", ranks, "--trainer.max_steps", steps]
+        process = run([*shared, "--run_dir", "run", *options], tmp_path)
+        assert process.returncode == 0, process.stderr
+    losses = []
+    for folder in (tmp_path / "run", tmp_path / "whole"):
+        with (folder / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        losses.append({int(row["step"]): float(row["train/loss"]) for row in rows})
+    assert len(losses[0]) == len(losses[1]) == 26
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6, abs=1e-6)
+    ended, expected = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("run", "whole")
+    )
+    assert ended["EpisodeDataModule"]["position"] == expected["EpisodeDataModule"]["position"] == 26
+    carry, wanted = (checkpoint["callbacks"]["TruncatedBPTT"]["carry"] for checkpoint in (ended, expected))
+    torch.testing.assert_close(carry, wanted, rtol=1e-5, atol=1e-6)
+    assert carry.std(dim=0).min() > 1e-3, "lanes that could be told apart"
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])

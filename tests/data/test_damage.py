@@ -12,12 +12,12 @@ from gymnasium import spaces as gym_spaces
 
 from worldmodel.data import spaces
 from worldmodel.data.damage import damaged_episodes
-from worldmodel.data.durable import sha256
 from worldmodel.data.episode import Episode
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.manifest import read_manifest, write_manifest
 from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter
+from worldmodel.durable import sha256
 from worldmodel.errors import UserError
 
 SPACES = {

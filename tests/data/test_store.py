@@ -12,11 +12,11 @@ from gymnasium import spaces as gym_spaces
 
 from worldmodel.data import shards, spaces
 from worldmodel.data import writer as writer_room
-from worldmodel.data.durable import sha256, whole_file
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest, sealed, write_manifest
 from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter, compact
+from worldmodel.durable import sha256, whole_file
 from worldmodel.errors import UserError
 
 SPACES = {

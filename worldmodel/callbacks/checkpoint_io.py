@@ -12,8 +12,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from worldmodel.data.durable import digests, sha256, whole_file, write_digests
+from worldmodel.durable import digests, sha256, whole_file, write_digests
 from worldmodel.errors import UserError
+
+NOT_OURS = "is not a checkpoint of this program, or it is damaged"
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -57,17 +59,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         _ = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
+        if any(tensor.untyped_storage().nbytes() < tensor.nbytes for tensor in tensors):
+            raise ValueError("a tensor that claims more numbers than are in the file")  # copied, it could fill memory
         return checkpoint
     except (RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint of this program, or it is damaged") from error
+        raise UserError(f"{path} {NOT_OURS}") from error
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the file's bytes: held against the SHA-256 beside it, or else its own checksums."""
+    """What is wrong with the file's bytes: not those of the SHA-256 beside it, or no archive as `torch.save` writes it.
+
+    Without that digest it is held against its own checksums.
+    """
     try:
-        if expected := digests(path):
-            return None if sha256(path) in expected else f"is damaged: its SHA-256 is not that of {path.name}.sha256"
+        if (expected := digests(path)) and sha256(path) not in expected:
+            return f"is damaged: its SHA-256 is not that of {path.name}.sha256"
         with zipfile.ZipFile(path) as archive:
-            return None if archive.testzip() is None else "is damaged: a checksum in it is wrong"
+            # torch.save packs nothing: what is packed may unfold to more than any memory
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                return NOT_OURS
+            return None if expected or archive.testzip() is None else "is damaged: a checksum in it is wrong"
     except (OSError, EOFError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
-        return "is not a checkpoint of this program, or it is damaged"
+        return NOT_OURS

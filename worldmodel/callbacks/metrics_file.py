@@ -10,7 +10,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 
 LOGGED = "metrics_file"  # in a checkpoint: what metrics.csv held when it was saved
 

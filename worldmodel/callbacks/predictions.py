@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 
 
 class PredictionWriter(pl.Callback):

@@ -21,7 +21,8 @@ class TruncatedBPTT(pl.Callback):
     before. The step starts from `batch["carry"]`, a tensor (B, D), or from zeros where there is none, resets it itself
     wherever an episode starts, and returns `outputs["carry"]`, the state behind the segment. The callback owns the
     state in between. Where batches have a `position`, the state is carried only from one position to the next, and
-    the DataModule's `acknowledge(position)`, where it has one, hears which batch was trained on.
+    the DataModule's `acknowledge(position)`, where it has one, hears which batch was trained on. Of all lanes, rank r of
+    R has those from r B / R on, so that a fit may go on with another R.
 
     Validation, test and prediction have a state of their own, dropped before each run.
 
@@ -101,19 +102,18 @@ class TruncatedBPTT(pl.Callback):
             acknowledge(int(batch["position"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """The carry of every rank, (world, B, D). A collective: all ranks save together."""
+        """The carry of all lanes of all ranks, (ranks B, D). A collective: all ranks save together."""
         if self._train.state is None or self._trainer is None:
             return {}
         self._mend(self._trainer, self._trainer.lightning_module)
         state = self._trainer.strategy.all_gather(self._train.state)
-        return {"carry": state.view(-1, *self._train.state.shape), "position": self._train.position}
+        return {"carry": state.view(-1, *self._train.state.shape[1:]), "position": self._train.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "carry" in state_dict and self._trainer is not None:
-            carries, rank = state_dict["carry"], self._trainer.global_rank
-            # another number of ranks has other lanes: their states begin anew
-            if len(carries) == self._trainer.world_size:
-                self._train = _Carry(carries[rank], state_dict["position"])
+            ranks, rank, carry = self._trainer.world_size, self._trainer.global_rank, state_dict["carry"]
+            if len(carry) % ranks == 0:  # each rank its share, also where there were more or fewer of them
+                self._train = _Carry(carry.chunk(ranks)[rank].clone(), state_dict["position"])
         self._made_at = self._watch.loads  # the weights were restored with it
 
     def _mend(self, trainer: Any, pl_module: Any) -> None:

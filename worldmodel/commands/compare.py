@@ -18,7 +18,7 @@ from worldmodel.commands.training import training_errors
 from worldmodel.comparison.launch import launch
 from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, keep_record, load, read_plan
 from worldmodel.comparison.results import write_json, write_references
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width

@@ -16,7 +16,7 @@ from worldmodel.commands.checkpoints import check_arguments, config_of, find_che
 from worldmodel.commands.parser import Parser
 from worldmodel.commands.run_folder import check_free, file_name, run_folder
 from worldmodel.commands.training import TrainingCLI, TrainingParser, training_errors
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
 from worldmodel.evaluation.diagnosis.figure import diagnosis_figure

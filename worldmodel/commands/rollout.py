@@ -11,7 +11,7 @@ from rich.console import Console
 
 from worldmodel.callbacks.checkpoint_io import read_checkpoint
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
-from worldmodel.commands.checkpoints import config_of, find_checkpoint, load_weights
+from worldmodel.commands.checkpoints import config_of, find_checkpoint
 from worldmodel.commands.result import horizon_lines, horizon_table
 from worldmodel.commands.rollout_plan import Plan, plan_rollouts
 from worldmodel.commands.run_folder import file_name, run_folder
@@ -22,8 +22,8 @@ from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import save_animation
 from worldmodel.evaluation.horizon import HorizonCurves, curves_from
 from worldmodel.evaluation.rollouts import Example, Start
+from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
-from worldmodel.modules.world_model import WorldModel
 
 MOST_DRAWN = 4  # rollouts in the picture
 OF_THE_DATA = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # not of another dataset
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     """Parse the command line, roll out, write and draw it, and say what came of it."""
     arguments, path, config = _arguments(argv)
     data = EpisodeDataModule(**arguments.data.as_dict())
-    model = _model(path, data)
+    model, rule = _model(path, data)
     split, episodes = _split(data, arguments.split)
     asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
     plan = plan_rollouts(episodes, data.steps, *asked)
@@ -41,7 +41,6 @@ def main(argv: list[str]) -> None:
     threshold = config.get("rollout", {}).get("threshold", RolloutEvaluation().threshold)
     how: Any = {"threshold": threshold, "kept": list(range(len(starts))), "reference": episodes}
     curves = curves_from(model, plan.episodes, starts, data.steps, plan.burn_in, **how)
-    rule = model.hparams["rule"]
     seed = f"-s{config['seed_everything']}" if config else ""
     folder = run_folder("rollout", f"{rule}-{file_name(data.env_id)}{seed}", arguments.out, "--out")
     files = _write(folder, _named(curves, plan), plan.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
@@ -110,8 +109,8 @@ def _trained_steps(path: Path) -> int:
     return read_checkpoint(path).get("EpisodeDataModule", {}).get("stream", {}).get("steps", 32)
 
 
-def _model(path: Path, data: EpisodeDataModule) -> WorldModel:
-    """The model of a checkpoint in evaluation mode, if the data is of its kind."""
+def _model(path: Path, data: EpisodeDataModule) -> tuple[Model, str]:
+    """The model of a checkpoint in evaluation mode, if the data is of its kind; and its rule."""
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["hyper_parameters"]
     sizes = {name: arguments.get(name) for name in ("obs_dim", "action_dim")}
@@ -130,12 +129,7 @@ def _model(path: Path, data: EpisodeDataModule) -> WorldModel:
         raise UserError(
             f"{path} predicts tokens, and rollout draws values: use `worldmodel validate --ckpt_path {path}`"
         )
-    try:
-        model = WorldModel(**arguments)
-    except TypeError as error:
-        raise UserError(f"{path} is of another version of this program: {str(error).splitlines()[0]}") from error
-    load_weights(model, checkpoint, path)
-    return model.eval()
+    return rebuilt(arguments, checkpoint["state_dict"], path), arguments["rule"]
 
 
 def _split(data: EpisodeDataModule, asked: Literal["test", "val", "train"] | None) -> tuple[str, Episodes]:

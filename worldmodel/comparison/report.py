@@ -28,7 +28,7 @@ from worldmodel.comparison.lines import counts
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples
 from worldmodel.comparison.summary import shortly
 from worldmodel.comparison.tables import TRAITS, number, version_rows
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 
 PANELS = 16  # of rollouts: at most two episodes, and one for many variants
 SHOWN = 10  # multiples of T that a rollout is shown for

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 
 Loop = Literal["closed", "open"]
 LOOPS: tuple[Loop, ...] = ("closed", "open")

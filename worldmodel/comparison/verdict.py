@@ -10,7 +10,7 @@ from worldmodel.comparison.findings import Cell, Pair, Ranking, Trait, Verdict
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop, write_json
 from worldmodel.comparison.statistics import Estimate, arithmetic, geometric, scaled
 from worldmodel.comparison.summary import summarize
-from worldmodel.data.durable import whole_file
+from worldmodel.durable import whole_file
 
 __all__ = ["Cell", "Estimate", "Pair", "Ranking", "Trait", "Verdict", "judge", "write_results_csv", "write_verdict"]
 

@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from worldmodel.data.durable import whole_file
 from worldmodel.data.episode import Source
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.hdf5 import open_hdf5
@@ -28,6 +27,7 @@ from worldmodel.data.manifest import read_manifest
 from worldmodel.data.rows import DiskRows, Rows, ShardFrames
 from worldmodel.data.shards import Shard
 from worldmodel.data.store import open_dataset
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)

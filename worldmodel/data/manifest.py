@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.data import spaces
-from worldmodel.data.durable import whole_file
 from worldmodel.data.episode import ALIGNMENT
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 MANIFEST = "manifest.json"

@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 
 from worldmodel.data import spaces
-from worldmodel.data.durable import whole_file
 from worldmodel.data.episode import Episode
 from worldmodel.data.hdf5 import dataset, open_hdf5, read
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 IMAGE_CHUNK = 16  # frames

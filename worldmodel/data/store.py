@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.data.damage import describe_damage
-from worldmodel.data.durable import sha256
 from worldmodel.data.episode import ALIGNMENT, Episode, Source
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.shards import chained, join, read_shard
+from worldmodel.durable import sha256
 from worldmodel.errors import UserError, choose
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from worldmodel.data.durable import sync_folder
 from worldmodel.data.manifest import MANIFEST, read_manifest
+from worldmodel.durable import sync_folder
 from worldmodel.envs.collect import DEFAULTS, CollectOptions, collect
 from worldmodel.errors import UserError
 

@@ -255,7 +255,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.position = position + 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "stream": self._stream()}
+        spaces = {"observation_space": self.layout.observation_space, "action_space": self.layout.action_space}
+        return {"position": self.position, "stream": self._stream(), "data": {"env_id": self.env_id, **spaces}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the position, if it means the same frames as it did.

@@ -81,7 +81,7 @@ def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
 
 def weight(model: WorldModel, batch: Batch) -> Tensor:
     """() what a batch counts in the means of an evaluation: its valid steps, or what is asked for."""
-    if model.hparams["objective"] != "tokens":
+    if not model.is_tokens:
         return batch["num_valid"].clone()
     return torch.where(batch["valid"], batch["reward"], 0.0).sum()
 

@@ -1,7 +1,7 @@
-"""The world model: encoder, latent predictor, decoder and heads, and how they are trained."""
+"""How the world model is trained: losses, optimizer, and what is logged."""
 
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -12,28 +12,17 @@ from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
-from worldmodel.modules.normalizer import Normalizer
+from worldmodel.model import Model
 from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.nets import StagewiseHead, mlp, observation_decoder, observation_encoder
-from worldmodel.predictor import LatentPredictor, previous_states
+from worldmodel.nets import StagewiseHead
 from worldmodel.rtrl import RTRL
 
 ADDED_WEIGHT = 0.01  # small: it decides only where the cross-entropy has nothing to say
 
 
-class Imagined(NamedTuple):
-    """An open-loop rollout in the units of the data."""
-
-    obs: Tensor  # (B, H, O)
-    reward: Tensor  # (B, H)
-    proceeds: Tensor  # (B, H): probability that the step does not end in a terminal state
-    z: Tensor  # (B, H, Z)
-    h: Tensor  # (B, H, D)
-
-
-class WorldModel(pl.LightningModule):
-    """A recurrent latent world model on vectors and images.
+class WorldModel(Model, pl.LightningModule):
+    """A recurrent latent world model (model.py), and how it is trained.
 
     `reconstruction` decodes the predicted latent and compares it with the next observation; `latent` compares it with
     the next latent of a target encoder, keeps the latents from collapsing, and trains the decoder as a probe, without
@@ -108,37 +97,26 @@ class WorldModel(pl.LightningModule):
         lr_schedule: Schedule = "cosine",
         warmup_steps: int = 100,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            obs_dim, action_dim, images, latent_dim, hidden_dim, rule, layers, gate_bias, width, depth, channels,
+            head_depth, objective,
+        )  # fmt: skip
         self.save_hyperparameters()
-        at_least = {"latent_dim": 1, "hidden_dim": 1, "width": 1, "depth": 0, "channels": 1, "head_depth": 0}
-        at_least |= {"open_loop_steps": 0, "warmup_steps": 0}
-        for name, least in at_least.items():
-            if self.hparams[name] < least:
-                raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least {least}")
+        for name in ("open_loop_steps", "warmup_steps"):
+            if self.hparams[name] < 0:
+                raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
         if not learning_rate > 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
-        self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
+        if self.is_tokens and open_loop_steps:
+            raise UserError("model.objective tokens does not know model.open_loop_steps: leave it out")
         self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
-        is_tokens = objective == "tokens"
-        if is_tokens and (images or open_loop_steps):
-            raise UserError("model.objective tokens knows neither images nor model.open_loop_steps: leave them out")
-        nets = obs_dim, images or [], latent_dim, width, 0 if is_tokens else depth, channels
-        self.encoder = observation_encoder(*nets)
-        if is_tokens:
-            embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
-            nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
-        self.predictor = LatentPredictor(
-            latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, is_tokens
-        )
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
         self.estimator = None if exact is None else exact(self.encoder, self.predictor)
-        self.decoder = observation_decoder(*nets)
-        self.heads = None if is_tokens else mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
         self.target_encoder: nn.Module | None = None
         if objective == "latent" and target == "ema":
             self.target_encoder = deepcopy(self.encoder).requires_grad_(False)
-        self.weights, told = self._term_weights(), ["accuracy"] if is_tokens else []
+        self.weights, told = self._term_weights(), ["accuracy"] if self.is_tokens else []
         # a NaN counts as infinite: by default it is left out, and a diverged model would look good
         self.val_means = nn.ModuleDict(
             {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", *self.weights, *told)}
@@ -146,7 +124,7 @@ class WorldModel(pl.LightningModule):
 
     def _term_weights(self) -> dict[str, float]:
         hp = self.hparams
-        if hp["objective"] == "tokens":
+        if self.is_tokens:
             stagewise = isinstance(self.predictor.head, StagewiseHead)
             return {"prediction": 1.0, "exact": 1.0, "added": ADDED_WEIGHT} if stagewise else {"prediction": 1.0}
         if hp["objective"] == "reconstruction":
@@ -167,63 +145,6 @@ class WorldModel(pl.LightningModule):
         """Raise UserError if segments of this many steps cannot be divided into the open-loop rollouts."""
         if (steps := self.hparams["open_loop_steps"]) and length % steps:
             raise UserError(f"model.open_loop_steps {steps} does not divide the segment of {length} steps (data.steps)")
-
-    # --- the model, in the units of the data ---------------------------------------------------------------------
-
-    def encode(self, obs: Tensor) -> Tensor:
-        """Observations (..., O) -> latents (..., Z)."""
-        return self.encoder(self.obs_norm(obs))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents (..., Z) -> observations (..., O); with `tokens` the probabilities of each token."""
-        if self.hparams["objective"] == "tokens":
-            return self.decoder(z).softmax(dim=-1)
-        return self.obs_norm.inverse(self.decoder(z))
-
-    def closed_loop(
-        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict each next observation from all before it.
-
-        Args:
-            obs: (B, T, O).
-            action: (B, T, A).
-            is_first: (B, T) bool.
-            h: (B, D), the state before the first frame; None: zeros.
-
-        Returns:
-            The predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D).
-        """
-        loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
-        return self.decode(loop.pred), loop.h, loop.carry
-
-    def observe(
-        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `closed_loop`, without decoding: the latents of the frames (B, T, Z), the states, the carry."""
-        z = self.encode(obs)
-        loop = self.predictor.closed_loop(z, self.action_norm(action), is_first, h)
-        return z, loop.h, loop.carry
-
-    def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
-        """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
-        loop = self.predictor.open_loop(z, h, self.action_norm(action))
-        reward, proceeds = self.head_outputs(loop.h)
-        reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
-        return Imagined(self.decode(loop.pred), reward, proceeds.sigmoid(), loop.pred, loop.h)
-
-    def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
-        """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
-        before = previous_states(h, batch["is_first"], batch.get("carry"))
-        z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
-        return self.predictor.cell.gate(self.predictor.cell.project(z, a), before)
-
-    def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised reward (...) and the logit of going on (...) after states (..., D); zeros with `tokens`."""
-        if self.heads is None:
-            return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
-        reward, proceeds = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
-        return reward, proceeds
 
     # --- losses --------------------------------------------------------------------------------------------------
 
@@ -252,7 +173,7 @@ class WorldModel(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if self.hparams["objective"] == "tokens" and hasattr(datamodule, "layout"):
+        if self.is_tokens and hasattr(datamodule, "layout"):
             kinds = [leaf["type"] for leaf in datamodule.layout.observation_space.values()]
             if kinds != ["Discrete"]:
                 raise UserError(
@@ -260,7 +181,7 @@ class WorldModel(pl.LightningModule):
                     " choose reconstruction or latent"
                 )
         if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
-            if self.hparams["objective"] == "tokens" and not float(statistics["reward"][0]) > 0:
+            if self.is_tokens and not float(statistics["reward"][0]) > 0:
                 raise UserError(
                     "model.objective tokens takes a step's reward as the weight of its prediction, and the mean reward"
                     " of this data is not above 0: choose reconstruction or latent"

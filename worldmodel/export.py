@@ -1,0 +1,89 @@
+"""A trained model in a folder that others can read: safetensors, JSON, and the SHA-256 of both."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldmodel.durable import sha256, whole_file
+from worldmodel.errors import UserError
+from worldmodel.model import ARGUMENTS, Model, rebuilt
+
+FORMAT = 1
+WEIGHTS, ABOUT, DIGESTS = "model.safetensors", "model.json", "SHA256SUMS"
+MOST_BYTES = 2**24  # of model.json and SHA256SUMS: what is larger is not ours
+
+
+def write_export(
+    folder: Path, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any], source: Any
+) -> Model:
+    """Write a model into an empty or new folder, read it again, and return what was read.
+
+    Args:
+        folder: is made where it is not there.
+        arguments: as a checkpoint's `hyper_parameters` has them; those that shape the model are kept.
+        tensors: a checkpoint's `state_dict`; those of the model are kept.
+        about: further JSON for the reader, `data` and `program` for example.
+        source: the file that it comes from, for the messages.
+
+    Raises:
+        UserError: if the folder holds something, cannot be written to, or the weights are of another model.
+    """
+    weights = rebuilt(arguments, tensors, source).state_dict()
+    own = {name: arguments[name] for name in ARGUMENTS}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{folder} holds something already: choose a new --out, or empty it")
+        with whole_file(folder / WEIGHTS) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+        with whole_file(folder / ABOUT) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, "arguments": own, **about}, indent=2) + "\n")
+        with whole_file(folder / DIGESTS) as temporary:  # the last one: a folder without it is unfinished
+            temporary.write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in (WEIGHTS, ABOUT)))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{folder} cannot be written to ({reason}): choose another --out") from error
+    model = load_exported(folder)
+    if not all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items()):
+        raise UserError(f"{folder} does not hold what was written to it: is the disk sound?")
+    return model
+
+
+def load_exported(folder: Path | str) -> Model:
+    """The model that `worldmodel export` wrote, in evaluation mode on the CPU; nothing in the folder is run.
+
+    Raises:
+        UserError: naming the file, if one is missing, damaged, a link, or not of this program.
+    """
+    folder = Path(folder)
+    for name, most in ((WEIGHTS, None), (ABOUT, MOST_BYTES), (DIGESTS, MOST_BYTES)):
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise UserError(f"{path} is no file: name a folder that `worldmodel export` wrote, whole and without links")
+        if most is not None and path.stat().st_size > most:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any export of this program")
+    digests = (folder / DIGESTS).read_text(errors="replace").splitlines()
+    for name in (WEIGHTS, ABOUT):
+        if f"{sha256(folder / name)}  {name}" not in digests:
+            raise UserError(f"{folder / name} is damaged: its SHA-256 is not that of {DIGESTS}")
+    path = folder / ABOUT
+    try:
+        about = json.loads(path.read_text())
+        if about["format"] != FORMAT:
+            raise UserError(f"{path} is of format {about['format']!r}, and this program reads {FORMAT}")
+        arguments = dict(about["arguments"])
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not of this program, or damaged") from error
+    path = folder / WEIGHTS
+    try:
+        return rebuilt(arguments, load_file(path), path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not of this program, or damaged: {error}") from error

@@ -1,0 +1,166 @@
+"""The model itself: encoder, latent predictor, decoder and heads, in the units of the data. It needs torch alone."""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.batch import Batch
+from worldmodel.errors import UserError
+from worldmodel.nets import mlp, observation_decoder, observation_encoder
+from worldmodel.normalizer import Normalizer
+from worldmodel.predictor import LatentPredictor, previous_states
+
+
+class Imagined(NamedTuple):
+    """An open-loop rollout in the units of the data."""
+
+    obs: Tensor  # (B, H, O)
+    reward: Tensor  # (B, H)
+    proceeds: Tensor  # (B, H): probability that the step does not end in a terminal state
+    z: Tensor  # (B, H, Z)
+    h: Tensor  # (B, H, D)
+
+
+class Model(nn.Module):
+    """A recurrent latent world model on vectors, images or tokens. The arguments are those of WorldModel.
+
+    Raises:
+        UserError: if a size is too small, or they do not go together.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        images: list[tuple[int, int, int]] | None,
+        latent_dim: int,
+        hidden_dim: int,
+        rule: str,
+        layers: int,
+        gate_bias: float,
+        width: int,
+        depth: int,
+        channels: int,
+        head_depth: int,
+        objective: str,
+    ) -> None:
+        super().__init__()
+        at_least = {"latent_dim": (latent_dim, 1), "hidden_dim": (hidden_dim, 1), "width": (width, 1)}
+        at_least |= {"depth": (depth, 0), "channels": (channels, 1), "head_depth": (head_depth, 0)}
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise UserError(f"model.{name} is {value}: it must be at least {least}")
+        self.is_tokens = objective == "tokens"
+        if self.is_tokens and images:
+            raise UserError("model.objective tokens does not know images: choose reconstruction or latent")
+        self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
+        nets = obs_dim, images or [], latent_dim, width, 0 if self.is_tokens else depth, channels
+        self.encoder = observation_encoder(*nets)
+        if self.is_tokens:
+            embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
+            nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
+        self.predictor = LatentPredictor(
+            latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens
+        )
+        self.decoder = observation_decoder(*nets)
+        self.heads = None if self.is_tokens else mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs must be."""
+        return self.obs_norm.mean.device
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (..., O) -> latents (..., Z)."""
+        return self.encoder(self.obs_norm(obs))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (..., Z) -> observations (..., O); with `tokens` the probabilities of each token."""
+        if self.is_tokens:
+            return self.decoder(z).softmax(dim=-1)
+        return self.obs_norm.inverse(self.decoder(z))
+
+    def closed_loop(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict each next observation from all before it.
+
+        Args:
+            obs: (B, T, O).
+            action: (B, T, A).
+            is_first: (B, T) bool.
+            h: (B, D), the state before the first frame; None: zeros.
+
+        Returns:
+            The predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D).
+        """
+        loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
+        return self.decode(loop.pred), loop.h, loop.carry
+
+    def observe(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `closed_loop`, without decoding: the latents of the frames (B, T, Z), the states, the carry."""
+        z = self.encode(obs)
+        loop = self.predictor.closed_loop(z, self.action_norm(action), is_first, h)
+        return z, loop.h, loop.carry
+
+    def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
+        """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
+        loop = self.predictor.open_loop(z, h, self.action_norm(action))
+        reward, proceeds = self.head_outputs(loop.h)
+        reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
+        return Imagined(self.decode(loop.pred), reward, proceeds.sigmoid(), loop.pred, loop.h)
+
+    def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
+        """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
+        before = previous_states(h, batch["is_first"], batch.get("carry"))
+        z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
+        return self.predictor.cell.gate(self.predictor.cell.project(z, a), before)
+
+    def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised reward (...) and the logit of going on (...) after states (..., D); zeros with `tokens`."""
+        if self.heads is None:
+            return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
+        reward, proceeds = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
+        return reward, proceeds
+
+
+ARGUMENTS = tuple(signature(Model).parameters)
+
+
+def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Any) -> Model:
+    """A model in evaluation mode, from the arguments and weights that a file holds; further ones are passed over.
+
+    Its size is held against the weights that are there before it takes any memory, and the random generator is left as
+    it was.
+
+    Args:
+        arguments: as a checkpoint's `hyper_parameters` has them.
+        tensors: by their names in Model.
+        path: of the file, for the messages.
+
+    Raises:
+        UserError: if it is not the model that the weights are of.
+    """
+    own = {name: arguments[name] for name in ARGUMENTS if name in arguments}
+    deepest = max((own[name] for name in ("depth", "head_depth") if isinstance(own.get(name), int)), default=0)
+    try:
+        if deepest > len(tensors):
+            raise ValueError(f"it names {deepest} layers and holds {len(tensors)} tensors")
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            wanted = {name: tensor.shape for name, tensor in Model(**own).state_dict().items()}
+        if missing := next((name for name in wanted if name not in tensors), None):
+            raise ValueError(f"it holds no {missing}")
+        if wrong := next((name for name, shape in wanted.items() if tensors[name].shape != shape), None):
+            raise ValueError(f"{wrong} is {tuple(tensors[wrong].shape)}, not {tuple(wanted[wrong])}")
+        with torch.random.fork_rng(devices=[]):
+            model = Model(**own)
+        model.load_state_dict({name: tensors[name] for name in wanted})
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is of another version of this program, or damaged: {reason}") from error
+    return model.eval()
