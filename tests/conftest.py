@@ -17,6 +17,28 @@ TOY = CollectOptions(
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="faults as often as docs/reliability.md says: half an hour")
+
+
+def pytest_collection_modifyitems(items):
+    """Which row of docs/reliability.md a test is of, for benchmarks/faults.py."""
+    for item in items:
+        item.user_properties += [("fault", number) for mark in item.iter_markers("fault") for number in mark.args]
+
+
+@pytest.fixture(scope="session")
+def often(request):
+    """How often something happens: in full, or in the usual run of the tests."""
+    return lambda full, usual: full if request.config.getoption("--full") else usual
+
+
+@pytest.fixture
+def seen(record_property):
+    """Tell the table of docs/reliability.md what was seen."""
+    return lambda text: record_property("seen", text)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)

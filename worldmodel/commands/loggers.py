@@ -11,6 +11,8 @@ from worldmodel.callbacks.metrics_file import MetricsFile
 WandbMode = Literal["offline", "online", "disabled"]
 STEP = "trainer/global_step"
 LONGEST_TAG = 64  # characters, in W&B
+INIT_SECONDS = 20  # that the server may take to open a run
+FINISH_SECONDS = 60  # and to take what is left at its end; the rest stays on disk, for `wandb sync`
 
 
 def make_loggers(
@@ -35,14 +37,33 @@ def make_loggers(
     """
     loggers: list[Logger] = [MetricsFile(folder, logged)]
     if wandb != "disabled":
-        if is_first_rank and wandb == "online":
-            wandb = _reachable()
-        options: dict[str, Any] = {"save_dir": folder, "project": project, "settings": _settings(wandb), **names}
+        settings = _settings(wandb)
+        if is_first_rank and wandb == "online" and (reason := _unreachable()):
+            settings = _offline(settings, reason)
+        options: dict[str, Any] = {"save_dir": folder, "project": project, "settings": settings, **names}
         options["tags"] = [tag[:LONGEST_TAG] for tag in tags]
         if before := sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime):
             options |= {"id": before[-1].name.rsplit("-", 1)[1], "resume": "allow"}
-        loggers.append(WandbLogger(**options))
+        loggers.append(_WandbLogger(**options))
     return loggers
+
+
+class _WandbLogger(WandbLogger):
+    """A server that does not open the run within INIT_SECONDS costs nothing but its presence: it is kept offline."""
+
+    @property
+    def experiment(self) -> Any:
+        """The run in W&B; on ranks other than the first one that does nothing."""
+        from wandb.errors import Error as WandbError
+
+        try:
+            return super().experiment
+        except (WandbError, OSError) as error:
+            settings = self._wandb_init["settings"]
+            if settings.mode == "offline":
+                raise
+            self._wandb_init["settings"] = _offline(settings, _first_line(error))
+            return super().experiment
 
 
 def define_metrics(logger: Logger, horizons: Iterable[int]) -> None:
@@ -72,18 +93,26 @@ def _settings(mode: WandbMode) -> Any:
         "host": "",
         "username": "",
     }
-    return wandb.Settings(mode=mode, silent=True, console="off", x_save_requirements=False, init_timeout=20, **hidden)
+    patience = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+    return wandb.Settings(mode=mode, silent=True, console="off", x_save_requirements=False, **patience, **hidden)
 
 
-def _reachable() -> Literal["online", "offline"]:
-    """Ask the server who we are; tell the user where it does not answer."""
+def _offline(settings: Any, reason: str) -> Any:
+    print(f"W&B cannot be used online: {reason}. The run is kept offline; `wandb sync` sends it later.", flush=True)
+    return settings.model_copy(update={"mode": "offline"})
+
+
+def _unreachable() -> str | None:
+    """Ask the server who we are; why it does not say so."""
     import wandb
     from wandb.errors import Error as WandbError
 
     try:
         _ = wandb.Api(timeout=10).viewer
-        return "online"
+        return None
     except (WandbError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-    print(f"W&B cannot be used online: {reason}. The run is kept offline; `wandb sync` sends it later.")
-    return "offline"
+        return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")

@@ -1,6 +1,7 @@
 """`worldmodel fit | validate | test | predict`: LightningCLI around WorldModel and EpisodeDataModule."""
 
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.recall import RecallEvaluation
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.commands.breakdown import explained
 from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, finished
 from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.commands.parser import explain, fail
@@ -284,8 +286,16 @@ def training_errors(argv: list[str]) -> Iterator[None]:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise SystemExit(130) from None
         raise
+    except UserError:
+        raise
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    except Exception as error:
+        if (said := explained(error)) is None:
+            raise
+        for worker in multiprocessing.active_children():  # one that hangs would be waited for
+            worker.kill()
+        raise UserError(said) from error
 
 
 def _check_yaml(argv: list[str]) -> None:

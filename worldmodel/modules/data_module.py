@@ -29,6 +29,8 @@ from worldmodel.errors import UserError, choose
 
 log = logging.getLogger(__name__)
 
+WORKER_SECONDS = 45  # that a batch may take of the workers; more, and one of them hangs
+
 
 class EpisodeDataModule(pl.LightningDataModule):
     """Episodes as lanes of consecutive segments.
@@ -312,7 +314,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         # A generator of its own: otherwise every new iterator draws from the global one, and validation would change
         # the random numbers of the training.
         generator = torch.Generator().manual_seed(self.seed)
-        workers: dict[str, Any] = {"prefetch_factor": 4} if self.num_workers else {}
+        workers: dict[str, Any] = {"prefetch_factor": 4, "timeout": WORKER_SECONDS} if self.num_workers else {}
         workers["num_workers"] = self.num_workers
         return DataLoader(segments, batch_size=None, sampler=sampler, generator=generator, **workers)
 

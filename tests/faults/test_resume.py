@@ -1,63 +1,16 @@
 """A run that dies goes on as if it had not: real processes, killed for real."""
 
 import csv
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import TESTS, TOY, one_line
-from same_run import differences
+from conftest import TOY, one_line
+from faults.processes import kill_all, run, start, wait_for
+from faults.same_run import differences
 
 from worldmodel.envs.collect import collect
-
-
-@pytest.fixture(scope="module")
-def config(toy_data, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("resume") / "toy.yaml"
-    trainer = {"accelerator": "cpu", "devices": 1, "max_steps": 40, "max_epochs": -1, "log_every_n_steps": 4}
-    conf = {
-        "wandb": "disabled",
-        "checkpoint_every": 7,
-        "data": {"path": str(toy_data), "steps": 8, "lanes": 4},
-        "model": {"latent_dim": 6, "hidden_dim": 10, "width": 12, "objective": "latent"},
-        "trainer": {**trainer, "enable_progress_bar": False, "check_val_every_n_epoch": 1},
-        "rollout": {"multiples": [1, 2]},
-    }
-    path.write_text(yaml.safe_dump(conf))
-    return path
-
-
-def start(arguments, cwd, kill=()):
-    """The program; with `kill`, (step, signal), as killed.py runs it."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    program = [str(TESTS / "killed.py"), *map(str, kill)] if kill else ["-m", "worldmodel.cli"]
-    command = [sys.executable, *program, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
-
-
-def run(arguments, cwd, kill=()):
-    process = start(arguments, cwd, kill)
-    try:
-        out, err = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-
-@pytest.fixture(scope="module")
-def whole(config) -> Path:
-    """The folder of a run that nothing happened to."""
-    process = run(["fit", "--config", config, "--run_dir", "whole"], config.parent)
-    assert process.returncode == 0, process.stderr
-    return config.parent / "whole"
 
 
 @pytest.mark.parametrize("step", [13, 15, 20])  # an epoch has 14 steps, and a save is due every 7
@@ -107,20 +60,6 @@ def test_another_number_of_ranks_goes_on_with_the_same_lanes(config, tmp_path):
     assert carry.std(dim=0).min() > 1e-3, "lanes that could be told apart"
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
-def test_a_signal_saves_within_a_step(config, whole, tmp_path, name, status):
-    arguments = ["fit", "--config", config, "--experiment", "x"]
-    process = run(arguments, tmp_path, (16, name))
-    assert process.returncode == status, process.stderr
-    assert "stopped at step 16: the checkpoint of step 16 is kept; go on from it with --resume" in process.stdout
-    assert "Traceback" not in process.stderr
-    folder = next((tmp_path / "runs" / "x").iterdir())
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
-    if name == "SIGTERM":  # the newest run of this name is found by itself
-        assert run([*arguments, "--ckpt_path", "last"], tmp_path).returncode == 0
-        assert not differences(folder, whole)
-
-
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, whole, tmp_path):
     arguments = ["fit", "--config", config, "--run_dir", tmp_path / "run"]
     run(arguments, tmp_path, (30, "SIGKILL"))
@@ -167,12 +106,9 @@ def test_two_trainers_in_one_folder(config, tmp_path):
     arguments = ["fit", "--config", config, "--run_dir", tmp_path / "run", "--trainer.max_steps", "100000"]
     first = start(arguments, tmp_path)
     try:
-        deadline = time.monotonic() + 100
-        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", first)
         said = one_line(run([*arguments, "--resume"], tmp_path))
         assert f"process {first.pid} on " in said and "is training into" in said and "--run_dir" in said
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+        kill_all(first)
     assert run([*arguments[:-1], "30", "--resume"], tmp_path).returncode == 0, "the dead one's lock is nobody's"

@@ -1,4 +1,4 @@
-"""python killed.py STEP SIGNAL fit ...: the program, whose last rank sends itself a signal behind a training step."""
+"""python killed.py STEP SIGNAL[,SIGNAL] fit ...: the program, whose last rank gets signals behind a training step."""
 
 import os
 import signal
@@ -9,13 +9,14 @@ import lightning.pytorch as pl
 import worldmodel.commands.training as training
 from worldmodel.cli import main
 
-STEP, SIGNAL = int(sys.argv[1]), signal.Signals[sys.argv[2]]
+STEP, SIGNALS = int(sys.argv[1]), [signal.Signals[name] for name in sys.argv[2].split(",")]
 
 
 class Kill(pl.Callback):
     def on_train_batch_end(self, trainer, *arguments):
         if trainer.global_step == STEP and trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), SIGNAL)
+            for number in SIGNALS:
+                os.kill(os.getpid(), number)
 
 
 class KilledCLI(training.TrainingCLI):

@@ -1,0 +1,119 @@
+"""Disks that are full and folders that nobody may write to."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import TESTS, one_line
+
+SMALL_DISK = "1600k"
+
+# In a mount namespace of its own, so that no user needs to be root and nothing stays mounted.
+IN_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size={size} tmpfs "$1"
+shift
+exec "$@"
+"""
+
+FILL = """
+import sys
+from pathlib import Path
+import torch
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpoint
+from worldmodel.errors import UserError
+
+folder = Path(sys.argv[1])
+path, io = folder / "last.ckpt", DurableCheckpointIO()
+def checkpoint(step, numbers):
+    return {"hyper_parameters": {}, "state_dict": {"w": torch.full((numbers,), float(step))}, "global_step": step}
+io.save_checkpoint(checkpoint(0, 100_000), path)
+(folder / "filler").write_bytes(b"x" * 600_000)
+failed = 0
+for step in range(1, 101):
+    try:
+        io.save_checkpoint(checkpoint(step, 150_000), path)
+    except UserError as error:
+        failed += "of about 600,000 bytes cannot be written" in str(error) and str(path) in str(error)
+    assert read_checkpoint(path)["global_step"] == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["filler", "last.ckpt", "last.ckpt.sha256"]
+print("failed and whole:", failed)
+"""
+
+
+def in_a_small_disk(folder: Path, size: str, command: list[str]) -> list[str]:
+    """The command, with a file system of this size at the folder."""
+    user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+    script = IN_A_SMALL_DISK.format(size=size)
+    return ["unshare", *user, "--mount", "sh", "-c", script, "sh", str(folder), *map(str, command)]
+
+
+@pytest.fixture(scope="module")
+def can_mount(tmp_path_factory) -> None:
+    command = in_a_small_disk(tmp_path_factory.mktemp("mount"), "100k", ["true"])
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a tmpfs: test_checkpoint_io has a limit on a file's size instead")
+
+
+@pytest.mark.fault(5)
+def test_a_full_disk_leaves_the_checkpoint_before_a_hundred_times(can_mount, tmp_path, seen):
+    """The disk of the run is full, that of TMPDIR is not."""
+    command = in_a_small_disk(tmp_path, "1200k", [sys.executable, "-c", FILL, tmp_path])
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": "/tmp"})
+    assert "failed and whole: 100" in process.stdout, process.stderr
+    seen("tmpfs: of 100 saves none fits, and the checkpoint before loads 100 times of 100")
+
+
+@pytest.mark.fault(5)
+def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
+    """Each checkpoint takes a third of the disk: the first is saved, a later one is not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    arguments = ["fit", "--config", config, "--run_dir", disk / "run", "--model.hidden_dim", "100"]
+    arguments += ["--checkpoint_keep", "8", "--checkpoint_every", "2"]
+    left = f"{sys.executable} -m worldmodel.cli validate --config {config} --model.hidden_dim 100"
+    left += f" --run_dir {tmp_path / 'v'} --ckpt_path {disk / 'run'} > v.log 2>&1"
+    program = (
+        f'{sys.executable} -m worldmodel.cli "$@"; status=$?; {left}; echo $? > {tmp_path / "v.status"}; exit $status'
+    )
+    command = in_a_small_disk(disk, SMALL_DISK, ["sh", "-c", program, "sh", *arguments])
+    process = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "TMPDIR": "/tmp"},
+    )  # fmt: skip
+    said = one_line(process)
+    assert str(disk / "run" / "checkpoints") in said and "bytes cannot be written" in said and "--resume" in said
+    assert (tmp_path / "v.status").read_text().strip() == "0", (tmp_path / "v.log").read_text()
+    seen("a fit on a full tmpfs ends with status 2, and names path and bytes; its last checkpoint validates")
+
+
+@contextmanager
+def nobodys_folder():
+    """A folder that another user than root, or this one, may read and not write."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "runs").mkdir()
+        (folder / "runs").chmod(0o555)
+        folder.chmod(0o755)
+        yield folder
+        (folder / "runs").chmod(0o755)
+
+
+@pytest.mark.fault(6)
+def test_a_folder_without_permission_is_told_before_the_first_step(config, seen):
+    """Root may write everywhere: without that right it is a user like others."""
+    unprivileged = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"]
+    with nobodys_folder() as folder:
+        command = [sys.executable, "-m", "worldmodel.cli", "fit", "--config", config]
+        command += ["--run_dir", folder / "runs" / "new", "--trainer.max_steps", "3"]
+        process = subprocess.run(
+            list(map(str, [*(unprivileged if os.getuid() == 0 else []), *command])),
+            cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(TESTS)},
+        )  # fmt: skip
+        assert "cannot" in one_line(process) and str(folder / "runs") in process.stderr
+        assert "model:" not in process.stdout, "before the first step"
+    seen("told before step 1, status 2")

@@ -1,0 +1,100 @@
+"""A run that is killed, whenever and however often, ends as one that nothing happened to, bit for bit."""
+
+import random
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from faults.processes import kill_all, run, start, wait_for
+from faults.same_run import differences
+
+from worldmodel.callbacks.checkpoint_io import read_checkpoint
+
+SECONDS = 3.0  # a kill comes within so many behind the first save of a process
+RANKS = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("ranks", RANKS)
+def test_kills_at_random_instants_change_nothing(config, tmp_path, often, seen, ranks):
+    """A save every other step: many kills hit one."""
+    kills = often({1: 50, 2: 20}[ranks], {1: 3, 2: 1}[ranks])
+    arguments = [
+        "fit",
+        "--config",
+        config,
+        "--checkpoint_every",
+        "2",
+        "--trainer.max_steps",
+        100 * kills,
+        *RANKS[ranks],
+    ]
+    dice, done, last = random.Random(ranks), 0, tmp_path / "run" / "checkpoints" / "last.ckpt"
+    while done < kills:
+        saved = last.stat().st_mtime_ns if last.exists() else 0
+        process = start([*arguments, "--run_dir", "run", "--resume"], tmp_path)
+        wait_for(last, process, newer_than=saved)
+        time.sleep(dice.uniform(0, SECONDS))
+        if process.poll() is not None:
+            break
+        kill_all(process)
+        done += 1
+    finished = run([*arguments, "--run_dir", "run", "--resume"], tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert run([*arguments, "--run_dir", "whole"], tmp_path).returncode == 0
+    assert not differences(tmp_path / "run", tmp_path / "whole")
+    assert done >= 0.8 * kills, f"only {done} kills: it came to its end"
+    seen(f"{done} kills of {'one process' if ranks == 1 else 'two ranks'}: nothing differs")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(2)
+def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
+    """From every checkpoint of a run that saved at each step; an epoch's last one (14, 28, ...) has none."""
+    arguments = ["fit", "--config", config, "--checkpoint_every", "1", "--trainer.max_steps", "62"]
+    whole = tmp_path / "whole"
+    assert run([*arguments, "--checkpoint_keep", "70", "--run_dir", whole], tmp_path).returncode == 0
+    saved = {read_checkpoint(path)["global_step"]: path for path in (whole / "checkpoints").glob("last*.ckpt")}
+    assert sorted(saved) == [step for step in range(1, 63) if step % 14]
+    steps = [step for step in saved if step <= 60] if often(True, False) else [1, 13, 15, 60]
+
+    def differ(step):
+        folder = tmp_path / f"from{step}"
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("last*", ".lock"))
+        shutil.copy(saved[step], folder / "checkpoints" / "last.ckpt")
+        process = run([*arguments, "--run_dir", folder, "--resume"], tmp_path)
+        assert process.returncode == 0 and "resume: from" in process.stdout, process.stderr
+        return differences(folder, whole)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(differ, steps)) == [[]] * len(steps)
+    seen(f"from each of {len(steps)} checkpoints of steps 1 to 60: nothing differs")
+
+
+@pytest.mark.fault(3)
+def test_another_number_of_workers_changes_nothing(config, whole, tmp_path, seen):
+    """0, then 4, then 1: every run goes on with the next one's batches."""
+    arguments = ["fit", "--config", config, "--run_dir", "run", "--resume"]
+    for workers, steps in ((0, 9), (4, 23), (1, 40)):
+        options = ["--data.num_workers", workers, "--trainer.max_steps", steps, "--model.lr_schedule", "constant"]
+        assert (process := run([*arguments, *options], tmp_path)).returncode == 0, process.stderr
+    alone = ["fit", "--config", config, "--run_dir", "alone", "--model.lr_schedule", "constant"]
+    assert run(alone, tmp_path).returncode == 0
+    names = ("state_dict", "optimizer_states", "TruncatedBPTT")
+    assert not [name for name in differences(tmp_path / "run", tmp_path / "alone") if any(n in name for n in names)]
+    seen("0, 4 and 1 of them, one behind the other: weights, moments, states equal")
+
+
+@pytest.mark.parametrize("step", [5, 6, 14, 16])
+def test_a_kill_around_a_validation_in_mid_epoch(config, tmp_path, step):
+    """Every 5 steps, whatever the epoch."""
+    options = ["--trainer.val_check_interval", "5", "--trainer.check_val_every_n_epoch", "null"]
+    arguments = ["fit", "--config", config, "--checkpoint_every", "1", *options, "--trainer.max_steps", "23"]
+    killed = run([*arguments, "--run_dir", "run"], tmp_path, (step, "SIGKILL"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (process := run([*arguments, "--run_dir", "run", "--resume"], tmp_path)).returncode == 0, process.stderr
+    assert run([*arguments, "--run_dir", "whole"], tmp_path).returncode == 0
+    assert not differences(tmp_path / "run", tmp_path / "whole")

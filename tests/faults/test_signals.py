@@ -1,0 +1,35 @@
+"""SIGTERM, Ctrl-C, SIGUSR1: a checkpoint within a step; the second one does not wait."""
+
+import signal
+
+import pytest
+from faults.processes import run
+from faults.same_run import differences
+
+from worldmodel.callbacks.checkpoint_io import read_checkpoint
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
+def test_a_signal_saves_within_a_step(config, whole, tmp_path, seen, name, status):
+    arguments = ["fit", "--config", config, "--experiment", "x"]
+    process = run(arguments, tmp_path, (16, name))
+    assert process.returncode == status, process.stderr
+    assert "stopped at step 16: the checkpoint of step 16 is kept; go on from it with --resume" in process.stdout
+    assert "Traceback" not in process.stderr
+    folder = next((tmp_path / "runs" / "x").iterdir())
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 16
+    seen(f"{name}: a checkpoint of that step, status {status}")
+    if name == "SIGTERM":  # the newest run of this name is found by itself
+        assert run([*arguments, "--ckpt_path", "last"], tmp_path).returncode == 0
+        assert not differences(folder, whole)
+
+
+@pytest.mark.fault(11)
+def test_a_second_signal_stops_at_once(config, tmp_path, seen):
+    """Both come within the same step."""
+    process = run(["fit", "--config", config, "--run_dir", "run"], tmp_path, (16, "SIGTERM,SIGTERM"))
+    assert process.returncode == -signal.SIGTERM
+    assert "once more stops at once" in process.stderr and "stopped at step" not in process.stdout
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 15, "of the save before"
+    seen("the second one stops at once")
