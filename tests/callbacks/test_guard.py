@@ -75,8 +75,9 @@ def fit(path, folder, callbacks, steps=60, **options):
     return {**model.state_dict(), **moments, "carry": tbptt.state_dict()["carry"]}, told, trainer
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("objective", ["reconstruction", "latent"])
-def test_twenty_nans_leave_what_a_run_without_these_updates_leaves(toy_data, tmp_path, objective):
+def test_twenty_nans_leave_what_a_run_without_these_updates_leaves(toy_data, tmp_path, seen, objective):
     guarded, told, trainer = fit(toy_data, tmp_path, [Poison(BAD), NumericalGuard(tmp_path)], objective=objective)
     expected, _, _ = fit(toy_data, tmp_path / "expected", [LeaveOut(BAD)], objective=objective)
     assert guarded.keys() == expected.keys() and len(guarded) > 40
@@ -85,6 +86,7 @@ def test_twenty_nans_leave_what_a_run_without_these_updates_leaves(toy_data, tmp
     assert len(told) == len(BAD) == trainer.callback_metrics["guard/skipped"]
     unguarded, _, _ = fit(toy_data, tmp_path / "unguarded", [Poison(BAD)], objective=objective)
     assert not any(value.isfinite().all() for name, value in unguarded.items() if name.endswith("weight"))
+    seen(f"at 20 steps ({objective}): weights, moments, states as in a run without these updates, bit for bit")
 
 
 def test_what_was_left_out_is_named_and_kept(toy_data, tmp_path):

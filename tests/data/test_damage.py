@@ -63,7 +63,8 @@ def harms(size, flips, cuts):
         yield f"cut to {length}", lambda raw, length=length: raw[:length]
 
 
-def test_a_flipped_bit_or_a_cut_in_the_manifest_is_noticed(tmp_path):
+@pytest.mark.fault(7)
+def test_a_flipped_bit_or_a_cut_in_the_manifest_is_noticed(tmp_path, seen):
     folder = write(tmp_path / "d")
     path = folder / "manifest.json"
     good = path.read_bytes()
@@ -72,6 +73,7 @@ def test_a_flipped_bit_or_a_cut_in_the_manifest_is_noticed(tmp_path):
         assert str(path) in error_of(folder), what
     path.write_bytes(good)
     assert error_of(folder) == ""
+    seen("manifest: 300 flips, 60 cuts, 0 silent")
 
 
 def check_shard(folder, flips, cuts, name="episodes-00000.h5"):
@@ -97,9 +99,11 @@ def test_a_flipped_bit_or_a_cut_in_a_shard_is_noticed(tmp_path):
 
 
 @pytest.mark.slow
-def test_700_flipped_bits_and_140_cuts_in_a_shard_are_noticed(tmp_path):
+@pytest.mark.fault(7)
+def test_700_flipped_bits_and_140_cuts_in_a_shard_are_noticed(tmp_path, seen):
     """With the manifest's 300 and 60: 1000 flips and 200 cuts."""
     check_shard(write(tmp_path / "d"), 700, 140)
+    seen("shard: 700 flips, 140 cuts, 0 silent, file and episode named")
 
 
 def test_the_damaged_episode_is_the_one_that_is_named(tmp_path):

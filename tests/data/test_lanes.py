@@ -16,6 +16,7 @@ def schedule_of(transitions, lanes, steps, seed=0, whole=False):
     return LaneSchedule(np.array(transitions) + 1, lanes, steps, seed, whole=whole)
 
 
+@pytest.mark.fault(10)
 @settings(deadline=None, max_examples=150)
 @given(
     transitions=lengths,
@@ -68,6 +69,7 @@ def test_whole_episodes_begin_where_segments_do(transitions, lanes, steps):
             assert len(set(lane[lane >= 0])) <= 1, "one episode a segment"
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("special", [[1], [7], [8], [9], [1, 7, 8, 9, 16, 17]])
 def test_lengths_around_the_segment(special):
     schedule = schedule_of(special, 2, 8)

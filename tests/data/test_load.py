@@ -207,7 +207,8 @@ def test_statistics_of_every_kind_of_entry(mixed, monkeypatch, block):
         np.testing.assert_allclose(std[some], np.sqrt(obs[:, some].var(0).mean()), rtol=1e-4)
 
 
-def test_non_finite_values_are_named_or_skipped(tmp_path):
+@pytest.mark.fault(9)
+def test_non_finite_values_are_named_or_skipped(tmp_path, seen):
     bad = episode(5)
     bad.observations["speed"][2, 1] = np.nan
     folder = write(tmp_path / "d", [episode(4), bad, episode(6), episode(7)])
@@ -215,6 +216,7 @@ def test_non_finite_values_are_named_or_skipped(tmp_path):
         _ = EpisodeDataModule(folder).splits
     kept = EpisodeDataModule(folder, non_finite="skip").splits
     assert sum(map(len, kept.values())) == 3 and all(np.isfinite(all_obs(split)).all() for split in kept.values())
+    seen("in the data: file, episode and step named; --data.non_finite skip leaves the episode out")
 
 
 def test_decoding_needs_images_of_our_own(toy_data):
@@ -248,8 +250,9 @@ print("trained", trainer.global_step)
 
 
 @pytest.mark.slow
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("way", ["cache", "decode"])
-def test_a_dataset_three_times_larger_than_the_room_for_it_trains(tmp_path, way):
+def test_a_dataset_three_times_larger_than_the_room_for_it_trains(tmp_path, seen, way):
     """`ulimit -v` leaves 320 MB beside the program itself, the data is 960 MB unpacked."""
     room, side, length = 320 << 20, 128, 100
     manifest = {
@@ -267,3 +270,4 @@ def test_a_dataset_three_times_larger_than_the_room_for_it_trains(tmp_path, way)
     command = [sys.executable, "-c", CAPPED, str(folder), str(room), way]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0 and "trained 20" in process.stdout, process.stderr[-2000:]
+    seen(f"three times the room that ulimit -v leaves ({way}): it trains")

@@ -145,7 +145,8 @@ time.sleep(600)
 """
 
 
-def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path):
+@pytest.mark.fault(15)
+def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path, seen):
     folder = write(tmp_path / "d", [episode(3)])
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -160,6 +161,7 @@ def test_a_second_writer_is_refused_and_a_dead_one_makes_room(tmp_path):
     write(folder, [episode(2)], append=True)
     assert [len(one) for one in read(folder)] == [3, 7, 2]
     assert not list(folder.glob("part-*")) and not list(folder.glob(".*"))
+    seen("writers of a dataset: the second is refused, the process named; a killed one makes room")
 
 
 def test_every_space_becomes_a_vector():

@@ -72,5 +72,7 @@ def test_a_killed_collector_loses_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_fifty_kills_lose_nothing(tmp_path):
+@pytest.mark.fault(17)
+def test_fifty_kills_lose_nothing(tmp_path, seen):
     kill_often(tmp_path / "d", 50)
+    seen("50 kills: no acknowledged episode lost, none that is half there")

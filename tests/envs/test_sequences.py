@@ -91,7 +91,18 @@ def test_repeat_first_asks_for_the_first():
         assert all(words[t + 1] == words[0] for t in asked) and words[0] != "?" and words[-2] == "?"
 
 
-@pytest.mark.parametrize("task", [Haystack(), SelectiveCopy(), RepeatFirst(), Counting(), Balanced()])
+def test_of_a_given_length_no_letter_alone_tells_the_balance():
+    """Of one n, whoever knows m alone is right every time: a model did, and seemed to count."""
+    task, answers = Balanced(), {}
+    for sequence in drawn(task, 4000, length=200):
+        words = spelled(task, sequence)
+        answers.setdefault(words.count("b"), []).append(words[-1] == "Y")
+        assert 0.7 * 200 <= len(sequence.weight) <= 204
+    by_m = sum(max(sum(known), len(known) - sum(known)) for known in answers.values()) / 4000
+    assert by_m < 0.6
+
+
+@pytest.mark.parametrize("task", [Haystack(), SelectiveCopy(), RepeatFirst(), Counting()])
 def test_sequences_are_as_long_as_asked(task):
     assert all(abs(len(sequence.weight) - 200) <= 4 for sequence in drawn(task, 20, length=200))
 

@@ -30,14 +30,15 @@ def test_what_is_saved_comes_back(path):
     assert subprocess.run(["sha256sum", "-c", "last.ckpt.sha256"], cwd=path.parent, capture_output=True).returncode == 0
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("with_digest", [True, False])
-def test_no_flip_and_no_cut_is_silent(path, with_digest):
+def test_no_flip_and_no_cut_is_silent(path, often, seen, with_digest):
     """Without the digest beside it, the archive's own checksums are left: what they do not cover changes nothing."""
     whole = path.read_bytes()
     if not with_digest:
         path.with_name("last.ckpt.sha256").unlink()
-    dice = random.Random(0)
-    for _ in range(200):
+    dice, flips, cuts = random.Random(0), often(1000, 200), often(200, 100)
+    for _ in range(flips):
         content = bytearray(whole)
         content[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
         path.write_bytes(content)
@@ -47,12 +48,14 @@ def test_no_flip_and_no_cut_is_silent(path, with_digest):
             assert str(path) in str(error)
         else:
             assert not with_digest and torch.equal(there["state_dict"]["w"], CHECKPOINT["state_dict"]["w"])
-    for _ in range(100):
+    for _ in range(cuts):
         path.write_bytes(whole[: dice.randrange(len(whole))])
         with pytest.raises(UserError, match=r"last\.ckpt"):
             read_checkpoint(path)
     path.write_bytes(whole)
     assert damage(path) is None
+    what = "0 silent" if with_digest else "none that changes a weight is silent"
+    seen(f"checkpoint {'with' if with_digest else 'without'} its SHA-256: {flips} flips, {cuts} cuts, {what}")
 
 
 def test_between_two_renames_every_file_has_its_digest(path):
@@ -100,7 +103,8 @@ except UserError as error:
 """
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(path):
+@pytest.mark.fault(5)
+def test_a_full_disk_leaves_the_checkpoint_before(path, seen):
     """The limit on a file's size stands for the disk: the write fails half-way in both cases."""
     process = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True)
     assert (
@@ -109,3 +113,4 @@ def test_a_full_disk_leaves_the_checkpoint_before(path):
     assert "the checkpoint before is kept" in process.stderr and "Traceback" not in process.stderr
     assert read_checkpoint(path)["global_step"] == 7
     assert [p.name for p in sorted(path.parent.iterdir())] == ["last.ckpt", "last.ckpt.sha256"]
+    seen("a write that fails half-way (a limit on the file's size): the one before stays; path and bytes named")

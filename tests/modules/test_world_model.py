@@ -80,6 +80,7 @@ def test_terminal_steps_are_where_the_environment_ended(toy_data):
         assert torch.equal(batch["terminated"], batch["valid"] & (after == 0))
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("objective", ["reconstruction", "latent"])
 def test_a_poisoned_episode_changes_nothing_for_another(toy_data, objective):
     """Neither what the model computes for another episode, nor what that one adds to the losses."""

@@ -68,14 +68,16 @@ class Balanced:
     """S a^n b^m E and then the answer, Y if n = m, else N: asked for at E alone.
 
     Half of the words are balanced; the others miss by one or two. An odd total is never balanced: parity alone is
-    right three times in four, and only more than that is counting.
+    right three times in four, and only more than that is counting. Of a given length n still varies, from three
+    quarters of what fits on: with one n, who looks at m alone could be right every time.
     """
 
     max_n: int = 10
     vocabulary: ClassVar[tuple[str, ...]] = ("S", "a", "b", "E", "Y", "N")
 
     def draw(self, rng: np.random.Generator, length: int | None = None) -> Sequence:
-        n = int(rng.integers(1, self.max_n + 1)) if length is None else max(1, (length - 2) // 2)
+        most = self.max_n if length is None else max(1, (length - 2) // 2)
+        n = int(rng.integers(1 if length is None else max(1, 3 * most // 4), most + 1))
         m = n if rng.random() < 0.5 else int(rng.choice([d for d in (n - 2, n - 1, n + 1, n + 2) if d >= 1]))
         tokens = np.concatenate([[0], np.full(n, 1), np.full(m, 2), [3, 4 if n == m else 5]])
         return Sequence(tokens, _at_last(tokens))

@@ -1,10 +1,12 @@
-"""Memory does not grow with the episode's length."""
+"""Memory grows neither with the episode's length nor with time."""
 
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import TESTS
+from faults.processes import end, start
 
 from worldmodel.envs.collect import CollectOptions, collect
 
@@ -47,3 +49,39 @@ def peak(folder, length) -> int:
 def test_an_episode_of_100k_steps_takes_the_memory_of_one_of_1k(tmp_path):
     short, long = peak(tmp_path / "short", 1_000), peak(tmp_path / "long", 100_000)
     assert long <= 1.02 * short, f"{long / short:.3f}: {short} kB for 1k steps, {long} kB for 100k"
+
+
+RSS = """
+import sys
+import lightning.pytorch as pl
+from pathlib import Path
+import worldmodel.commands.training as training
+from worldmodel.cli import main
+
+class Rss(pl.Callback):
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.global_step % 500 == 0:
+            print("kB", trainer.global_step, Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+
+class MeasuredCLI(training.TrainingCLI):
+    def checked_trainer(self, callbacks=(), **options):
+        return super().checked_trainer(callbacks=[*callbacks, Rss()], **options)
+
+training.TrainingCLI = MeasuredCLI
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(18)
+def test_memory_does_not_grow_with_time(config, tmp_path, often, seen):
+    """A usual fit, with checkpoints, validations and rollouts; the first fifth is left for caches to fill."""
+    steps = often(10_000, 4_000)
+    options = ["--trainer.max_steps", steps, "--checkpoint_every", "100", "--trainer.check_val_every_n_epoch", "10"]
+    process = end(start(["fit", "--config", config, *options], tmp_path, program=["-c", RSS]), 500)
+    assert process.returncode == 0, process.stderr
+    rows = [tuple(map(int, line.split()[1:])) for line in process.stdout.splitlines() if line.startswith("kB")]
+    late = [row for row in rows if row[0] > steps / 5]
+    slope = float(np.polyfit(*zip(*late, strict=True), 1)[0]) * 1000 / 1024  # MB a 1000 steps
+    assert slope < often(1.0, 3.0)
+    seen(f"{steps} steps: {slope:.2f} MB a 1000 steps, of {late[-1][1] / 1024:.0f} MB")
