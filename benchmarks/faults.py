@@ -8,7 +8,6 @@ leaves the file as it is, as --rows does.
 """
 
 import argparse
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
+from loader import machine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -85,10 +85,10 @@ def main() -> None:
     table = "\n".join([*head, *(line(row, tests[row]) for row in rows)])
     print(table)
     if not options.rows and not options.quick:
-        machine = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+        here = f"{machine()}, torch {torch.__version__}"
         page = PAGE.read_text()
         before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-        PAGE.write_text(f"{before}{BEGIN}\n\nSeen on {date.today()} ({machine}):\n\n{table}\n\n{after}")
+        PAGE.write_text(f"{before}{BEGIN}\n\nSeen on {date.today()} ({here}):\n\n{table}\n\n{after}")
     raise SystemExit("FAILED" in table)
 
 

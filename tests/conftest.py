@@ -18,19 +18,21 @@ TOY = CollectOptions(
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="faults as often as docs/reliability.md says: half an hour")
+    parser.addoption("--full", action="store_true", help="all faults of docs/reliability.md: half an hour")
     parser.addoption("--faults", help="of the tests of faults those of these rows of docs/reliability.md: 5,6")
 
 
 def pytest_collection_modifyitems(config, items):
     """Which row of docs/reliability.md a test is of, for benchmarks/faults.py."""
+    chosen = items if config.getoption("--full") else [item for item in items if "full" not in item.keywords]
     rows = {int(row) for row in (config.getoption("--faults") or "").split(",") if row}
     numbers = {item: [number for mark in item.iter_markers("fault") for number in mark.args] for item in items}
     for item in items:
         item.user_properties += [("fault", number) for number in numbers[item]]
     if rows:
-        config.hook.pytest_deselected(items=[item for item in items if not rows & set(numbers[item])])
-        items[:] = [item for item in items if rows & set(numbers[item])]
+        chosen = [item for item in chosen if rows & set(numbers[item])]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,17 @@
 import os
 import pickle
 import random
+import resource
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, damage, read_checkpoint
-from worldmodel.durable import digests, keep_as, write_digests
+from worldmodel.durable import digests, keep_as, sha256, write_digests
 from worldmodel.errors import UserError
 
 CHECKPOINT = {"hyper_parameters": {"rule": "gated_norm"}, "state_dict": {"w": torch.arange(3000.0)}, "global_step": 7}
@@ -75,18 +77,49 @@ class Evil:
         return os.mkdir, ("executed",)
 
 
-@pytest.mark.parametrize("way", ["torch", "pickle", "hyper_parameters"])
-def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch, way):
+def pickled(path):
+    path.write_bytes(pickle.dumps(Evil()))
+
+
+def packed(path):
+    """A hundred megabytes of zeros, in a hundred kilobytes."""
+    torch.save(CHECKPOINT, path.with_suffix(".plain"))
+    with zipfile.ZipFile(path.with_suffix(".plain")) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry) if entry.file_size < 9_000 else b"0" * 100_000_000)
+
+
+HOSTILE = {
+    "a pickle": pickled,
+    "an object with code": lambda path: torch.save(Evil(), path),
+    "code among the arguments": lambda path: torch.save({**CHECKPOINT, "hyper_parameters": Evil()}, path),
+    "code among the weights": lambda path: torch.save({**CHECKPOINT, "state_dict": {"w": Evil()}}, path),
+    "a class path": lambda path: torch.save({**CHECKPOINT, "hyper_parameters": {"_instantiator": os.system}}, path),
+    "an old format": lambda path: torch.save(CHECKPOINT, path, _use_new_zipfile_serialization=False),
+    "a packed archive": packed,
+    "a tensor of 2^40 numbers": lambda path: torch.save(
+        {**CHECKPOINT, "state_dict": {"w": torch.zeros(1).expand(2**20, 2**20)}}, path
+    ),
+    "a list": lambda path: torch.save([1, 2], path),
+    "another dictionary": lambda path: torch.save({"model": {}}, path),
+    "nothing": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch, name, signed):
+    """Nor unfolded: with a digest that is right, as an attacker would write it, and without."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.ckpt"
-    if way == "pickle":
-        path.write_bytes(pickle.dumps(Evil()))
-    else:
-        hostile = {"hyper_parameters": Evil()} if way == "hyper_parameters" else Evil()
-        torch.save({**CHECKPOINT, **hostile} if isinstance(hostile, dict) else hostile, path)
+    HOSTILE[name](path)
+    if signed:
+        write_digests(path, [sha256(path)])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match="is not a checkpoint of this program"):
         DurableCheckpointIO().load_checkpoint(path, weights_only=False)
     assert not (tmp_path / "executed").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
 
 
 FULL = """

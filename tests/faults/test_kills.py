@@ -18,10 +18,10 @@ RANKS = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}
 
 @pytest.mark.slow
 @pytest.mark.fault(1)
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_kills_at_random_instants_change_nothing(config, tmp_path, often, seen, ranks):
     """A save every other step: many kills hit one."""
-    kills = often({1: 50, 2: 20}[ranks], {1: 3, 2: 1}[ranks])
+    kills = 20 if ranks == 2 else often(50, 3)
     arguments = [
         "fit",
         "--config",
@@ -59,7 +59,7 @@ def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
     assert run([*arguments, "--checkpoint_keep", "70", "--run_dir", whole], tmp_path).returncode == 0
     saved = {read_checkpoint(path)["global_step"]: path for path in (whole / "checkpoints").glob("last*.ckpt")}
     assert sorted(saved) == [step for step in range(1, 63) if step % 14]
-    steps = [step for step in saved if step <= 60] if often(True, False) else [1, 13, 15, 60]
+    steps = [step for step in saved if step <= 60] if often(True, False) else [13, 60]
 
     def differ(step):
         folder = tmp_path / f"from{step}"
@@ -88,9 +88,10 @@ def test_another_number_of_workers_changes_nothing(config, whole, tmp_path, seen
     seen("0, 4 and 1 of them, one behind the other: weights, moments, states equal")
 
 
-@pytest.mark.parametrize("step", [5, 6, 14, 16])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [6, 16])
 def test_a_kill_around_a_validation_in_mid_epoch(config, tmp_path, step):
-    """Every 5 steps, whatever the epoch."""
+    """Every 5 steps, whatever the epoch: behind steps 5, 10, 15; an epoch ends behind 14."""
     options = ["--trainer.val_check_interval", "5", "--trainer.check_val_every_n_epoch", "null"]
     arguments = ["fit", "--config", config, "--checkpoint_every", "1", *options, "--trainer.max_steps", "23"]
     killed = run([*arguments, "--run_dir", "run"], tmp_path, (step, "SIGKILL"))

@@ -72,16 +72,16 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.fault(18)
-def test_memory_does_not_grow_with_time(config, tmp_path, often, seen):
+def test_memory_does_not_grow_with_time(config, tmp_path, seen):
     """A usual fit, with checkpoints, validations and rollouts; the first fifth is left for caches to fill."""
-    steps = often(10_000, 4_000)
+    steps = 10_000
     options = ["--trainer.max_steps", steps, "--checkpoint_every", "100", "--trainer.check_val_every_n_epoch", "10"]
     process = end(start(["fit", "--config", config, *options], tmp_path, program=["-c", RSS]), 500)
     assert process.returncode == 0, process.stderr
     rows = [tuple(map(int, line.split()[1:])) for line in process.stdout.splitlines() if line.startswith("kB")]
     late = [row for row in rows if row[0] > steps / 5]
     slope = float(np.polyfit(*zip(*late, strict=True), 1)[0]) * 1000 / 1024  # MB a 1000 steps
-    assert slope < often(1.0, 3.0)
+    assert slope < 1.0
     seen(f"{steps} steps: {slope:.2f} MB a 1000 steps, of {late[-1][1] / 1024:.0f} MB")

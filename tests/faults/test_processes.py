@@ -55,7 +55,7 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.fault(12)
 def test_a_worker_that_hangs_is_told(config, tmp_path, seen):
     options = ["--run_dir", "run", "--data.num_workers", "1", "--checkpoint_every", "2"]
@@ -78,10 +78,10 @@ def test_no_worker_outlives_a_killed_run(config, tmp_path, seen):
 
 
 @pytest.mark.fault(13)
-@pytest.mark.parametrize("who", ["the first rank", "the second rank"])
+@pytest.mark.parametrize("who", [pytest.param("the first rank", marks=pytest.mark.full), "the second rank"])
 def test_a_rank_that_dies_alone(config, tmp_path, seen, who):
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--checkpoint_every", "2"]
-    process, started = training(config, tmp_path, *ranks, "--trainer.max_steps", "300")
+    process, started = training(config, tmp_path, *ranks, "--trainer.max_steps", "200")
     second = workers_of(process.pid) or started
     before = time.monotonic()
     os.kill(process.pid if who == "the first rank" else second[0], signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_a_rank_that_dies_alone(config, tmp_path, seen, who):
     if finished is not None:
         assert finished.returncode not in (0, None) and "another rank of this training has gone" in finished.stderr
     kill_all(process)
-    arguments = ["fit", "--config", config, *ranks, "--trainer.max_steps", "300", "--run_dir"]
+    arguments = ["fit", "--config", config, *ranks, "--trainer.max_steps", "200", "--run_dir"]
     assert (resumed := run([*arguments, "run", "--resume"], tmp_path)).returncode == 0, resumed.stderr
     assert run([*arguments, "whole"], tmp_path).returncode == 0
     assert not differences(tmp_path / "run", tmp_path / "whole")

@@ -1,5 +1,6 @@
 """The numerical guard: an update that is not finite is left out, and nothing of its step remains."""
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ class NumericalGuard(pl.Callback):
     the segment had not been; the learning rate's schedule counts the step. The batch is kept, and its episodes are
     named. A state that is not finite, from a step whose gradient was not used yet, is replaced too.
 
+    A module with an attribute `grad_norm` finds the norm there, and need not take it again to clip by it.
+
     Gradients are equal on all ranks, hence so is the decision, without asking. With 16-mixed the gradient scaler leaves
     such updates out, as it finds its scale by them, and the guard looks at the states alone.
 
@@ -60,7 +63,10 @@ class NumericalGuard(pl.Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
         with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(total_norm(p.grad for p in with_gradient))
+        taken = total_norm(p.grad for p in with_gradient)
+        norm = float(taken)
+        if hasattr(pl_module, "grad_norm"):
+            pl_module.grad_norm = taken
         self._left_out = norm != norm or norm == float("inf")
         if not self._left_out:
             self._watch(trainer, norm)
@@ -71,7 +77,7 @@ class NumericalGuard(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         left_out, self._left_out = self._left_out, False
         carry = outputs.get("carry")
-        if carry is not None and (left_out or not bool(carry.isfinite().all())):
+        if carry is not None and (left_out or not is_finite_tensor(carry)):
             before = batch.get("carry")
             outputs["carry"] = torch.zeros_like(carry) if before is None else before.detach().clone()
         if not left_out:
@@ -131,11 +137,16 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(there) if there else torch.zeros(())
 
 
+@torch.no_grad()
+def is_finite_tensor(tensor: Tensor) -> bool:
+    """Whether all entries are: where their sum is, they are, and that is sooner known."""
+    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
+
+
 def is_finite(module: torch.nn.Module) -> bool:
     """Whether all weights and buffers are."""
     tensors = [*module.parameters(), *module.buffers()]
-    with torch.no_grad():
-        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+    return all(is_finite_tensor(tensor) for tensor in tensors if tensor.is_floating_point())
 
 
 def _suspects(outputs: Any, batch: Any) -> str:

@@ -25,8 +25,8 @@ class LastCheckpoint(Checkpoint):
     At SIGTERM, SIGINT or SIGUSR1 on any rank, all ranks end the step, save together and stop, with the exit status
     128 + signal. A second signal stops at once.
 
-    What falls on an epoch's last step is done behind the next one: a fit that goes on from there would leave out the
-    epoch's validation, and count its steps otherwise.
+    What falls on an epoch's last step, or on one that a validation follows, is done behind the next one: a fit that
+    goes on from there would leave out the validation, and count the epoch's steps otherwise.
 
     Args:
         folder: of the files.
@@ -52,7 +52,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         step, number = trainer.global_step, self.signals.agreed(trainer)
         self._due |= step != self._saved_step and (step % self.every_n_steps == 0 or step == trainer.max_steps)
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.num_training_batches > 1:
+        if self._is_before_validation(trainer):
             return
         if self._due or (number and step != self._saved_step):
             self._pending = pending_row(trainer)
@@ -82,6 +82,15 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile) and trainer.is_global_zero:
                 checkpoint[LOGGED] = {"rows": logger.keep(), "pending": self._pending}
+
+    @staticmethod
+    def _is_before_validation(trainer: Any) -> bool:
+        if 1 in (trainer.num_training_batches, trainer.val_check_batch):
+            return False  # every step is, and a save must come some time
+        loop = trainer.fit_loop.epoch_loop
+        if loop.batch_progress.is_last_batch:
+            return True
+        return trainer.global_step != trainer.max_steps and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
     def _stop(self, trainer: pl.Trainer, number: int) -> None:
         if trainer.is_global_zero:

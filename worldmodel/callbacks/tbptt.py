@@ -21,8 +21,8 @@ class TruncatedBPTT(pl.Callback):
     before. The step starts from `batch["carry"]`, a tensor (B, D), or from zeros where there is none, resets it itself
     wherever an episode starts, and returns `outputs["carry"]`, the state behind the segment. The callback owns the
     state in between. Where batches have a `position`, the state is carried only from one position to the next, and
-    the DataModule's `acknowledge(position)`, where it has one, hears which batch was trained on. Rank r of R has the lanes
-    from r B / R on, of B in all, so that a fit may go on with another R.
+    the DataModule's `acknowledge(position)`, where it has one, hears which batch was trained on. Each rank has an equal
+    share of the lanes, in the order of the ranks, so that a fit may go on with another number of them.
 
     Validation, test and prediction have a state of their own, dropped before each run.
 

@@ -12,9 +12,9 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.compare_options import ConfigCLI, check_options, check_report_only, parser
 from worldmodel.commands.compare_plan import Prepared, prepare, print_sizes
-from worldmodel.commands.training import training_errors
 from worldmodel.comparison.launch import launch
 from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, keep_record, load, read_plan
 from worldmodel.comparison.results import write_json, write_references

@@ -25,10 +25,11 @@ from lightning.pytorch.callbacks import Timer
 
 from worldmodel.callbacks.checkpoint_io import read_checkpoint
 from worldmodel.callbacks.guard import Diverged
+from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.checkpoints import find_checkpoint
 from worldmodel.commands.parser import fail
 from worldmodel.commands.run_folder import is_first_rank
-from worldmodel.commands.training import TrainingCLI, training_errors
+from worldmodel.commands.training import TrainingCLI
 from worldmodel.comparison.matching import size_of
 from worldmodel.comparison.measure import measure
 from worldmodel.comparison.plan import PLAN, same_command

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from worldmodel.batch import Batch
 from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.checkpoints import check_arguments, config_of, find_checkpoint, load_weights
 from worldmodel.commands.parser import Parser
 from worldmodel.commands.run_folder import check_free, file_name, run_folder
-from worldmodel.commands.training import TrainingCLI, TrainingParser, training_errors
+from worldmodel.commands.training import TrainingCLI, TrainingParser
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose

@@ -12,7 +12,7 @@ WandbMode = Literal["offline", "online", "disabled"]
 STEP = "trainer/global_step"
 LONGEST_TAG = 64  # characters, in W&B
 INIT_SECONDS = 20  # that the server may take to open a run
-FINISH_SECONDS = 60  # and to take what is left at its end; the rest stays on disk, for `wandb sync`
+FINISH_SECONDS = 30  # and to take what is left at its end; the rest stays on disk, for `wandb sync`
 
 
 def make_loggers(

@@ -1,16 +1,10 @@
 """`worldmodel fit | validate | test | predict`: LightningCLI around WorldModel and EpisodeDataModule."""
 
-import logging
-import multiprocessing
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -28,7 +22,7 @@ from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.recall import RecallEvaluation
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
-from worldmodel.commands.breakdown import explained
+from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, finished
 from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.commands.parser import explain, fail
@@ -256,59 +250,6 @@ def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     with training_errors(argv):
         TrainingCLI(argv)
-
-
-@contextmanager
-def training_errors(argv: list[str]) -> Iterator[None]:
-    """Around a TrainingCLI of these arguments: Lightning's usual remarks are silent, its errors are this program's."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # what Lightning warns of here is meant so: in-process loading is fastest for vectors; the folder holds config.yaml
-    # before the first validation, there is no best checkpoint yet
-    meant = (
-        "does not have many workers",
-        "Experiment logs directory",
-        "could not find the monitored key",
-        "LeafSpec",
-        "all_gather is deprecated",
-        "LightningCLI's args parameter",
-        "is smaller than the logging interval",
-        "callbacks used to create the checkpoint",
-        "Checkpoint directory .* exists and is not empty",
-        "checkpoint that ended before the epoch ended",  # the position in the data is in it
-    )
-    for message in (f".*{words}.*" for words in meant):
-        warnings.filterwarnings("ignore", message)
-    _check_yaml(argv)
-    try:
-        yield
-    except SystemExit as stop:  # Lightning ends an interrupted run with status 1
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise SystemExit(130) from None
-        raise
-    except UserError:
-        raise
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-    except Exception as error:
-        if (said := explained(error)) is None:
-            raise
-        for worker in multiprocessing.active_children():  # one that hangs would be waited for
-            worker.kill()
-        raise UserError(said) from error
-
-
-def _check_yaml(argv: list[str]) -> None:
-    """A config that is no YAML is named with the line: the parser's own message names neither."""
-    pairs = zip(["", *argv], argv, strict=False)
-    paths = [
-        word.split("=", 1)[-1] for flag, word in pairs if flag in ("--config", "-c") or word.startswith("--config=")
-    ]
-    for path in filter(os.path.isfile, paths):
-        try:
-            yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from error
 
 
 def check_gradient(model: WorldModel, starts: list[str]) -> None:

@@ -116,6 +116,7 @@ class WorldModel(Model, pl.LightningModule):
         self.target_encoder: nn.Module | None = None
         if objective == "latent" and target == "ema":
             self.target_encoder = deepcopy(self.encoder).requires_grad_(False)
+        self.grad_norm: Tensor | None = None  # of this step's gradients, where a callback took it (callbacks/guard.py)
         self.weights, told = self._term_weights(), ["accuracy"] if self.is_tokens else []
         # a NaN counts as infinite: by default it is left out, and a diverged model would look good
         self.val_means = nn.ModuleDict(
@@ -237,6 +238,20 @@ class WorldModel(Model, pl.LightningModule):
                 pairs = zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True)
                 for average, online in pairs:
                     average.lerp_(online, 1 - decay)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does it, without taking a norm that was taken already."""
+        norm, self.grad_norm = self.grad_norm, None
+        if norm is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is data: nothing in it says what to import."""

@@ -1,0 +1,107 @@
+"""What the numerical guard adds to a training step.
+
+    python benchmarks/guard.py [--hidden 128] [--steps 2000] [--json FILE]
+
+Trains on noise in memory, on one thread, with gradients clipped, and the guard on every other step: the median of the
+differences between neighbours in processor time, and its interval. A step takes about 25 ms on one core.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from loader import machine
+
+from worldmodel import WorldModel
+from worldmodel.callbacks.guard import NumericalGuard
+from worldmodel.callbacks.tbptt import TruncatedBPTT
+
+LANES, SEGMENT, OBS, ACTIONS = 16, 32, 24, 6
+
+
+class EveryOther(NumericalGuard):
+    """Looks at every other step alone, and takes the time of all."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.seconds: list[float] = []
+        self.began = 0.0
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.began = time.thread_time()
+
+    def on_before_optimizer_step(self, *arguments: Any) -> None:
+        if len(self.seconds) % 2:
+            super().on_before_optimizer_step(*arguments)
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        if len(self.seconds) % 2:
+            super().on_train_batch_end(*arguments)
+        self.seconds.append(time.thread_time() - self.began)
+
+
+def batches(count: int) -> list[dict[str, Any]]:
+    """Segments of noise; every lane is one episode."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for position in range(count):
+        is_first = torch.zeros(LANES, SEGMENT, dtype=torch.bool)
+        is_first[:, 0] = position == 0
+        found.append({
+            "obs": torch.randn(LANES, SEGMENT + 1, OBS, generator=generator),
+            "action": torch.randn(LANES, SEGMENT, ACTIONS, generator=generator),
+            "reward": torch.zeros(LANES, SEGMENT),
+            "terminated": torch.zeros(LANES, SEGMENT, dtype=torch.bool),
+            "is_first": is_first,
+            "valid": torch.ones(LANES, SEGMENT, dtype=torch.bool),
+            "num_valid": torch.tensor(float(LANES * SEGMENT)),
+            "position": position,
+        })  # fmt: skip
+    return found
+
+
+def _interval(values: torch.Tensor) -> tuple[float, float]:
+    """Of the median, by drawing anew (bootstrap)."""
+    drawn = torch.randint(len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0))
+    medians = values[drawn].median(dim=1).values
+    return float(medians.quantile(0.025)), float(medians.quantile(0.975))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warnings.filterwarnings("ignore")
+    model = WorldModel(OBS, ACTIONS, hidden_dim=options.hidden)
+    with tempfile.TemporaryDirectory() as folder:
+        guard = EveryOther(Path(folder))
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=options.steps, callbacks=[guard, TruncatedBPTT()], gradient_clip_val=1.0,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, torch.utils.data.DataLoader(batches(options.steps), batch_size=None))  # type: ignore[arg-type]
+    seconds = torch.tensor(guard.seconds[options.steps // 10 // 2 * 2 :])
+    without, with_guard = seconds[0::2], seconds[1::2]
+    step = float(without.median())
+    costs = (with_guard - without) / step
+    share, (low, high) = float(costs.median()), _interval(costs)
+    parameters = sum(p.numel() for p in model.parameters())
+    spread = f"95% interval {low:.2%} to {high:.2%}"
+    print(f"{1000 * step:.1f} ms a step, {parameters:,} parameters: the guard adds {share:.2%} ({spread})")
+    if options.json:
+        figures = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__}
+        figures |= {"parameters": parameters, "step_ms": 1000 * step, "share": share, "interval": [low, high]}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
