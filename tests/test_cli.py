@@ -157,16 +157,18 @@ def test_going_on_from_a_checkpoint(worldmodel, toy_conf, tmp_path):
     assert "data.steps is 4, was 8" in line
 
 
-def test_two_processes_train_on_their_own_lanes(worldmodel, toy_conf, tmp_path):
+@pytest.mark.parametrize("objective", ["reconstruction", "latent, sigreg"])
+def test_two_processes_train_on_their_own_lanes(worldmodel, toy_conf, tmp_path, objective):
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.lanes", "4"]
-    options += [*QUICK, *SMALL, "--trainer.log_every_n_steps", "1"]
+    options += [*QUICK, *SMALL, "--trainer.log_every_n_steps", "1", "--model.objective", objective.split(",")[0]]
+    options += ["--model.anti_collapse", "sigreg"] if "sigreg" in objective else []
     folder = tmp_path / run_of(worldmodel("fit", "--config", toy_conf, *options))
     import torch
 
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     (state,) = [value for key, value in checkpoint["callbacks"].items() if "TruncatedBPTT" in key]
-    assert state["carry"].shape == (2, 2, 10), "(ranks, lanes of each, hidden)"
-    assert not torch.equal(state["carry"][0], state["carry"][1])
+    assert state["carry"].shape == (4, 10), "(lanes of all ranks, hidden)"
+    assert not torch.equal(state["carry"][:2], state["carry"][2:])
     assert len(list((tmp_path / "runs" / "toy").iterdir())) == 1, "one folder for both"
     # the same lanes in one process: the same maths
     alone = tmp_path / run_of(worldmodel("fit", "--config", toy_conf, *options, "--trainer.devices", "1"))
@@ -178,7 +180,7 @@ def test_two_processes_train_on_their_own_lanes(worldmodel, toy_conf, tmp_path):
     for two, one in zip(*logged, strict=True):
         numbers = [{k: float(v) for k, v in row.items() if v} for row in (two, one)]
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4), "the numbers of all ranks, not of one"
-    torch.testing.assert_close(state["carry"].flatten(0, 1), whole["carry"][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state["carry"], whole["carry"], rtol=1e-4, atol=1e-5)
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------

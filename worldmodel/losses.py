@@ -1,11 +1,18 @@
 """Losses as pure functions: unreduced errors (B, T), `masked_mean` to reduce them, scalar terms against collapse."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Total = Callable[[Tensor], Tensor]
+
+
+def alone(x: Tensor) -> Tensor:
+    """The sum over all ranks, where there is one."""
+    return x
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
@@ -56,23 +63,28 @@ def valid_rollout(valid: Tensor, steps: int) -> Tensor:
     return chunks.cumprod(dim=-1).flatten(1).bool()
 
 
-def variance_covariance(z: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def variance_covariance(z: Tensor, valid: Tensor, total: Total = alone) -> tuple[Tensor, Tensor]:
     """VICReg's terms against collapse (Bardes, Ponce & LeCun 2022, equations 1-4), over valid steps: z (B, T, Z).
+
+    Args:
+        z: (B, T, Z).
+        valid: (B, T) bool.
+        total: sums over all ranks; the terms are then those of the whole batch, on each of them.
 
     Returns:
         variance: mean over entries of max(0, 1 - std), 0 once every entry has spread 1.
         covariance: sum of squared off-diagonal covariances over Z.
     """
-    keep, count = valid.unsqueeze(-1), valid.sum()
-    mean = torch.where(keep, z, 0.0).sum(dim=(0, 1)) / count.clamp(min=1)
+    keep, count = valid.unsqueeze(-1), total(valid.sum())
+    mean = total(torch.where(keep, z, 0.0).sum(dim=(0, 1))) / count.clamp(min=1)
     centred = torch.where(keep, z - mean, 0.0).flatten(0, 1)
-    covariance = centred.T @ centred / (count - 1).clamp(min=1)
+    covariance = total(centred.T @ centred) / (count - 1).clamp(min=1)
     variances = covariance.diagonal()
     spread = F.relu(1 - (variances + 1e-4).sqrt()).mean()
     return spread, (covariance.square().sum() - variances.square().sum()) / z.shape[-1]
 
 
-def sigreg(z: Tensor, valid: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
+def sigreg(z: Tensor, valid: Tensor, directions: Tensor, knots: int = 17, total: Total = alone) -> Tensor:
     """Sketched isotropic Gaussian regularisation (Balestriero & LeCun 2025, LeJEPA): how far z is from N(0, I).
 
     The Epps-Pulley statistic per sample of z's projections on unit directions: the squared difference between the
@@ -83,11 +95,12 @@ def sigreg(z: Tensor, valid: Tensor, directions: Tensor, knots: int = 17) -> Ten
         valid: (B, T) bool.
         directions: (Z, K), drawn from N(0, I).
         knots: of the trapezoid rule on [0, 4]; the integrand is even.
+        total: sums over all ranks, as in variance_covariance.
     """
     t = torch.linspace(0, 4, knots, dtype=z.dtype, device=z.device)
     gauss = torch.exp(-t.square() / 2)
     phase = (z @ F.normalize(directions, dim=0)).unsqueeze(-1) * t  # (B, T, K, knots)
-    weight = (valid / valid.sum().clamp(min=1)).to(z.dtype)
-    real, imaginary = (torch.einsum("bt,btkn->kn", weight, part) for part in (phase.cos(), phase.sin()))
+    weight = (valid / total(valid.sum()).clamp(min=1)).to(z.dtype)
+    real, imaginary = (total(torch.einsum("bt,btkn->kn", weight, part)) for part in (phase.cos(), phase.sin()))
     difference = (real - gauss).square() + imaginary.square()
     return 2 * torch.trapezoid(difference * gauss, t, dim=-1).mean()

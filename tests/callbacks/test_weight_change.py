@@ -226,11 +226,11 @@ def test_a_resume_is_no_swap_and_a_swapped_state_is_mended_before_it_is_saved(mi
     states = {}
     for n in (1, 2):
         tbptt = TruncatedBPTT(**policy)
-        carry = torch.load(tmp_path / f"{n}.ckpt", weights_only=True)["callbacks"]["TruncatedBPTT"]["carry"][0]
+        carry = torch.load(tmp_path / f"{n}.ckpt", weights_only=True)["callbacks"]["TruncatedBPTT"]["carry"]
 
         class First(pl.Callback):
             def on_train_start(self, trainer, pl_module, tbptt=tbptt, n=n):
-                states[n] = tbptt.state_dict()["carry"][0]
+                states[n] = tbptt.state_dict()["carry"]
 
         fit(fresh(3, torch.float32), mixed, 4, [First()], tbptt, tmp_path, tmp_path / f"{n}.ckpt")
         assert torch.equal(states[n], carry)

@@ -38,7 +38,7 @@ def test_two_ranks_go_on_bit_for_bit(config, tmp_path):
 def test_another_number_of_ranks_goes_on_with_the_same_lanes(config, tmp_path, seen):
     """From 1 rank to 2, to 4, to 1: the same batches and states a lane, the same losses within rounding."""
     shared = ["fit", "--config", config, "--trainer.log_every_n_steps", "1", "--trainer.strategy", "ddp"]
-    shared += ["--model.objective", "reconstruction", "--model.lr_schedule", "constant"]
+    shared += ["--model.lr_schedule", "constant"]
     legs = [(1, 5), (2, 11), (4, 19), (1, 26)]  # ranks, up to step
     whole = run([*shared, "--run_dir", "whole", "--trainer.max_steps", "26"], tmp_path)
     assert whole.returncode == 0, whole.stderr

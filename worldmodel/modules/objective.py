@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
 from worldmodel.batch import Batch
@@ -130,10 +132,17 @@ def _target(model: WorldModel, seen: Seen) -> Tensor:
 
 def _anti_collapse(model: WorldModel, z: Tensor, batch: Batch) -> dict[str, Tensor]:
     if model.hparams["anti_collapse"] == "variance_covariance":
-        variance, covariance = losses.variance_covariance(z, batch["valid"])
+        variance, covariance = losses.variance_covariance(z, batch["valid"], over_ranks)
         return {"variance": variance, "covariance": covariance}
     # Directions from the batch's position, not from the global generator: nothing else that draws numbers
     # (validation, a worker, a restart) can change the training.
     generator = torch.Generator().manual_seed(int(batch["position"]))
     directions = torch.randn(z.shape[-1], 64, generator=generator).to(z)
-    return {"sigreg": losses.sigreg(z, batch["valid"], directions)}
+    return {"sigreg": losses.sigreg(z, batch["valid"], directions, total=over_ranks)}
+
+
+def over_ranks(x: Tensor) -> Tensor:
+    """The sum over all ranks, on each of them; where gradients are averaged over ranks, theirs is that of the sum."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    return all_reduce(x)
