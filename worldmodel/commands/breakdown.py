@@ -80,7 +80,8 @@ def explained(error: BaseException) -> str | None:
         return (
             f"out of memory: {_peak()}. Smaller segments (--data.lanes, --data.steps) or a smaller model"
             " (--model.hidden_dim, --model.width) take less a step; --data.memory_gb bounds what the dataset takes,"
-            f" and --data.num_workers 0 spares the workers' share. {KEPT}, if they stay as they were"
+            " and --data.num_workers 0 spares the workers' share. The last checkpoint is whole; --resume needs the"
+            " lanes, steps and model that it has"
         )
     if found := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", said):
         return (
@@ -92,7 +93,8 @@ def explained(error: BaseException) -> str | None:
             f"the data workers gave no batch for {found[1]} seconds: does the disk answer? --data.num_workers 0 shows"
             f" where it hangs. {KEPT}"
         )
-    if re.search(r"Connection (reset|closed) by peer|Broken pipe|remote process exited|ncclRemoteError", said):
+    lost = r"Connection (reset|closed) by peer|Broken pipe|remote process exited|ncclRemoteError"
+    if isinstance(error, RuntimeError) and re.search(lost, said):  # a broken pipe of our own output is an OSError
         return f"another rank of this training has gone; what it said stands above, if it could. {KEPT}"
     return None
 
