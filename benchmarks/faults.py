@@ -73,15 +73,12 @@ def write(lines: dict[int, str]) -> None:
     """Put these rows into the table of the docs; the others stay."""
     page = PAGE.read_text()
     begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
-    there = {
-        int(row.split("|")[1]): row
-        for row in page[begin:end].splitlines()
-        if row.split("|")[1:2] and row.split("|")[1].strip().isdigit()
-    }
+    table = (row.split("|") for row in page[begin:end].splitlines() if row.startswith("| "))
+    there = {int(cells[1]): "|".join(cells) for cells in table if cells[1].strip().isdigit()}
     rows = there | lines
-    table = "\n".join([*HEAD, *(rows[number] for number in sorted(rows))])
+    shown = "\n".join([*HEAD, *(rows[number] for number in sorted(rows))])
     here = f"{machine()}, torch {torch.__version__}"
-    PAGE.write_text(f"{page[:begin]}\n\nOn {here}:\n\n{table}\n\n{page[end:]}")
+    PAGE.write_text(f"{page[:begin]}\n\nOn {here}:\n\n{shown}\n\n{page[end:]}")
 
 
 def _properties(case: ElementTree.Element, name: str) -> list[str]:
