@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
-from loader import machine
+from timing import machine
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"

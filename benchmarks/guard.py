@@ -7,7 +7,6 @@ differences between neighbours in processor time, and its interval. A step takes
 """
 
 import argparse
-import json
 import tempfile
 import time
 import warnings
@@ -16,7 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from loader import machine
+from timing import save
 
 from worldmodel import WorldModel
 from worldmodel.callbacks.guard import NumericalGuard
@@ -97,10 +96,8 @@ def main() -> None:
     parameters = sum(p.numel() for p in model.parameters())
     spread = f"95% interval {low:.2%} to {high:.2%}"
     print(f"{1000 * step:.1f} ms a step, {parameters:,} parameters: the guard adds {share:.2%} ({spread})")
-    if options.json:
-        figures = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__}
-        figures |= {"parameters": parameters, "step_ms": 1000 * step, "share": share, "interval": [low, high]}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    figures = {"parameters": parameters, "step_ms": 1000 * step, "share": share, "interval": [low, high]}
+    save(options.json, figures)
 
 
 if __name__ == "__main__":

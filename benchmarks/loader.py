@@ -7,9 +7,6 @@ the same batches of 16 lanes x 64 steps, in the order of training: the raw gathe
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -18,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timing import save
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.episodes import Episodes, Layout
@@ -36,23 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
-    figures: dict = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__}
+    figures: dict = {}
     with tempfile.TemporaryDirectory() as folder:
         figures["vectors"] = compare(Path(folder) / "vectors", {"state": np.zeros(17, np.float32)}, 400, 1000, 0.5)
         figures["images"] = compare(Path(folder) / "images", {"image": np.zeros((64, 64, 3), np.uint8)}, 60, 250, 0.7)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def machine() -> str:
-    """Processor and cores, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
+    save(arguments.json, figures)
 
 
 def compare(folder: Path, observation: dict[str, np.ndarray], episodes: int, length: int, goal: float) -> dict:

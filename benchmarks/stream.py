@@ -7,13 +7,12 @@ Prints the process's memory and the time of a segment along the way. One thread.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from loader import machine
+from timing import save
 
 from worldmodel import WorldModel
 
@@ -72,9 +71,7 @@ def main() -> None:
             began = time.perf_counter()
     if not all(p.isfinite().all() for p in model.parameters()):
         raise SystemExit("weights are not finite")
-    if options.json:
-        figures = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__, "rows": rows}
-        options.json.write_text(json.dumps({**figures, "gradient": options.gradient}, indent=1) + "\n")
+    save(options.json, {"gradient": options.gradient, "rows": rows})
 
 
 if __name__ == "__main__":

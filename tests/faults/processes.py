@@ -29,7 +29,7 @@ def start(
     return subprocess.Popen(command, cwd=cwd, env=variables, stdout=-1, stderr=-1, text=True, start_new_session=True)
 
 
-def end(process: subprocess.Popen, timeout: float = 120) -> subprocess.CompletedProcess:
+def end(process: subprocess.Popen, timeout: float = 300) -> subprocess.CompletedProcess:
     """What it said until its end; with its whole group it is gone behind this, however it went."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -50,7 +50,7 @@ def kill_all(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def wait_for(path: Path, process: subprocess.Popen, newer_than: int = 0, timeout: float = 100) -> None:
+def wait_for(path: Path, process: subprocess.Popen, newer_than: int = 0, timeout: float = 300) -> None:
     """Until the file is there, changed behind a time (st_mtime_ns), or the process has ended."""
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:

@@ -1,0 +1,62 @@
+"""What the benchmarks share: functions that take turns, and the name of the machine."""
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of one call: the median, and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3) -> dict[str, Timed]:
+    """Time functions that take turns, round by round, in this process: what disturbs one disturbs all.
+
+    Args:
+        ways: the functions, by name.
+        rounds: that count.
+        warm_up: rounds before them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    gc.collect()
+    for number in range(warm_up + rounds):
+        for name, call in ways.items():
+            begin = time.perf_counter()
+            call()
+            if number >= warm_up:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: _timed(values) for name, values in seconds.items()}
+
+
+def _timed(values: list[float]) -> Timed:
+    low, median, high = statistics.quantiles(values, n=4)
+    return Timed(median, low, high)
+
+
+def machine() -> str:
+    """Processor and cores, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def save(path: Path | None, figures: Mapping[str, Any]) -> None:
+    """Figures as JSON, with the day and what they were taken on; None: nowhere."""
+    if path is not None:
+        about = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__}
+        path.write_text(json.dumps(about | dict(figures), indent=1) + "\n")
