@@ -38,9 +38,9 @@ def end(process: subprocess.Popen, timeout: float = 300) -> subprocess.Completed
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run(arguments: Iterable[Any], cwd: Path, kill: Sequence[Any] = (), **environment: str):
+def run(arguments: Iterable[Any], cwd: Path, kill: Sequence[Any] = (), timeout: float = 300, **environment: str):
     """From its start to its end."""
-    return end(start(arguments, cwd, kill, **environment))
+    return end(start(arguments, cwd, kill, **environment), timeout)
 
 
 def kill_all(process: subprocess.Popen) -> None:
