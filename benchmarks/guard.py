@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from noise import segment
 from timing import save
 
 from worldmodel import WorldModel
@@ -45,25 +46,6 @@ class EveryOther(NumericalGuard):
         self.seconds.append(time.thread_time() - self.began)
 
 
-def batches(count: int) -> list[dict[str, Any]]:
-    """Segments of noise; every lane is one episode."""
-    generator, found = torch.Generator().manual_seed(0), []
-    for position in range(count):
-        is_first = torch.zeros(LANES, SEGMENT, dtype=torch.bool)
-        is_first[:, 0] = position == 0
-        found.append({
-            "obs": torch.randn(LANES, SEGMENT + 1, OBS, generator=generator),
-            "action": torch.randn(LANES, SEGMENT, ACTIONS, generator=generator),
-            "reward": torch.zeros(LANES, SEGMENT),
-            "terminated": torch.zeros(LANES, SEGMENT, dtype=torch.bool),
-            "is_first": is_first,
-            "valid": torch.ones(LANES, SEGMENT, dtype=torch.bool),
-            "num_valid": torch.tensor(float(LANES * SEGMENT)),
-            "position": position,
-        })  # fmt: skip
-    return found
-
-
 def _interval(values: torch.Tensor) -> tuple[float, float]:
     """Of the median, by drawing anew (bootstrap)."""
     drawn = torch.randint(len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0))
@@ -80,14 +62,15 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore")
-    model = WorldModel(OBS, ACTIONS, hidden_dim=options.hidden)
+    model, generator = WorldModel(OBS, ACTIONS, hidden_dim=options.hidden), torch.Generator().manual_seed(0)
+    batches = [segment(LANES, SEGMENT, OBS, ACTIONS, generator, n) for n in range(options.steps)]
     with tempfile.TemporaryDirectory() as folder:
         guard = EveryOther(Path(folder))
         trainer = pl.Trainer(
             accelerator="cpu", max_steps=options.steps, callbacks=[guard, TruncatedBPTT()], gradient_clip_val=1.0,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(model, torch.utils.data.DataLoader(batches(options.steps), batch_size=None))  # type: ignore[arg-type]
+        trainer.fit(model, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     seconds = torch.tensor(guard.seconds[options.steps // 10 // 2 * 2 :])
     without, with_guard = seconds[0::2], seconds[1::2]
     step = float(without.median())

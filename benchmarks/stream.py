@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from noise import segment
 from timing import save
 
 from worldmodel import WorldModel
@@ -23,22 +24,6 @@ def memory_mb() -> float:
     """Resident memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
-
-
-def batch(generator: torch.Generator, position: int) -> dict[str, Any]:
-    """A segment of noise, the continuation of the one before."""
-    is_first = torch.zeros(1, SEGMENT, dtype=torch.bool)
-    is_first[0, 0] = position == 0
-    return {
-        "obs": torch.randn(1, SEGMENT + 1, OBS, generator=generator),
-        "action": torch.randn(1, SEGMENT, ACTIONS, generator=generator),
-        "reward": torch.zeros(1, SEGMENT),
-        "terminated": torch.zeros(1, SEGMENT, dtype=torch.bool),
-        "is_first": is_first,
-        "valid": torch.ones(1, SEGMENT, dtype=torch.bool),
-        "num_valid": torch.tensor(float(SEGMENT)),
-        "position": position,
-    }
 
 
 def main() -> None:
@@ -56,8 +41,8 @@ def main() -> None:
     count = options.steps // SEGMENT
     began = time.perf_counter()
     for n in range(count):
-        segment = batch(generator, n)
-        terms, _, carry = model.losses(segment if carry is None else {**segment, "carry": carry})
+        batch = segment(1, SEGMENT, OBS, ACTIONS, generator, n)
+        terms, _, carry = model.losses(batch if carry is None else {**batch, "carry": carry})
         optimizer.zero_grad()
         torch.stack([terms[name] for name in model.weights]).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -151,13 +151,13 @@ def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: A
     try:
         if deepest > len(tensors):
             raise ValueError(f"it names {deepest} layers and holds {len(tensors)} tensors")
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            wanted = {name: tensor.shape for name, tensor in Model(**own).state_dict().items()}
-        if missing := next((name for name in wanted if name not in tensors), None):
-            raise ValueError(f"it holds no {missing}")
-        if wrong := next((name for name, shape in wanted.items() if tensors[name].shape != shape), None):
-            raise ValueError(f"{wrong} is {tuple(tensors[wrong].shape)}, not {tuple(wanted[wrong])}")
         with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):
+                wanted = {name: tensor.shape for name, tensor in Model(**own).state_dict().items()}
+            if missing := next((name for name in wanted if name not in tensors), None):
+                raise ValueError(f"it holds no {missing}")
+            if wrong := next((name for name, shape in wanted.items() if tensors[name].shape != shape), None):
+                raise ValueError(f"{wrong} is {tuple(tensors[wrong].shape)}, not {tuple(wanted[wrong])}")
             model = Model(**own)
         model.load_state_dict({name: tensors[name] for name in wanted})
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
