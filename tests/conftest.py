@@ -72,7 +72,7 @@ def worldmodel(tmp_path):
 
     def run(*arguments, cwd=tmp_path, timeout=120) -> subprocess.CompletedProcess:
         environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        command = [sys.executable, "-m", "worldmodel.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "worldmodel", *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run

@@ -14,6 +14,8 @@ def test_squared_error_and_masked_mean_by_hand():
     valid = torch.tensor([[True, True, False]])
     assert losses.masked_mean(error, valid, torch.tensor(2.0)).item() == 2.5
     assert losses.masked_mean(error, torch.zeros_like(valid), torch.tensor(0.0)).item() == 0.0
+    one = torch.tensor([[True, False, False]])  # the only valid step of two ranks: they average to its error
+    assert (losses.masked_mean(error, one, torch.tensor(0.5)).item() + 0.0) / 2 == 5.0
 
 
 def test_what_is_masked_reaches_neither_value_nor_gradient():

@@ -70,7 +70,3 @@ def _help() -> str:
             "`worldmodel COMMAND --help` lists a command's options.",
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Total = Callable[[Tensor], Tensor]
+NONE = 1e-9  # instead of a count of 0, whose sum is 0 too
 
 
 def alone(x: Tensor) -> Tensor:
@@ -52,9 +53,9 @@ def masked_mean(error: Tensor, valid: Tensor, count: Tensor) -> Tensor:
     (`error` must be finite there for the gradient, as it is in padding, which is zeros.)
 
     With `count` the valid steps of all ranks divided by the number of ranks, the ranks' gradients average to the
-    gradient of the mean over all steps of all ranks.
+    gradient of the mean over all steps of all ranks. It may be a fraction, where there are fewer steps than ranks.
     """
-    return torch.where(valid, error, torch.zeros_like(error)).sum() / count.clamp(min=1)
+    return torch.where(valid, error, torch.zeros_like(error)).sum() / count.clamp(min=NONE)
 
 
 def valid_rollout(valid: Tensor, steps: int) -> Tensor:

@@ -119,7 +119,7 @@ class Model(nn.Module):
         """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
         before = previous_states(h, batch["is_first"], batch.get("carry"))
         z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
-        return self.predictor.cell.gate(self.predictor.cell.project(z, a), before)
+        return self.predictor.gate(z, a, before)
 
     def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised reward (...) and the logit of going on (...) after states (..., D); zeros with `tokens`."""

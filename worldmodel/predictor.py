@@ -1,13 +1,15 @@
 """The latent predictor: a cell, a head, the two time loops, and the one place where an episode's start resets h."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.cells import make_cell
+from worldmodel.cells import Cell, make_cell
 from worldmodel.cells.triad import Triad
+from worldmodel.cells.unroll import has_backward, unrolled
 from worldmodel.nets import StagewiseHead, mlp
 
 
@@ -63,6 +65,7 @@ class LatentPredictor(nn.Module):
         self.head: nn.Module = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
         if tokens and isinstance(self.cell, Triad):
             self.head = StagewiseHead(self.cell.exact_dim, self.head, latent_dim)
+        self._compiled: Callable[..., Tensor] | None = None
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim
 
@@ -75,10 +78,37 @@ class LatentPredictor(nn.Module):
         """What the exact channels of states (..., D) alone predict (..., Z); None where the head is not stagewise."""
         return self.head.first(self.cell.read(h)) if isinstance(self.head, StagewiseHead) else None
 
+    def gate(self, z: Tensor, a: Tensor, h: Tensor) -> Tensor | None:
+        """The share of each entry that a step from h (..., D) overwrites (..., D); None for a rule without a gate."""
+        return self.cell.gate(self.cell.project(z, a), h)
+
     def forward(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: z (B, Z), h (B, D), a (B, A) -> the next latent (B, Z), h_next - h (B, D), h_next (B, D)."""
         h_next = self.cell.step(self.cell.project(z, a), h)
         return self.head(self.cell.read(h_next)), h_next - h, h_next
+
+    def states(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None, by_step: bool = False) -> Tensor:
+        """The states of `closed_loop`, (T, B, D).
+
+        `by_step` keeps to autograd's own backward pass, where the cell has one by hand (cells/unroll.py): torch.func
+        and second derivatives need it.
+        """
+        zeros = self.initial_state(z)
+        h = zeros if h is None else h.to(zeros.dtype)
+        x_TBX, is_first_TB = rearrange(self.cell.project(z, a), "b t x -> t b x"), rearrange(is_first, "b t -> t b")
+        segment = x_TBX, h, is_first_TB
+        if self._compiled is not None and not by_step:
+            return self._compiled(self.cell, *segment)
+        if by_step or torch.is_autocast_enabled(z.device.type) or not has_backward(self.cell):
+            return stepped(self.cell, *segment)
+        return unrolled(self.cell, *segment)
+
+    def compile_unroll(self, **options: Any) -> None:
+        """Take the loop of `closed_loop` from torch.compile with these options: equal up to rounding.
+
+        Each number of lanes and steps, in training and in evaluation, is compiled once, in a minute or more.
+        """
+        self._compiled = torch.compile(stepped, dynamic=False, **options)
 
     def closed_loop(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None) -> ClosedLoop:
         """Unroll over a segment, seeing z_t at every step. Resets h to zeros before each frame with `is_first`.
@@ -92,27 +122,28 @@ class LatentPredictor(nn.Module):
         `carry` is detached: its value goes on to the next segment, its graph does not. For a gradient through time
         beyond the segment use `h[:, -1]`.
         """
-        zeros = self.initial_state(z)
-        h_t = zeros if h is None else h.to(zeros.dtype)
-        x_TBX = rearrange(self.cell.project(z, a), "b t x -> t b x")
-        reset_TB1 = rearrange(is_first, "b t -> t b 1")
-        states = []
-        for x_t, reset in zip(x_TBX.unbind(), reset_TB1.unbind(), strict=True):
-            h_t = self.cell.step(x_t, h_t.masked_fill(reset, 0.0))
-            states.append(h_t)
-        h_TBD = torch.stack(states)
+        h_TBD = self.states(z, a, is_first, h)
         pred_TBZ = self.head(self.cell.read(h_TBD))
-        carry = h_t.detach().clone()  # a view would keep the whole segment alive
+        carry = h_TBD[-1].detach().clone()  # a view would keep the whole segment alive
         return ClosedLoop(rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d"), carry)
 
     def open_loop(self, z: Tensor, h: Tensor, a: Tensor) -> OpenLoop:
         """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
         preds, states = [], []
         for a_t in a.unbind(dim=1):
-            z, _, h = self(z, h, a_t)
+            z, _, h = self.forward(z, h, a_t)  # not self(): hooks are for calls from outside, of this method too
             preds.append(z)
             states.append(h)
         return OpenLoop(torch.stack(preds, dim=1), torch.stack(states, dim=1))
+
+
+def stepped(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
+    """The states of a segment, one step after the other: x (T, B, X) of `project`, h (B, D), is_first (T, B)."""
+    states = []
+    for x_t, reset in zip(x.unbind(), is_first.unsqueeze(-1).unbind(), strict=True):
+        h = cell.step(x_t, h.masked_fill(reset, 0.0))
+        states.append(h)
+    return torch.stack(states)
 
 
 def previous_states(h: Tensor, is_first: Tensor, carry: Tensor | None = None) -> Tensor:

@@ -121,7 +121,7 @@ class _Unroll(nn.Module):
         self.encoder, self.predictor = encoder, predictor
 
     def forward(self, obs: Tensor, action: Tensor, is_first: Tensor, start: Tensor) -> Tensor:
-        return self.predictor.closed_loop(self.encoder(obs), action, is_first, start).h[:, -1]
+        return self.predictor.states(self.encoder(obs), action, is_first, start, by_step=True)[-1]
 
 
 def link(h: Tensor, pull: Callable[[Tensor], list[Tensor]], *params: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def conf(pendulum_data, tmp_path_factory) -> Path:
 
 
 def begin(conf: Path, cwd: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "worldmodel.cli", "compare", "--config", str(conf), "--out", "out", *options]
+    command = [sys.executable, "-m", "worldmodel", "compare", "--config", str(conf), "--out", "out", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipes)

@@ -119,7 +119,7 @@ def test_an_interrupt_keeps_the_finished_episodes(tmp_path):
 def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(tmp_path, vectorization):
     """The signal goes to every process of the group, as a terminal sends it."""
     folder = tmp_path / "d"
-    command = [sys.executable, "-m", "worldmodel.cli", "collect", "envs.odd_envs:Failing-v0", "--out", str(folder)]
+    command = [sys.executable, "-m", "worldmodel", "collect", "envs.odd_envs:Failing-v0", "--out", str(folder)]
     command += ["--steps", "100000000", "--num_envs", "3", "--vectorization", vectorization]
     command += ["--env_kwargs", json.dumps({"what": "nothing"})]
     environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
@@ -174,7 +174,7 @@ def test_mistakes_on_the_command_line(worldmodel, arguments, message):
 
 def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
     """Files may not grow beyond 100 kB: to HDF5 and to us that is a disk without room."""
-    collect = f"{sys.executable} -m worldmodel.cli collect CartPole-v1 --out d --steps 2000000 --num_envs 64"
+    collect = f"{sys.executable} -m worldmodel collect CartPole-v1 --out d --steps 2000000 --num_envs 64"
     command = ["bash", "-c", f"ulimit -f 100; exec {collect}"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     line = one_line(process)

@@ -12,7 +12,7 @@ from typing import Any
 
 from conftest import TESTS
 
-PROGRAM = ["-m", "worldmodel.cli"]
+PROGRAM = ["-m", "worldmodel"]
 
 
 def start(

@@ -75,11 +75,9 @@ def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
     disk.mkdir()
     arguments = ["fit", "--config", config, "--run_dir", disk / "run", "--model.hidden_dim", "100"]
     arguments += ["--checkpoint_keep", "8", "--checkpoint_every", "2"]
-    left = f"{sys.executable} -m worldmodel.cli validate --config {config} --model.hidden_dim 100"
+    left = f"{sys.executable} -m worldmodel validate --config {config} --model.hidden_dim 100"
     left += f" --run_dir {tmp_path / 'v'} --ckpt_path {disk / 'run'} > v.log 2>&1"
-    program = (
-        f'{sys.executable} -m worldmodel.cli "$@"; status=$?; {left}; echo $? > {tmp_path / "v.status"}; exit $status'
-    )
+    program = f'{sys.executable} -m worldmodel "$@"; status=$?; {left}; echo $? > {tmp_path / "v.status"}; exit $status'
     command = in_a_small_disk(disk, SMALL_DISK, ["sh", "-c", program, "sh", *arguments])
     process = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True,
@@ -108,7 +106,7 @@ def test_a_folder_without_permission_is_told_before_the_first_step(config, seen)
     """Root may write everywhere: without that right it is a user like others."""
     unprivileged = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"]
     with nobodys_folder() as folder:
-        command = [sys.executable, "-m", "worldmodel.cli", "fit", "--config", config]
+        command = [sys.executable, "-m", "worldmodel", "fit", "--config", config]
         command += ["--run_dir", folder / "runs" / "new", "--trainer.max_steps", "3"]
         process = subprocess.run(
             list(map(str, [*(unprivileged if os.getuid() == 0 else []), *command])),

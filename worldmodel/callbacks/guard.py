@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.errors import UserError
@@ -134,13 +135,18 @@ class NumericalGuard(pl.Callback):
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all entries (): finite only if each of them is, and their squares' sum."""
     there = list(tensors)
-    return torch.nn.utils.get_total_norm(there) if there else torch.zeros(())
+    return _whole(torch.nn.utils.get_total_norm(there)) if there else torch.zeros(())
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Of what is divided among ranks, all of it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def is_finite_tensor(tensor: Tensor) -> bool:
     """Whether all entries are: where their sum is, they are, and that is sooner known."""
-    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
+    return math.isfinite(float(_whole(tensor.sum()))) or bool(_whole(tensor).isfinite().all())
 
 
 def is_finite(module: torch.nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -99,6 +99,12 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="of torch on the CPU; one is often fastest for small models",
         )
+        add(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="high",
+            help="of float32 matmuls on a GPU; high: TF32",
+        )
         add("--checkpoint_every", type=int, default=500, help="optimizer steps between two saves of last.ckpt")
         add("--checkpoint_keep", type=int, default=2, help="last.ckpt, and as many before it as make this number")
         add(
@@ -133,6 +139,8 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         if threads := config["threads"]:
             torch.set_num_threads(threads)
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision(config["matmul_precision"])
         # config.yaml must serve for another run: it keeps the experiment's name, and not the folder that is taken now
         if config["experiment"] is None:
             config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"

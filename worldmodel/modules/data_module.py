@@ -316,6 +316,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         generator = torch.Generator().manual_seed(self.seed)
         workers: dict[str, Any] = {"prefetch_factor": 4, "timeout": WORKER_SECONDS} if self.num_workers else {}
         workers["num_workers"] = self.num_workers
+        workers["pin_memory"] = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(segments, batch_size=None, sampler=sampler, generator=generator, **workers)
 
 

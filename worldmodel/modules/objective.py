@@ -68,7 +68,7 @@ def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
     logits, following = model.decoder(seen.loop.pred), seen.obs[:, 1:]
     mean = model.reward_norm.mean
     if not model.training:
-        mean = weight(model, seen.batch) / seen.batch["num_valid"].clamp(min=1)
+        mean = weight(model, seen.batch) / seen.batch["num_valid"].clamp(min=losses.NONE)
     worth = seen.batch["reward"] / mean.clamp(min=1e-9)
     right = logits.argmax(dim=-1) == following.argmax(dim=-1)
     terms = {

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from worldmodel import losses
@@ -15,6 +16,7 @@ from worldmodel.errors import UserError
 from worldmodel.model import Model
 from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
 from worldmodel.modules.optimizer import Schedule, adamw
+from worldmodel.modules.sharding import check_can_shard, shard
 from worldmodel.nets import StagewiseHead
 from worldmodel.rtrl import RTRL
 
@@ -63,6 +65,8 @@ class WorldModel(Model, pl.LightningModule):
         weight_decay: of AdamW, on matrices only.
         lr_schedule: constant, or a cosine to a hundredth over the planned steps.
         warmup_steps: over which the learning rate rises linearly.
+        compile: the recurrence goes through torch.compile. For GPUs: on a CPU it does not pay, after minutes.
+        cuda_graph: on a GPU the recurrence is captured, and launched as one.
     """
 
     obs_weights: Tensor
@@ -96,12 +100,15 @@ class WorldModel(Model, pl.LightningModule):
         weight_decay: float = 0.01,
         lr_schedule: Schedule = "cosine",
         warmup_steps: int = 100,
+        compile: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__(
             obs_dim, action_dim, images, latent_dim, hidden_dim, rule, layers, gate_bias, width, depth, channels,
             head_depth, objective,
         )  # fmt: skip
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
+        self._compile, self._cuda_graph = compile, cuda_graph
         for name in ("open_loop_steps", "warmup_steps"):
             if self.hparams[name] < 0:
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
@@ -191,7 +198,21 @@ class WorldModel(Model, pl.LightningModule):
             self.action_norm.fit(*statistics["action"])
             self.reward_norm.fit(*statistics["reward"])
 
+    def configure_model(self) -> None:
+        mesh = self.device_mesh  # of the strategy fsdp2 alone
+        if mesh is not None and not isinstance(self.encoder, FSDPModule):
+            check_can_shard(self.hparams["gradient"], self._compile or self._cuda_graph)
+            shard(self, mesh["data_parallel"])
+        if self._cuda_graph and self.trainer.strategy.root_device.type != "cuda":
+            raise UserError("model.cuda_graph is for a GPU, and this run is on the CPU: leave it out")
+        if self._compile:
+            self.predictor.compile_unroll(mode="reduce-overhead" if self._cuda_graph else "default")
+        elif self._cuda_graph:
+            self.predictor.compile_unroll(backend="cudagraphs")
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if self._cuda_graph:
+            torch.compiler.cudagraph_mark_step_begin()  # what the graph gave in the step before may be overwritten
         terms, h, carry = self.losses(batch)
         loss = self._total(terms)
         trainer: Any = self.trainer

@@ -1,0 +1,54 @@
+"""How long the program takes before it does anything.
+
+    python benchmarks/startup.py [--rounds 7] [--json FILE]
+
+Real processes, in turns: help, the import of the package, of torch, of Lightning, and a fit of one step until its end.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from timing import in_turns, save
+
+GOAL = 0.5  # seconds, of `worldmodel --help`
+WAYS = {
+    "python": ["-c", "pass"],
+    "worldmodel --help": ["-m", "worldmodel", "--help"],
+    "import worldmodel": ["-c", "import worldmodel"],
+    "import torch": ["-c", "import torch"],
+    "import lightning.pytorch": ["-c", "import lightning.pytorch"],
+    "worldmodel fit --help": ["-m", "worldmodel", "fit", "--help"],
+}
+
+
+def main() -> None:
+    """Seconds of each: the median, and the quartiles."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        collected = ["collect", "Pendulum-v1", "--out", str(folder / "data"), "--steps", "2000"]
+        subprocess.run([sys.executable, "-m", "worldmodel", *collected], check=True, capture_output=True)
+        trainer = {"accelerator": "cpu", "devices": 1, "max_steps": 1, "limit_val_batches": 0}
+        conf = {"wandb": "disabled", "data": {"path": str(folder / "data")}, "trainer": trainer}
+        (folder / "fit.yaml").write_text(yaml.safe_dump(conf))
+        ways = WAYS | {"worldmodel fit, one step": ["-m", "worldmodel", "fit", "--config", str(folder / "fit.yaml")]}
+
+        def process(arguments: list[str]):
+            return lambda: subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True)
+
+        timed = in_turns({name: process(arguments) for name, arguments in ways.items()}, options.rounds, warm_up=1)
+    for name, taken in timed.items():
+        goal = f"   goal < {GOAL} s" if name == "worldmodel --help" else ""
+        print(f"{name:26}{taken.median:8.2f} s   {taken.low:.2f}-{taken.high:.2f}{goal}")
+    save(options.json, {"seconds": {name: taken.median for name, taken in timed.items()}})
+
+
+if __name__ == "__main__":
+    main()

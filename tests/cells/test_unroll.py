@@ -1,0 +1,99 @@
+"""The backward pass by hand against autograd's through the plain loop, in float64."""
+
+import pytest
+import torch
+
+from worldmodel import RULES, LatentPredictor
+from worldmodel.cells.unroll import PULLBACKS, has_backward
+
+B, T, Z, A, D = 3, 24, 4, 2, 6
+BY_HAND = [name for name, rule in RULES.items() if rule in PULLBACKS]
+every_rule = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in BY_HAND for layers in (1, 2)])
+
+
+def make(rule, layers, **options):
+    torch.manual_seed(0)
+    return LatentPredictor(Z, A, D, rule=rule, layers=layers, **options).double()
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    z, a, h = (torch.randn(B, *size, generator=generator).double() for size in ((T, Z), (T, A), (D,)))
+    is_first = torch.zeros(B, T, dtype=torch.bool)
+    is_first[0, 0] = is_first[1, [3, 11, 12]] = is_first[2, -1] = True
+    return z.requires_grad_(), a.requires_grad_(), is_first, h.requires_grad_()
+
+
+def gradients(predictor, weights, z, a, is_first, h, by_step):
+    states = predictor.states(z, a, is_first, h, by_step=by_step)
+    return states, torch.autograd.grad((states * weights).sum(), [z, a, h, *predictor.cell.parameters()])
+
+
+def test_the_rules_of_the_update_cell_have_one():
+    assert BY_HAND == ["residual", "gated", "gated_norm", "direct", "unit_norm"]
+    assert all(has_backward(make(rule, 1).cell) == (rule in BY_HAND) for rule in RULES)
+
+
+@every_rule
+def test_equal_to_autograd_through_the_loop(rule, layers):
+    predictor, (z, a, is_first, h) = make(rule, layers), inputs()
+    with torch.no_grad():  # nothing at its start: norms with a scale, and a residual that moves
+        for parameter in predictor.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    weights = torch.randn(T, B, D).double()
+    states, got = gradients(predictor, weights, z, a, is_first, h, by_step=False)
+    expected_states, expected = gradients(predictor, weights, z, a, is_first, h, by_step=True)
+    torch.testing.assert_close(states, expected_states, rtol=0, atol=1e-12)
+    for ours, reference in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
+        assert reference.abs().max() > 1e-3, "a gradient that could be told from none"
+
+
+@every_rule
+def test_a_state_that_overflowed_does_not_reach_past_a_reset(rule, layers):
+    predictor, (z, a, is_first, h) = make(rule, layers), inputs()
+    is_first[:, 0] = True
+    states, got = gradients(predictor, torch.ones(T, B, D), z, a, is_first, h * float("nan"), by_step=False)
+    assert states.isfinite().all() and all(gradient.isfinite().all() for gradient in got)
+    assert not got[2].any(), "nothing of the state before"
+
+
+def test_huge_candidates_stay_under_the_bound_and_pass_no_gradient():
+    predictor, (z, a, is_first, h) = make("gated_norm", 1), inputs()
+    with torch.no_grad():
+        predictor.cell.input.weight.mul_(1e20)
+    for by_step in (False, True):
+        states, got = gradients(predictor, torch.ones(T, B, D), z, a, is_first, 0 * h, by_step)
+        assert states.isfinite().all() and states.abs().max() <= (D - 1) ** 0.5
+        assert got[0].isfinite().all()
+
+
+def test_the_loss_takes_it_and_mixed_precision_does_not(monkeypatch):
+    predictor, (z, a, is_first, h) = make("gated_norm", 2), inputs()
+    monkeypatch.setattr("worldmodel.predictor.unrolled", lambda *_: pytest.fail("taken"))
+    predictor.states(z, a, is_first, h, by_step=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        predictor.states(z, a, is_first, h)
+    with pytest.raises(pytest.fail.Exception, match="taken"):
+        predictor.closed_loop(z, a, is_first, h)
+
+
+def test_a_second_derivative_is_refused_and_by_step_gives_it():
+    predictor, (z, a, is_first, h) = make("gated", 1), inputs()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(predictor.states(z, a, is_first, h).sum(), z, create_graph=True)
+    by_step = torch.autograd.grad(predictor.states(z, a, is_first, h, by_step=True).sum(), z, create_graph=True)[0]
+    by_step.sum().backward()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["gated_norm", "gru"])
+def test_compiled_is_equal_up_to_rounding(rule):
+    predictor, (z, a, is_first, h) = make(rule, 1), inputs()
+    weights = torch.randn(T, B, predictor.state_dim).double()
+    expected_states, expected = gradients(predictor, weights, z, a, is_first, h, by_step=True)
+    predictor.compile_unroll()
+    states, got = gradients(predictor, weights, z, a, is_first, h, by_step=False)
+    torch.testing.assert_close(states, expected_states, rtol=0, atol=1e-12)
+    for ours, reference in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-11)

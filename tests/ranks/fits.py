@@ -1,0 +1,9 @@
+"""Fits, one behind the other, in the processes that torchrun started: python -m ranks.fits '[["fit", ...], ...]'."""
+
+import json
+import sys
+
+from worldmodel.cli import main
+
+for argv in json.loads(sys.argv[1]):
+    main(argv)

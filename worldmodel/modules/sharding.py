@@ -1,0 +1,101 @@
+"""Weights, gradients and moments divided among the ranks (FSDP2): `--trainer.strategy fsdp2`."""
+
+from typing import Any
+
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from worldmodel.errors import UserError
+from worldmodel.model import Model
+
+ENTRIES = ("closed_loop", "open_loop", "exact_prediction", "gate")  # of the predictor, beside forward
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class FullySharded(ModelParallelStrategy):
+    """Every rank holds its share of all weights, gradients and moments, and gathers a part of the model to use it.
+
+    (Zhao et al. 2023, arXiv 2304.11277, in its second form, one DTensor a parameter.) For models that one device cannot
+    hold; `ddp` sends less. A checkpoint is one file, as with any other strategy: a fit may go on from it on another
+    number of ranks, or with `ddp`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes  # all ranks; Lightning's "auto": the nodes
+        super().setup_environment()
+
+    # Lightning's own ways number the moments by the module's parameters, all others by the optimizer's groups; and read
+    # a checkpoint past the checkpoint plugin.
+
+    def optimizer_state(self, optimizer: Optimizer | LightningOptimizer) -> dict[str, Any]:
+        """Of all ranks, on the first one; as the optimizer of an undivided model has it."""
+        optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        named: Any = get_optimizer_state_dict(self._whole(), optimizer, options=WHOLE)
+        if not named:
+            return {}
+        numbers = {name: number for number, name in enumerate(self._names(optimizer))}
+        state = {numbers[name]: value for name, value in named["state"].items()}
+        groups = [group | {"params": [numbers[name] for name in group["params"]]} for group in named["param_groups"]]
+        return {"state": state, "param_groups": groups}
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)
+        set_model_state_dict(self._whole(), checkpoint["state_dict"], options=WHOLE)
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+            names = self._names(optimizer)
+            groups = [group | {"params": [names[n] for n in group["params"]]} for group in state["param_groups"]]
+            moments = {names[number]: value for number, value in state["state"].items()}
+            named: Any = {"state": moments, "param_groups": groups}
+            set_optimizer_state_dict(self._whole(), optimizer, named, options=WHOLE)
+        return checkpoint
+
+    def _whole(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        """Of the parameters, in the order of the optimizer's groups."""
+        names = {id(parameter): name for name, parameter in self._whole().named_parameters()}
+        return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+StrategyRegistry.register("fsdp2", FullySharded, description=str(FullySharded.__doc__).splitlines()[0])
+
+
+def shard(model: Model, mesh: DeviceMesh) -> None:
+    """Divide encoder, predictor, decoder, heads and what else there is among the mesh's ranks, in place.
+
+    Raises:
+        RuntimeError: if a parameter is left that no rank would reduce: the ranks would drift apart without a word.
+    """
+    for part in model.children():
+        if any(True for _ in part.parameters()):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    for entry in ENTRIES:
+        register_fsdp_forward_method(model.predictor, entry)
+    whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
+    if whole:
+        raise RuntimeError(f"these parameters are not divided among the ranks: {', '.join(whole)}")
+
+
+def check_can_shard(gradient: str, compiled: bool) -> None:
+    """Raise UserError for what reads all weights at any time: an exact gradient, a compiled recurrence."""
+    asked = f"gradient {gradient}" if gradient in ("rtrl", "eligibility") else "compile or cuda_graph" * compiled
+    if asked:
+        raise UserError(
+            f"model.{asked} needs all weights on every rank, and fsdp2 divides them: use --trainer.strategy ddp"
+        )
