@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py [--rounds 10] [--ranks 1,2] [--json FILE]
 
-Forward and backward of `WorldModel.losses` on noise, one thread, the sizes of a column in turns. Memory is what the
-largest step adds to the process. With ranks: frames/s of DDP with 16 lanes on each, one thread a rank, against one.
+Forward and backward of `WorldModel.losses` on noise, one thread, the sizes of a column in turns; of the recurrence
+alone in the column "unroll". Memory is what the first step adds to a process. With ranks: frames/s of DDP with 16 lanes
+on each, one thread a rank, against one.
 """
 
 import argparse
@@ -18,10 +19,11 @@ import torch
 from noise import segment
 from timing import in_turns, save
 
-from worldmodel import WorldModel
+from worldmodel import LatentPredictor, WorldModel
 
 OBS, ACTIONS = 8, 2
 COLUMNS = {  # lanes, steps, hidden
+    "unroll": [(16, steps, 128) for steps in (16, 64, 256, 1024)],
     "steps": [(16, steps, 128) for steps in (16, 64, 256, 1024)],
     "lanes": [(lanes, 64, 128) for lanes in (1, 4, 16, 64, 256)],
     "hidden": [(16, 64, hidden) for hidden in (32, 64, 128, 256, 512)],
@@ -51,17 +53,19 @@ def columns(rounds: int) -> dict[str, Any]:
     """Milliseconds, us a lane and step, and MB of every size."""
     figures: dict[str, Any] = {}
     for column, sizes in COLUMNS.items():
-        timed = in_turns({"x".join(map(str, size)): step_of(*size) for size in sizes}, rounds)
+        make = unroll_of if column == "unroll" else step_of
+        timed = in_turns({"x".join(map(str, size)): make(*size) for size in sizes}, rounds)
         print(f"\n{column}: {'B x T x H':>14}{'ms':>10}{'us a step':>12}{'MB added':>10}")
         figures[column] = {}
         for (name, taken), (_, steps, _) in zip(timed.items(), sizes, strict=True):
             each, added = 1e6 * taken.median / steps, _peak(name)
             print(f"{name:>{len(column) + 16}}{1000 * taken.median:10.1f}{each:12.0f}{added:10.1f}")
             figures[column][name] = {"ms": 1000 * taken.median, "us_a_step": each, "mb": added}
-    steps = figures["steps"]
-    ratio = steps["16x1024x128"]["us_a_step"] / steps["16x64x128"]["us_a_step"]
-    print(f"\na step at T = 1024 over one at T = 64: {ratio:.2f} (goal <= {GOAL:.2f})")
-    return figures | {"step_at_1024_of_64": ratio}
+    ratios = {}
+    for column in ("unroll", "steps"):
+        ratios[column] = figures[column]["16x1024x128"]["us_a_step"] / figures[column]["16x64x128"]["us_a_step"]
+        print(f"\n{column}: a step at T = 1024 over one at T = 64: {ratios[column]:.2f} (goal <= {GOAL:.2f})")
+    return figures | {"step_at_1024_of_64": ratios}
 
 
 def step_of(lanes: int, steps: int, hidden: int):
@@ -74,6 +78,14 @@ def step_of(lanes: int, steps: int, hidden: int):
         model._total(model.losses(batch)[0]).backward()
 
     return step
+
+
+def unroll_of(lanes: int, steps: int, hidden: int):
+    """Forward and backward of the recurrence, as wide as its inputs."""
+    predictor = LatentPredictor(hidden, 0, hidden)
+    z, a = torch.randn(lanes, steps, hidden, requires_grad=True), torch.zeros(lanes, steps, 0)
+    is_first = torch.zeros(lanes, steps, dtype=torch.bool)
+    return lambda: predictor.states(z, a, is_first).sum().backward()
 
 
 def added_by_a_step(lanes: int, steps: int, hidden: int) -> float:

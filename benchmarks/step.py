@@ -28,7 +28,7 @@ SIZES = {  # of sheeprl's world model: units of its layers, of the recurrent sta
     "small": (96, 160, 8),
     "large": (256, 256, 32),
 }
-OURS = [("gated", 1), ("gated", 2), ("gated_norm", 2), ("gru", 1)]
+OURS = [("gated", 1), ("gated", 2), ("gated_norm", 1), ("gated_norm", 2), ("gru", 1)]  # rule, layers
 GOAL = 3.0
 
 

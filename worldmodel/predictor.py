@@ -131,7 +131,8 @@ class LatentPredictor(nn.Module):
         """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
         preds, states = [], []
         for a_t in a.unbind(dim=1):
-            z, _, h = self.forward(z, h, a_t)  # not self(): hooks are for calls from outside, of this method too
+            h = self.cell.step(self.cell.project(z, a_t), h)
+            z = self.head(self.cell.read(h))
             preds.append(z)
             states.append(h)
         return OpenLoop(torch.stack(preds, dim=1), torch.stack(states, dim=1))

@@ -91,17 +91,27 @@ def test_a_run_goes_on_under_another_strategy(folder):
     torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-5)
 
 
+MONITOR = "worldmodel.callbacks.diagnosis.DiagnosisMonitor"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("command", "options", "said"),
     [
-        (["--model.gradient", "rtrl"], "model.gradient rtrl needs all weights on every rank"),
-        (["--model.compile", "true"], "model.compile or cuda_graph needs all weights on every rank"),
+        ("fit", ["--model.gradient", "rtrl"], "model.gradient rtrl needs all weights on every rank"),
+        ("fit", ["--model.compile", "true"], "model.compile or cuda_graph needs all weights on every rank"),
+        ("fit", ["--trainer.callbacks", MONITOR], "DiagnosisMonitor looks at whole gradients"),
+        ("compare", ["--rules", "gated", "--seeds", "0", "--out", "out"], "compare measures whole models"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(folder, worldmodel, options, said):
+def test_what_cannot_be_divided_is_refused(folder, worldmodel, command, options, said):
     argv = ["--model.open_loop_steps", "0", "--trainer.devices", "1", "--trainer.strategy", "fsdp2", *options]
-    assert said in one_line(worldmodel("fit", "--config", folder / "toy.yaml", *argv))
+    assert said in one_line(worldmodel(command, "--config", folder / "toy.yaml", *argv))
+
+
+def test_a_graph_of_the_cpu_is_refused(folder, worldmodel):
+    argv = ["--trainer.devices", "1", "--model.cuda_graph", "true"]
+    assert "model.cuda_graph is for a GPU" in one_line(worldmodel("fit", "--config", folder / "toy.yaml", *argv))
 
 
 def test_a_parameter_that_no_rank_would_reduce_is_an_error(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from worldmodel.errors import UserError
 from worldmodel.evaluation.diagnosis.clock import clock_share
@@ -34,6 +35,13 @@ class DiagnosisMonitor(pl.Callback):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"DiagnosisMonitor's every_n_steps is {every_n_steps}: it must be at least 1")
         self.every_n_steps = every_n_steps
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
+            raise UserError(
+                "DiagnosisMonitor looks at whole gradients, and this strategy divides them: leave it out of"
+                " trainer.callbacks, or use --trainer.strategy ddp"
+            )
 
     def _is_due(self, trainer: Any, step: int) -> bool:
         every = self.every_n_steps or trainer.log_every_n_steps

@@ -7,6 +7,7 @@ is the reference, and which all other cells take; so do mixed precision, compila
 """
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, TypeGuard
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from worldmodel import rules
 from worldmodel.cells.update import UpdateCell
 
-# (t, dL/dh_t) -> dL/dproposals_t (B, P), and the part of dL/dh_(t-1) that does not pass through them; None: 0
-Pull = Callable[[int, Tensor], tuple[Tensor, Tensor | None]]
+# (t, dL/dh_t, out): writes dL/dproposals_t to `out` (B, P); returns the part of dL/dh_(t-1) that does not pass through
+# the proposals. None: 0.
+Pull = Callable[[int, Tensor, Tensor], Tensor | None]
 
 
 def has_backward(cell: nn.Module) -> TypeGuard[UpdateCell]:
@@ -35,30 +37,36 @@ def unrolled(cell: UpdateCell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor
     return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *second)
 
 
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+
+
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, rule: rules.Rule, x: Tensor, h: Tensor, is_first: Tensor, recurrent: Tensor, *second: Tensor | None
     ) -> Tensor:
         scale, shift, output, bias = second
-        states, made, inner = [], [], []
-        first, width, from_h = h, (recurrent.shape[1],), recurrent.T
-        count = (recurrent if output is None else output).shape[0] // width[0]
-        for x_t, reset in zip(x.unbind(), _resets(is_first), strict=True):
+        first, states, width = h, [], (recurrent.shape[1],)
+        inner = None if output is None else torch.empty_like(x)
+        made = torch.empty_like(x) if output is None else x.new_empty(*x.shape[:2], len(output))
+        before_norm = repeat(None) if inner is None else inner.unbind()
+        segment = zip(x.unbind(), _resets(is_first), made.unbind(), before_norm, strict=False)
+        count, from_h = made.shape[-1] // width[0], recurrent.T
+        for x_t, reset, proposals, inner_t in segment:
             if reset is not None:
                 h = h.masked_fill(reset, 0.0)
-            proposals = torch.addmm(x_t, h, from_h)
-            if output is not None:
-                inner.append(proposals)
-                seen = F.silu(F.layer_norm(proposals, width, scale, shift), inplace=True)
-                proposals = torch.addmm(bias, seen, output.T)  # type: ignore[arg-type]
+            if inner_t is None:
+                torch.addmm(x_t, h, from_h, out=proposals)
+            else:
+                torch.addmm(x_t, h, from_h, out=inner_t)
+                seen = F.silu(F.layer_norm(inner_t, width, scale, shift), inplace=True)
+                torch.addmm(bias, seen, output.T, out=proposals)  # type: ignore[union-attr, arg-type]
             h = rule(h, *proposals.chunk(count, dim=-1))
-            made.append(proposals)
             states.append(h)
-        kept = torch.stack(states), torch.stack(made), torch.stack(inner) if inner else None
-        ctx.save_for_backward(first, is_first, recurrent, *second, *kept)
+        kept = torch.stack(states)
+        ctx.save_for_backward(first, is_first, recurrent, *second, kept, made, inner)
         ctx.rule = rule
-        return kept[0]
+        return kept
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -71,17 +79,17 @@ class _Unroll(torch.autograd.Function):
         before = torch.cat([first.unsqueeze(0), states[:-1]]).masked_fill(is_first.unsqueeze(-1), 0.0)
         pull = PULLBACKS[ctx.rule](before, made, states)
         through = None if output is None else _SecondLayer(inner, scale, shift, output)
-        of_made, of_x, of_h = [], [], torch.zeros_like(first)
+        of_h, of_made, of_x = torch.zeros_like(first), torch.empty_like(made), []
         for t, reset in reversed(list(enumerate(_resets(is_first)))):
-            of_proposals, direct = pull(t, of_h + grad[t])
-            of_made.append(of_proposals)
+            of_proposals = of_made[t]
+            direct = pull(t, of_h + grad[t], of_proposals)
             if through is not None:
                 of_proposals = through(t, of_proposals)
-            of_x.append(of_proposals)
+                of_x.append(of_proposals)
             of_h = of_proposals @ recurrent if direct is None else torch.addmm(direct, of_proposals, recurrent)
             if reset is not None:
                 of_h.masked_fill_(reset, 0.0)
-        of_made, of_x = _in_order(of_made), _in_order(of_x)
+        of_x = of_made if through is None else torch.stack(of_x[::-1])
         of_recurrent = of_x.flatten(0, 1).T @ before.flatten(0, 1)
         second = (None,) * 4 if through is None else through.gradients(of_made)
         return None, of_x, of_h, None, of_recurrent, *second
@@ -96,39 +104,41 @@ class _SecondLayer:
         self.scaled = torch.addcmul(shift, self.normed, scale)
         share = torch.sigmoid(self.scaled)
         self.slope = share * (1 + self.scaled * (1 - share))  # of silu
-        self.steps = _by_step(self.slope * scale, inner, mean, rstd)
-        self.seen: list[Tensor] = []
+        self.of_seen = torch.empty_like(inner)
+        self.steps = _by_step(self.slope * scale, inner, mean, rstd, self.of_seen)
 
     def __call__(self, t: int, of_proposals: Tensor) -> Tensor:
-        slope, inner, mean, rstd = self.steps[t]
-        of_seen = of_proposals @ self.output
-        self.seen.append(of_seen)
-        return _norm_backward(of_seen * slope, inner, mean, rstd)
+        slope, inner, mean, rstd, of_seen = self.steps[t]
+        return _norm_backward(torch.mm(of_proposals, self.output, out=of_seen) * slope, inner, mean, rstd)
 
     def gradients(self, of_made: Tensor) -> tuple[Tensor, ...]:
         """Of the norm's weight and bias, and of the output's."""
-        of_scaled = _in_order(self.seen) * self.slope
+        of_scaled = self.of_seen * self.slope
         of_output = of_made.flatten(0, 1).T @ F.silu(self.scaled).flatten(0, 1)
         return (of_scaled * self.normed).sum((0, 1)), of_scaled.sum((0, 1)), of_output, of_made.sum((0, 1))
 
 
 def _residual(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    return lambda t, g: (g, g)
+    return lambda t, g, out: out.copy_(g)
 
 
 def _direct(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    return lambda t, g: (g, None)
+    def pull(t: int, g: Tensor, out: Tensor) -> None:
+        out.copy_(g)
+
+    return pull
 
 
 def _gated(before: Tensor, made: Tensor, after: Tensor) -> Pull:
     gate, candidate = made.chunk(2, dim=-1)
     alpha = torch.sigmoid(gate)
     keep = 1 - alpha
-    steps = _by_step((candidate - before) * alpha * keep, alpha, keep)
+    steps = _by_step((candidate - before).mul_(alpha).mul_(keep), alpha, keep)
 
-    def pull(t: int, g: Tensor) -> tuple[Tensor, Tensor]:
+    def pull(t: int, g: Tensor, out: Tensor) -> Tensor:
         by_gate, by_candidate, keep = steps[t]
-        return torch.cat([g * by_gate, g * by_candidate], dim=-1), g * keep
+        torch.cat([g * by_gate, g * by_candidate], dim=-1, out=out)
+        return g * keep
 
     return pull
 
@@ -139,14 +149,16 @@ def _gated_norm(before: Tensor, made: Tensor, after: Tensor) -> Pull:
     alpha, bound = torch.sigmoid(gate), (width - 1) ** 0.5
     keep, clamped = 1 - alpha, candidate.clamp(-1e15, 1e15)
     normed, mean, rstd = torch.native_layer_norm(clamped, [width], None, None, 1e-5)
-    by_gate = (normed.clamp(-bound, bound) - before) * alpha * keep
-    by_normed = alpha.masked_fill(normed.abs() > bound, 0.0)
-    steps = _by_step(by_gate, by_normed, keep, clamped, mean, rstd)
+    by_gate = normed.clamp_(-bound, bound).sub_(before).mul_(alpha).mul_(keep)
+    steps = _by_step(by_gate, alpha, keep, clamped, mean, rstd)
 
-    def pull(t: int, g: Tensor) -> tuple[Tensor, Tensor]:
+    def pull(t: int, g: Tensor, out: Tensor) -> Tensor:
         by_gate, by_normed, keep, clamped, mean, rstd = steps[t]
-        of_candidate = _norm_backward(g * by_normed, clamped, mean, rstd)  # below 1e-13 g, where the clamp cuts it
-        return torch.cat([g * by_gate, of_candidate], dim=-1), g * keep
+        # the clamps cut nothing that is not zero up to rounding: LayerNorm's Jacobian vanishes at the bound, and is
+        # below 1e-13 beyond 1e15
+        of_candidate = _norm_backward(g * by_normed, clamped, mean, rstd)
+        torch.cat([g * by_gate, of_candidate], dim=-1, out=out)
+        return g * keep
 
     return pull
 
@@ -156,11 +168,10 @@ def _unit_norm(before: Tensor, made: Tensor, after: Tensor) -> Pull:
     floor = 1e-12  # of F.normalize; below it the length is a constant
     steps = _by_step(after.masked_fill(length < floor, 0.0), length.clamp(min=floor).reciprocal())
 
-    def pull(t: int, g: Tensor) -> tuple[Tensor, Tensor]:
+    def pull(t: int, g: Tensor, out: Tensor) -> Tensor:
         radial, shrink = steps[t]
         along = (g * radial).sum(dim=-1, keepdim=True)
-        of_sum = torch.addcmul(g, radial, along, value=-1) * shrink
-        return of_sum, of_sum
+        return torch.mul(torch.addcmul(g, radial, along, value=-1), shrink, out=out)
 
     return pull
 
@@ -192,7 +203,3 @@ def _resets(is_first: Tensor) -> list[Tensor | None]:
 
 def _by_step(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     return list(zip(*(tensor.unbind() for tensor in tensors), strict=True))
-
-
-def _in_order(backwards: list[Tensor]) -> Tensor:
-    return torch.stack(backwards[::-1])

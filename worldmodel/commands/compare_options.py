@@ -14,6 +14,7 @@ from worldmodel.commands.training import TrainingCLI, TrainingParser
 from worldmodel.comparison.launch import LAUNCHERS
 from worldmodel.comparison.matching import MATCHES
 from worldmodel.errors import UserError, choose
+from worldmodel.modules.sharding import FullySharded
 from worldmodel.rules import RULES
 
 STARTS = ("carry", "zero")
@@ -77,7 +78,10 @@ class ConfigCLI(TrainingCLI):
             if taken is not None:
                 raise UserError(f"{option} is no option of compare: {NOT_HERE[option]}")
         self.check_options()
-        return self.checked_trainer(logger=False, **kwargs)
+        trainer = self.checked_trainer(logger=False, **kwargs)
+        if isinstance(trainer.strategy, FullySharded):
+            raise UserError("compare measures whole models, and fsdp2 divides them: use --trainer.strategy ddp")
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing runs."""
