@@ -7,7 +7,6 @@ is the reference, and which all other cells take; so do mixed precision, compila
 """
 
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any, TypeGuard
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 
 from worldmodel import rules
 from worldmodel.cells.update import UpdateCell
+
+NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward.default
 
 # (t, dL/dh_t, out): writes dL/dproposals_t to `out` (B, P); returns the part of dL/dh_(t-1) that does not pass through
 # the proposals. None: 0.
@@ -37,9 +38,6 @@ def unrolled(cell: UpdateCell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor
     return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *second)
 
 
-_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
-
-
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -47,21 +45,18 @@ class _Unroll(torch.autograd.Function):
     ) -> Tensor:
         scale, shift, output, bias = second
         first, states, width = h, [], (recurrent.shape[1],)
-        inner = None if output is None else torch.empty_like(x)
         made = torch.empty_like(x) if output is None else x.new_empty(*x.shape[:2], len(output))
-        before_norm = repeat(None) if inner is None else inner.unbind()
-        segment = zip(x.unbind(), _resets(is_first), made.unbind(), before_norm, strict=False)
+        inner = None if output is None else torch.empty_like(x)
+        sums, proposals = (made if inner is None else inner).unbind(), made.unbind()
         count, from_h = made.shape[-1] // width[0], recurrent.T
-        for x_t, reset, proposals, inner_t in segment:
+        for x_t, reset, sum_t, made_t in zip(x.unbind(), _resets(is_first), sums, proposals, strict=True):
             if reset is not None:
                 h = h.masked_fill(reset, 0.0)
-            if inner_t is None:
-                torch.addmm(x_t, h, from_h, out=proposals)
-            else:
-                torch.addmm(x_t, h, from_h, out=inner_t)
-                seen = F.silu(F.layer_norm(inner_t, width, scale, shift), inplace=True)
-                torch.addmm(bias, seen, output.T, out=proposals)  # type: ignore[union-attr, arg-type]
-            h = rule(h, *proposals.chunk(count, dim=-1))
+            torch.addmm(x_t, h, from_h, out=sum_t)
+            if output is not None:
+                seen = F.silu(F.layer_norm(sum_t, width, scale, shift), inplace=True)
+                torch.addmm(bias, seen, output.T, out=made_t)  # type: ignore[arg-type]
+            h = rule(h, *made_t.chunk(count, dim=-1))
             states.append(h)
         kept = torch.stack(states)
         ctx.save_for_backward(first, is_first, recurrent, *second, kept, made, inner)
@@ -188,9 +183,8 @@ PULLBACKS: dict[rules.Rule, Callable[[Tensor, Tensor, Tensor], Pull]] = {
 
 def _norm_backward(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Of LayerNorm without affine, at x."""
-    return torch.ops.aten.native_layer_norm_backward(g, x, x.shape[-1:], mean, rstd, None, None, [True, False, False])[
-        0
-    ]
+    of_x, _, _ = NORM_BACKWARD(g, x, x.shape[-1:], mean, rstd, None, None, [True, False, False])
+    return of_x
 
 
 def _resets(is_first: Tensor) -> list[Tensor | None]:
