@@ -5,15 +5,13 @@
 Forward and backward of `WorldModel.losses` on 64 lanes x 64 steps of noise, in turns. `--device cpu` tries the script.
 """
 
-import argparse
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from noise import segment
-from timing import in_turns, save
+from timing import in_turns, options_parser, save
 
 from worldmodel import WorldModel
 
@@ -51,11 +49,9 @@ def step_of(model: WorldModel, batch: Any, precision: str, mixed: bool) -> Calla
 
 def main() -> None:
     """A table: milliseconds, speed against float32, and what differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, rounds=20)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     torch.manual_seed(0)
     weights = WorldModel(OBS, ACTIONS, hidden_dim=options.hidden, width=options.hidden).state_dict()

@@ -6,7 +6,6 @@ Trains on noise in memory, on one thread, with gradients clipped, and the guard 
 differences between neighbours in processor time, and its interval. A step takes about 25 ms on one core.
 """
 
-import argparse
 import tempfile
 import time
 import warnings
@@ -16,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from noise import segment
-from timing import save
+from timing import options_parser, save
 
 from worldmodel import WorldModel
 from worldmodel.callbacks.guard import NumericalGuard
@@ -54,10 +53,9 @@ def _interval(values: torch.Tensor) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

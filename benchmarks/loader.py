@@ -6,7 +6,6 @@ One thread, page cache warm; the variants take turns, and the medians of many sh
 the same batches of 16 lanes x 64 steps, in the order of training: the raw gather gets its row numbers for nothing.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import save
+from timing import options_parser, save
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.episodes import Episodes, Layout
@@ -31,8 +30,7 @@ LANES, STEPS, BATCHES, ROUNDS = 16, 64, 8, 60
 
 def main() -> None:
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser = options_parser(__doc__)
     arguments = parser.parse_args()
     figures: dict = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -7,12 +7,10 @@ take turns in one process; ratios are of medians. `loop` projects every step's i
 of a step (forward, and backward for state and weights), T times, and nothing else.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from timing import in_turns, save
+from timing import in_turns, options_parser, save
 from torch import Tensor, nn
 
 from worldmodel.predictor import LatentPredictor
@@ -84,10 +82,8 @@ def _three(x: Tensor, g: Tensor, w: Tensor) -> None:
 
 def main() -> None:
     """A table for each size, against nn.GRU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, rounds=30)
     parser.add_argument("--sizes", default=SIZES)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -6,11 +6,8 @@
 cell and of the head, each once a step.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
-from timing import in_turns, save
+from timing import in_turns, options_parser, save
 from torch import nn
 
 from worldmodel.predictor import LatentPredictor
@@ -21,10 +18,8 @@ VARIANTS = [("gated", 1), ("gated", 2), ("gated_norm", 2), ("gru", 1)]
 
 def main() -> None:
     """A table for 1, 16 and 64 rollouts at once."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__, rounds=40)
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

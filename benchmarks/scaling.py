@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from noise import segment
-from timing import in_turns, save
+from timing import in_turns, options_parser, save
 
 from worldmodel import LatentPredictor, WorldModel
 
@@ -33,10 +33,8 @@ GOAL = 1.10  # a step of T = 1024 over one of T = 64
 
 def main() -> None:
     """A table for each column."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser = options_parser(__doc__, rounds=10)
     parser.add_argument("--ranks", default="1,2")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

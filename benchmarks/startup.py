@@ -5,14 +5,13 @@
 Real processes, in turns: help, the import of the package, of torch, of Lightning, and a fit of one step until its end.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import yaml
-from timing import in_turns, save
+from timing import in_turns, options_parser, save
 
 GOAL = 0.5  # seconds, of `worldmodel --help`
 WAYS = {
@@ -27,9 +26,7 @@ WAYS = {
 
 def main() -> None:
     """Seconds of each: the median, and the quartiles."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser = options_parser(__doc__, rounds=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

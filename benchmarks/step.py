@@ -9,16 +9,14 @@ critic left out. Ours is deterministic: a latent vector, no distribution, no sam
 of the difference, and not the same model. Widths are chosen so that the trained parameters are as many.
 """
 
-import argparse
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from noise import segment
-from timing import in_turns, save
+from timing import in_turns, options_parser, save
 
 from worldmodel import WorldModel
 from worldmodel.modules.optimizer import adamw
@@ -109,9 +107,7 @@ def _count(rule: str, layers: int, size: int) -> int:
 
 def main() -> None:
     """A table for each size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser = options_parser(__doc__, rounds=12)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

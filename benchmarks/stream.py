@@ -6,14 +6,13 @@ One lane, one episode without an end, segments of 250 steps; the carry holds wha
 Prints the process's memory and the time of a segment along the way. One thread.
 """
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from noise import segment
-from timing import save
+from timing import options_parser, save
 
 from worldmodel import WorldModel
 
@@ -27,10 +26,9 @@ def memory_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__)
     parser.add_argument("--gradient", default="eligibility")
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """What the benchmarks share: functions that take turns, and the name of the machine."""
 
+import argparse
 import gc
 import json
 import os
@@ -12,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def options_parser(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """The options that every benchmark has, and its docstring as help; `rounds`: how many count, where they do."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, help="write the figures there too")
+    if rounds is not None:
+        made.add_argument("--rounds", type=int, default=rounds, help="that count; default: %(default)s")
+    return made
 
 
 @dataclass(frozen=True)

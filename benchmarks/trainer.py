@@ -8,7 +8,6 @@ guard, the hidden state watched, metrics to a file, a progress bar. Processor ti
 differences; start and end of a fit are not in it (startup.py).
 """
 
-import argparse
 import contextlib
 import io
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from timing import save
+from timing import options_parser, save
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.commands.training import main as training
@@ -68,10 +67,9 @@ def looped(options: dict[str, Any]) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
