@@ -1,8 +1,10 @@
 """What the options for a GPU give: time of a step, and how far loss and gradient are from plain float32.
 
-    python benchmarks/gpu.py [--hidden 512] [--rounds 20] [--device cuda] [--json FILE]
+    python benchmarks/gpu.py [--hidden 512] [--lanes 64] [--steps 64] [--json FILE]
+    python benchmarks/gpu.py --device cpu --hidden 16 --steps 4     # only to try the script
 
-Forward and backward of `WorldModel.losses` on 64 lanes x 64 steps of noise, in turns. `--device cpu` tries the script.
+Forward and backward of `WorldModel.losses` on noise, in turns. The recurrence is compiled step by step into one graph, which
+takes minutes with long segments.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ from timing import in_turns, options_parser, save
 
 from worldmodel import WorldModel
 
-LANES, STEPS, OBS, ACTIONS = 64, 64, 24, 6
+OBS, ACTIONS = 24, 6
 WAYS: dict[str, tuple[str, bool, dict[str, Any] | None]] = {  # matmuls in float32, bf16-mixed, torch.compile's options
     "float32": ("highest", False, None),
     "TF32": ("high", False, None),
@@ -51,11 +53,13 @@ def main() -> None:
     """A table: milliseconds, speed against float32, and what differs."""
     parser = options_parser(__doc__, rounds=20)
     parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--lanes", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     torch.manual_seed(0)
     weights = WorldModel(OBS, ACTIONS, hidden_dim=options.hidden, width=options.hidden).state_dict()
-    batch = segment(LANES, STEPS, OBS, ACTIONS, torch.Generator().manual_seed(0), 0)
+    batch = segment(options.lanes, options.steps, OBS, ACTIONS, torch.Generator().manual_seed(0), 0)
     batch = {k: v.to(options.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     steps, models = {}, {}
     for name, (precision, mixed, compiled) in WAYS.items():
@@ -79,7 +83,10 @@ def main() -> None:
         print(f"{name:22}{text}")
         figures[name] = {"ms": 1000 * taken.median, "speed": speed, "loss": apart, "gradient": bent}
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    save(options.json, {"device": device, "hidden": options.hidden, "ways": figures})
+    save(
+        options.json,
+        {"device": device, "hidden": options.hidden, "lanes": options.lanes, "steps": options.steps, "ways": figures},
+    )
 
 
 if __name__ == "__main__":
