@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--hidden 512] [--lanes 64] [--steps 64] [--json FILE]
     python benchmarks/gpu.py --device cpu --hidden 16 --steps 4     # only to try the script
 
-Forward and backward of `WorldModel.losses` on noise, in turns. The recurrence is compiled step by step into one graph, which
-takes minutes with long segments.
+Forward and backward of `WorldModel.losses` on noise, in turns. The recurrence is compiled step by step into one
+graph, which takes minutes with long segments.
 """
 
 import contextlib
