@@ -40,7 +40,7 @@ def step_of(model: WorldModel, batch: Any, precision: str, mixed: bool) -> Calla
         torch.compiler.cudagraph_mark_step_begin()
         model.zero_grad()
         with context:
-            loss = model._total(model.losses(batch)[0])
+            loss = model.total(model.losses(batch)[0])
         loss.backward()
         if device == "cuda":
             torch.cuda.synchronize()

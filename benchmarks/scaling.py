@@ -73,7 +73,7 @@ def step_of(lanes: int, steps: int, hidden: int):
 
     def step() -> None:
         model.zero_grad()
-        model._total(model.losses(batch)[0]).backward()
+        model.total(model.losses(batch)[0]).backward()
 
     return step
 
@@ -140,7 +140,7 @@ class _Loss(torch.nn.Module):
         self.model = model
 
     def forward(self, batch: Any) -> torch.Tensor:
-        return self.model._total(self.model.losses(batch)[0])
+        return self.model.total(self.model.losses(batch)[0])
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def of_ours(rule: str, layers: int, parameters: int) -> tuple[Callable[[], None]
     def step() -> None:
         optimizer.zero_grad()
         terms, _, carry = model.losses(batch)
-        model._total(terms).backward()
+        model.total(terms).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         batch["carry"] = carry

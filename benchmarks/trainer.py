@@ -60,7 +60,7 @@ def looped(options: dict[str, Any]) -> Iterator[None]:
                 batch["carry"] = carry
             optimizer.zero_grad()
             terms, _, carry = model.losses(batch)
-            model._total(terms).backward()
+            model.total(terms).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             yield

@@ -84,8 +84,13 @@ class LatentPredictor(nn.Module):
 
     def forward(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: z (B, Z), h (B, D), a (B, A) -> the next latent (B, Z), h_next - h (B, D), h_next (B, D)."""
-        h_next = self.cell.step(self.cell.project(z, a), h)
-        return self.head(self.cell.read(h_next)), h_next - h, h_next
+        pred, h_next = self._step(z, h, a)
+        return pred, h_next - h, h_next
+
+    def _step(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """The next latent and state. The hooks that a call of the module has are for calls from outside."""
+        h = self.cell.step(self.cell.project(z, a), h)
+        return self.head(self.cell.read(h)), h
 
     def states(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None, by_step: bool = False) -> Tensor:
         """The states of `closed_loop`, (T, B, D).
@@ -131,8 +136,7 @@ class LatentPredictor(nn.Module):
         """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
         preds, states = [], []
         for a_t in a.unbind(dim=1):
-            h = self.cell.step(self.cell.project(z, a_t), h)
-            z = self.head(self.cell.read(h))
+            z, h = self._step(z, h, a_t)
             preds.append(z)
             states.append(h)
         return OpenLoop(torch.stack(preds, dim=1), torch.stack(states, dim=1))

@@ -43,7 +43,7 @@ def gradients(model, batch, length):
     carry = None
     for begin in range(0, T, length):
         terms, _, carry = model.losses(segment(batch, begin, length, carry))
-        model._total(terms).backward()
+        model.total(terms).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

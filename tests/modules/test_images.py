@@ -62,7 +62,7 @@ def test_every_parameter_learns(dots, rule, options):
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch["obs"].shape == (2, 9, 1 + SIDE * SIDE * 3) and "pixels" not in batch
     terms, _, _ = model.losses(batch)
-    model._total(terms).backward()
+    model.total(terms).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 

@@ -111,7 +111,7 @@ def test_padding_has_no_gradient(toy_data):
         other["action"] = torch.where(batch["valid"].unsqueeze(-1), batch["action"], filler)
         other["reward"] = torch.where(batch["valid"], batch["reward"], filler)
         terms, _, _ = model.losses(other)
-        model._total(terms).backward()
+        model.total(terms).backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -133,7 +133,7 @@ def test_all_terms_are_finite_and_every_parameter_learns(toy_data, rule, options
     terms, h, carry = model.losses(toy_batches(toy_data)[0])
     assert set(terms) == set(model.weights) and all(value.isfinite() for value in terms.values())
     assert torch.equal(h[:, -1], carry)
-    model._total(terms).backward()
+    model.total(terms).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not without, f"DDP raises for parameters without gradient: {without}"
 
@@ -178,7 +178,7 @@ def test_golden_losses(pendulum_data):
         if carry is not None:
             batch["carry"] = carry
         terms, _, carry = model.losses(batch)
-        loss = model._total(terms)
+        loss = model.total(terms)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -49,7 +49,8 @@ class _Unroll(torch.autograd.Function):
         inner = None if output is None else torch.empty_like(x)
         sums, proposals = (made if inner is None else inner).unbind(), made.unbind()
         count, from_h = made.shape[-1] // width[0], recurrent.T
-        for x_t, reset, sum_t, made_t in zip(x.unbind(), _resets(is_first), sums, proposals, strict=True):
+        ctx.rule, ctx.resets = rule, _resets(is_first)
+        for x_t, reset, sum_t, made_t in zip(x.unbind(), ctx.resets, sums, proposals, strict=True):
             if reset is not None:
                 h = h.masked_fill(reset, 0.0)
             torch.addmm(x_t, h, from_h, out=sum_t)
@@ -60,7 +61,6 @@ class _Unroll(torch.autograd.Function):
             states.append(h)
         kept = torch.stack(states)
         ctx.save_for_backward(first, is_first, recurrent, *second, kept, made, inner)
-        ctx.rule = rule
         return kept
 
     @staticmethod
@@ -75,7 +75,7 @@ class _Unroll(torch.autograd.Function):
         pull = PULLBACKS[ctx.rule](before, made, states)
         through = None if output is None else _SecondLayer(inner, scale, shift, output)
         of_h, of_made, of_x = torch.zeros_like(first), torch.empty_like(made), []
-        for t, reset in reversed(list(enumerate(_resets(is_first)))):
+        for t, reset in reversed(list(enumerate(ctx.resets))):
             of_proposals = of_made[t]
             direct = pull(t, of_h + grad[t], of_proposals)
             if through is not None:

@@ -1,5 +1,6 @@
 """Weights, gradients and moments divided among the ranks (FSDP2): `--trainer.strategy fsdp2`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -44,33 +45,33 @@ class FullySharded(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer | LightningOptimizer) -> dict[str, Any]:
         """Of all ranks, on the first one; as the optimizer of an undivided model has it."""
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        named: Any = get_optimizer_state_dict(self._whole(), optimizer, options=WHOLE)
+        named: Any = get_optimizer_state_dict(self._module(), optimizer, options=WHOLE)
         if not named:
             return {}
-        numbers = {name: number for number, name in enumerate(self._names(optimizer))}
-        state = {numbers[name]: value for name, value in named["state"].items()}
-        groups = [group | {"params": [numbers[name] for name in group["params"]]} for group in named["param_groups"]]
-        return {"state": state, "param_groups": groups}
+        return _renamed(named, {name: number for number, name in enumerate(self._names(optimizer))})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)
-        set_model_state_dict(self._whole(), checkpoint["state_dict"], options=WHOLE)
+        set_model_state_dict(self._module(), checkpoint["state_dict"], options=WHOLE)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
-            names = self._names(optimizer)
-            groups = [group | {"params": [names[n] for n in group["params"]]} for group in state["param_groups"]]
-            moments = {names[number]: value for number, value in state["state"].items()}
-            named: Any = {"state": moments, "param_groups": groups}
-            set_optimizer_state_dict(self._whole(), optimizer, named, options=WHOLE)
+            named = _renamed(state, dict(enumerate(self._names(optimizer))))
+            set_optimizer_state_dict(self._module(), optimizer, named, options=WHOLE)
         return checkpoint
 
-    def _whole(self) -> nn.Module:
+    def _module(self) -> nn.Module:
         assert self.model is not None
         return self.model
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """Of the parameters, in the order of the optimizer's groups."""
-        names = {id(parameter): name for name, parameter in self._whole().named_parameters()}
+        names = {id(parameter): name for name, parameter in self._module().named_parameters()}
         return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _renamed(state: Any, names: Mapping[Any, Any]) -> Any:
+    """An optimizer's state whose parameters go by other names, or numbers."""
+    groups = [group | {"params": [names[name] for name in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[name]: moments for name, moments in state["state"].items()}, "param_groups": groups}
 
 
 StrategyRegistry.register("fsdp2", FullySharded, description=str(FullySharded.__doc__).splitlines()[0])

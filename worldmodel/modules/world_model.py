@@ -214,7 +214,7 @@ class WorldModel(Model, pl.LightningModule):
         if self._cuda_graph:
             torch.compiler.cudagraph_mark_step_begin()  # what the graph gave in the step before may be overwritten
         terms, h, carry = self.losses(batch)
-        loss = self._total(terms)
+        loss = self.total(terms)
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
@@ -230,7 +230,7 @@ class WorldModel(Model, pl.LightningModule):
 
     def _evaluation_step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         terms, h, carry = self.losses(batch)
-        for name, value in {"loss": self._total(terms), **terms}.items():
+        for name, value in {"loss": self.total(terms), **terms}.items():
             metric = cast(MeanMetric, self.val_means[name])
             metric.update(value, weight=weight(self, batch))
             self.log(_key(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
@@ -246,7 +246,8 @@ class WorldModel(Model, pl.LightningModule):
         reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
         return {**predicted, "reward": reward.float(), "continue": proceeds.sigmoid().float()}
 
-    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss: the terms of `losses`, weighted."""
         return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
