@@ -6,7 +6,7 @@ from torch import nn
 
 from worldmodel import RULES, LatentPredictor
 from worldmodel.errors import UserError
-from worldmodel.predictor import previous_states
+from worldmodel.recurrence import previous_states
 
 B, T, Z, A, D = 3, 24, 4, 2, 6
 every_cell = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in RULES for layers in (1, 2)])

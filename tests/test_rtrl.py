@@ -7,7 +7,7 @@ from torch import nn
 from worldmodel import RULES, LatentPredictor, rtrl
 from worldmodel.errors import UserError
 from worldmodel.nets import mlp
-from worldmodel.predictor import previous_states
+from worldmodel.recurrence import previous_states
 from worldmodel.rtrl import RTRL
 
 B, T, OBS, Z, A, D = 3, 12, 2, 3, 1, 4

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from worldmodel.cells.diagonal import Diagonal
 from worldmodel.errors import UserError
-from worldmodel.predictor import LatentPredictor, previous_states
+from worldmodel.predictor import LatentPredictor
+from worldmodel.recurrence import previous_states
 from worldmodel.rtrl import clear, is_over, link, pack, unpack
 
 PROPOSALS = 4  # a complex number has: keep, angle, and the candidate's two entries

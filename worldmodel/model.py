@@ -11,7 +11,8 @@ from worldmodel.batch import Batch
 from worldmodel.errors import UserError
 from worldmodel.nets import mlp, observation_decoder, observation_encoder
 from worldmodel.normalizer import Normalizer
-from worldmodel.predictor import LatentPredictor, previous_states
+from worldmodel.predictor import LatentPredictor
+from worldmodel.recurrence import previous_states
 
 
 class Imagined(NamedTuple):

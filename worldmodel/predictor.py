@@ -1,16 +1,15 @@
-"""The latent predictor: a cell, a head, the two time loops, and the one place where an episode's start resets h."""
+"""The latent predictor: a cell, a head, and the two time loops."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.cells import Cell, make_cell
+from worldmodel.cells import make_cell
 from worldmodel.cells.triad import Triad
-from worldmodel.cells.unroll import has_backward, unrolled
 from worldmodel.nets import StagewiseHead, mlp
+from worldmodel.recurrence import Unroll, initial_state, states, stepped
 
 
 class ClosedLoop(NamedTuple):
@@ -65,14 +64,13 @@ class LatentPredictor(nn.Module):
         self.head: nn.Module = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
         if tokens and isinstance(self.cell, Triad):
             self.head = StagewiseHead(self.cell.exact_dim, self.head, latent_dim)
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: Unroll | None = None
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim
 
     def initial_state(self, z: Tensor) -> Tensor:
         """The state at an episode's start, zeros (B, D), for the lanes of z (B, ..., Z)."""
-        # In the parameters' dtype: under autocast z may be in half precision, and the state must not be.
-        return z.new_zeros(z.shape[0], self.state_dim, dtype=next(self.parameters()).dtype)
+        return initial_state(self.cell, z)
 
     def exact_prediction(self, h: Tensor) -> Tensor | None:
         """What the exact channels of states (..., D) alone predict (..., Z); None where the head is not stagewise."""
@@ -93,20 +91,8 @@ class LatentPredictor(nn.Module):
         return self.head(self.cell.read(h)), h
 
     def states(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None, by_step: bool = False) -> Tensor:
-        """The states of `closed_loop`, (T, B, D).
-
-        `by_step` keeps to autograd's own backward pass, where the cell has one by hand (cells/unroll.py): torch.func
-        and second derivatives need it.
-        """
-        zeros = self.initial_state(z)
-        h = zeros if h is None else h.to(zeros.dtype)
-        x_TBX, is_first_TB = rearrange(self.cell.project(z, a), "b t x -> t b x"), rearrange(is_first, "b t -> t b")
-        segment = x_TBX, h, is_first_TB
-        if self._compiled is not None and not by_step:
-            return self._compiled(self.cell, *segment)
-        if by_step or torch.is_autocast_enabled(z.device.type) or not has_backward(self.cell):
-            return stepped(self.cell, *segment)
-        return unrolled(self.cell, *segment)
+        """The states of `closed_loop`, (T, B, D); see recurrence.states."""
+        return states(self.cell, z, a, is_first, h, by_step, self._compiled)
 
     def compile_unroll(self, **options: Any) -> None:
         """Take the loop of `closed_loop` from torch.compile with these options: equal up to rounding.
@@ -140,22 +126,3 @@ class LatentPredictor(nn.Module):
             preds.append(z)
             states.append(h)
         return OpenLoop(torch.stack(preds, dim=1), torch.stack(states, dim=1))
-
-
-def stepped(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
-    """The states of a segment, one step after the other: x (T, B, X) of `project`, h (B, D), is_first (T, B)."""
-    states = []
-    for x_t, reset in zip(x.unbind(), is_first.unsqueeze(-1).unbind(), strict=True):
-        h = cell.step(x_t, h.masked_fill(reset, 0.0))
-        states.append(h)
-    return torch.stack(states)
-
-
-def previous_states(h: Tensor, is_first: Tensor, carry: Tensor | None = None) -> Tensor:
-    """The state that each step started from, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets.
-
-    A carry may hold more behind the state: its influence, under exact gradients (rtrl.py).
-    """
-    first = torch.zeros_like(h[:, 0]) if carry is None else carry[:, : h.shape[-1]].to(h.dtype)
-    before = torch.cat([first.unsqueeze(1), h[:, :-1]], dim=1)
-    return before.masked_fill(is_first.unsqueeze(-1), 0.0)

@@ -2,7 +2,7 @@
 
 autograd runs a matmul for the weights' gradient at each of T steps, and some ten nodes beside it. Here the loops hold
 what must wait for the step before, and no more: all that does not depend on the incoming gradient is made for the whole
-segment at once, and the weights' gradient is one matmul over all steps. Equal to the loop in `LatentPredictor`, which
+segment at once, and the weights' gradient is one matmul over all steps. Equal to `recurrence.stepped`, which
 is the reference, and which all other cells take; so do mixed precision, compilation and torch.func.
 """
 

@@ -16,7 +16,8 @@ from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
 from worldmodel.batch import Batch
-from worldmodel.predictor import ClosedLoop, previous_states
+from worldmodel.predictor import ClosedLoop
+from worldmodel.recurrence import previous_states
 
 if TYPE_CHECKING:
     from worldmodel.modules.world_model import WorldModel

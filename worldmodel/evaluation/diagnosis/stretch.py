@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.batch import Batch
-from worldmodel.predictor import LatentPredictor, previous_states
+from worldmodel.predictor import LatentPredictor
+from worldmodel.recurrence import previous_states
 
 
 class Model(Protocol):

@@ -1,0 +1,74 @@
+"""A cell over time: the loop through a segment, and the one place where an episode's start resets the state."""
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from worldmodel.cells import Cell
+from worldmodel.cells.unroll import has_backward, unrolled
+
+Unroll = Callable[[Cell, Tensor, Tensor, Tensor], Tensor]
+
+
+def initial_state(cell: Cell, z: Tensor) -> Tensor:
+    """The state at an episode's start, zeros (B, D), for the lanes of z (B, ..., Z)."""
+    # In the parameters' dtype: under autocast z may be in half precision, and the state must not be.
+    return z.new_zeros(z.shape[0], cell.state_dim, dtype=next(cell.parameters()).dtype)
+
+
+def states(
+    cell: Cell,
+    z: Tensor,
+    a: Tensor,
+    is_first: Tensor,
+    h: Tensor | None = None,
+    by_step: bool = False,
+    compiled: Unroll | None = None,
+) -> Tensor:
+    """The states behind the steps of a segment, (T, B, D); h is reset to zeros before each frame with `is_first`.
+
+    Args:
+        cell: see cells/.
+        z: (B, T, Z).
+        a: (B, T, A).
+        is_first: (B, T) bool.
+        h: (B, D), the state before frame 0; None: zeros.
+        by_step: keep to autograd's own backward pass, where the cell has one by hand (cells/unroll.py): torch.func and
+            second derivatives need it.
+        compiled: `stepped`, compiled, to be taken instead.
+    """
+    zeros = initial_state(cell, z)
+    h = zeros if h is None else h.to(zeros.dtype)
+    x_TBX, is_first_TB = rearrange(cell.project(z, a), "b t x -> t b x"), rearrange(is_first, "b t -> t b")
+    segment = x_TBX, h, is_first_TB
+    if compiled is not None and not by_step:
+        return compiled(cell, *segment)
+    if by_step or torch.is_autocast_enabled(z.device.type) or not has_backward(cell):
+        return stepped(cell, *segment)
+    return unrolled(cell, *segment)
+
+
+def advance(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
+    """One step: x (B, X) of `project`, h (B, D), is_first (B,) -> h_next (B, D)."""
+    return cell.step(x, h.masked_fill(is_first.unsqueeze(-1), 0.0))
+
+
+def stepped(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
+    """The states of a segment, one step after the other: x (T, B, X) of `project`, h (B, D), is_first (T, B)."""
+    made = []
+    for x_t, first_t in zip(x.unbind(), is_first.unbind(), strict=True):
+        h = advance(cell, x_t, h, first_t)
+        made.append(h)
+    return torch.stack(made)
+
+
+def previous_states(h: Tensor, is_first: Tensor, carry: Tensor | None = None) -> Tensor:
+    """The state that each step started from, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets.
+
+    A carry may hold more behind the state: its influence, under exact gradients (rtrl.py).
+    """
+    first = torch.zeros_like(h[:, 0]) if carry is None else carry[:, : h.shape[-1]].to(h.dtype)
+    before = torch.cat([first.unsqueeze(1), h[:, :-1]], dim=1)
+    return before.masked_fill(is_first.unsqueeze(-1), 0.0)
