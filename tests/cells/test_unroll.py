@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from worldmodel import RULES, LatentPredictor
-from worldmodel.cells.unroll import PULLBACKS, has_backward
+from worldmodel.cells.by_hand import BY_HAND as PASSES
+from worldmodel.cells.unroll import has_backward
 
 B, T, Z, A, D = 3, 24, 4, 2, 6
-BY_HAND = [name for name, rule in RULES.items() if rule in PULLBACKS]
+BY_HAND = [name for name, rule in RULES.items() if rule in PASSES]
 every_rule = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in BY_HAND for layers in (1, 2)])
 
 
