@@ -11,7 +11,7 @@ from worldmodel.cells import Cell, make_cell
 from worldmodel.cells.memoryless import Memoryless
 from worldmodel.distributions import ActionSpace, Categorical, Gaussian
 from worldmodel.errors import UserError, choose
-from worldmodel.nets import mlp, observation_encoder
+from worldmodel.nets import MLP, observation_encoder
 from worldmodel.normalizer import RunningNormalizer
 from worldmodel.recurrence import advance, initial_state, previous_states, states
 from worldmodel.rules import RULES
@@ -77,8 +77,8 @@ class ActorCritic(nn.Module):
         if self.remembers:
             self.cell = make_cell(rule, inputs, hidden_dim, layers, gate_bias)
         actor_outputs = self.actions.dim if self.actions.is_box else self.actions.num_outputs
-        self.actor = mlp(self.cell.read_dim, actor_outputs, width, head_depth)
-        self.critic = mlp(self.cell.read_dim, 1, width, head_depth)
+        self.actor = MLP(self.cell.read_dim, actor_outputs, width, head_depth)
+        self.critic = MLP(self.cell.read_dim, 1, width, head_depth)
         self.log_std = nn.Parameter(torch.zeros(self.actions.dim)) if self.actions.is_box else None
         with torch.no_grad():  # at first all actions are about as likely (Andrychowicz et al. 2021, arXiv 2006.05990)
             last = cast(nn.Linear, self.actor[-1])

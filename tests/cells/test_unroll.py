@@ -51,6 +51,20 @@ def test_equal_to_autograd_through_the_loop(rule, layers):
 
 
 @every_rule
+def test_a_rollout_without_gradients_equals_one_step_after_the_other(rule, layers):
+    predictor, (z, a, _, h) = make(rule, layers), inputs()
+    start = z[:, 0].detach(), h.detach()
+    kept = [x.clone() for x in (*start, a)]
+    reference = predictor.open_loop(*start, a)
+    with torch.no_grad():
+        ours = predictor.open_loop(*start, a)
+    for got, expected in zip(ours, reference, strict=True):
+        assert expected.requires_grad and not got.requires_grad
+        torch.testing.assert_close(got, expected.detach(), rtol=0, atol=1e-12)
+    assert all(torch.equal(x, before) for x, before in zip((*start, a), kept, strict=True)), "inputs stay as they are"
+
+
+@every_rule
 def test_a_state_that_overflowed_does_not_reach_past_a_reset(rule, layers):
     predictor, (z, a, is_first, h) = make(rule, layers), inputs()
     is_first[:, 0] = True

@@ -1,4 +1,4 @@
-"""The unroll of an `UpdateCell` over a segment with its backward pass written out.
+"""The loops of an `UpdateCell` by hand: a segment with its backward pass written out, a rollout without one.
 
 autograd runs a matmul for the weights' gradient at each of T steps, and some ten nodes beside it. Here the loops hold
 what must wait for the step before, and no more: all that does not depend on the incoming gradient is made for the whole
@@ -27,9 +27,42 @@ def unrolled(cell: UpdateCell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor
 
     Differentiable once, in x, h and the cell's weights.
     """
+    return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *_second_layer(cell))
+
+
+def rolled(cell: UpdateCell, head: nn.Module, z: Tensor, h: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor]:
+    """H steps on predictions alone, without gradients: H predictions (B, Z), the states (H, B, D).
+
+    The arguments are those of `LatentPredictor.open_loop`, which this is equal to. A step writes into the buffers of
+    the one before: short operations on warm memory.
+    """
+    scale, shift, output, bias = _second_layer(cell)
+    from_z, from_a = cell.input.weight.split([z.shape[-1], a.shape[-1]], dim=1)
+    from_z, from_a, from_h = from_z.T, from_a.T, cell.recurrent.weight.T
+    sums = z.new_empty(len(z), len(cell.input.weight))
+    made = sums if output is None else z.new_empty(len(z), len(output))
+    step, preds = BY_HAND[cell.rule].forward(made.unsqueeze(0)), []
+    states = h.new_empty(a.shape[1], *h.shape)
+    for a_t, state in zip(a.unbind(dim=1), states.unbind(), strict=True):
+        torch.addmm(cell.input.bias, a_t, from_a, out=sums).addmm_(z, from_z).addmm_(h, from_h)
+        if output is not None:
+            _propose(sums, scale, shift, output.T, bias, made)
+        step(0, h, state)
+        h, z = state, head(state)
+        preds.append(z)
+    return preds, states
+
+
+def _second_layer(cell: UpdateCell) -> tuple[Tensor | None, ...]:
+    """Its norm's scale and shift, its matrix and bias, where there is one."""
     norm, output = cell.norm, cell.output
-    second = (None,) * 4 if norm is None or output is None else (norm.weight, norm.bias, output.weight, output.bias)
-    return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *second)
+    return (None,) * 4 if norm is None or output is None else (norm.weight, norm.bias, output.weight, output.bias)
+
+
+def _propose(sums: Tensor, scale: Any, shift: Any, to_made: Tensor, bias: Any, made: Tensor) -> None:
+    """Writes what the second layer makes of the first one's sums (B, D) to `made` (B, P)."""
+    seen = F.silu(F.layer_norm(sums, sums.shape[-1:], scale, shift, EPSILON), inplace=True)
+    torch.addmm(bias, seen, to_made, out=made)
 
 
 class _Unroll(torch.autograd.Function):
@@ -52,8 +85,7 @@ class _Unroll(torch.autograd.Function):
                 h = h.masked_fill(reset, 0.0)
             torch.addmm(x_t, h, from_h, out=sum_t)
             if to_made is not None:
-                seen = F.silu(F.layer_norm(sum_t, [width], scale, shift, EPSILON), inplace=True)
-                torch.addmm(bias, seen, to_made, out=made_t)  # type: ignore[arg-type]
+                _propose(sum_t, scale, shift, to_made, bias, made_t)
             step(t, h, state)
             h = state
         ctx.save_for_backward(first, is_first, recurrent, *second, states, made, inner)
