@@ -63,7 +63,9 @@ def fresh_plan(action_space: Json, horizon: int, like: Tensor) -> Callable[[int]
         size = spaces.num_features(action_space)
         bounds = [np.broadcast_to(np.array(action_space[side], float), (size,)) for side in ("low", "high")]
         if not np.isfinite(bounds).all():
-            raise UserError("planning needs bounded actions, and this Box has none: wrap the environment (RescaleAction)")
+            raise UserError(
+                "planning needs bounded actions, and this Box has none: wrap the environment (RescaleAction)"
+            )
         low, high = (torch.tensor(bound).to(like) for bound in bounds)
         return lambda lanes: Gaussians.fresh(lanes, horizon, low, high)
     sizes = {"Discrete": [action_space.get("n")], "MultiDiscrete": np.ravel(action_space.get("nvec", 0)).tolist()}

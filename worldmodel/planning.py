@@ -56,7 +56,7 @@ class Gaussians:
 
     def shifted(self, is_first: Tensor) -> Gaussians:
         """The start of the next step's search: one step on, as wide as at first; anew where an episode starts (B,)."""
-        fresh = Gaussians.fresh(*self.mean.shape[:2], self.low, self.high)
+        fresh = Gaussians.fresh(len(self.mean), self.mean.shape[1], self.low, self.high)
         on = torch.cat([self.mean[:, 1:], fresh.mean[:, :1]], dim=1)
         return replace(fresh, mean=torch.where(is_first[:, None, None], fresh.mean, on))
 
@@ -96,13 +96,14 @@ class Categoricals:
     def fitted(self, actions: Tensor, weights: Tensor) -> Categoricals:
         """To actions (B, N, H, A) of weights (B, N), whose sum is 1."""
         share = torch.einsum("bnha,bn->bha", actions, weights)
-        even = Categoricals.fresh(*share.shape[:2], self.sizes, share).probabilities
+        even = Categoricals.fresh(len(share), share.shape[1], self.sizes, share).probabilities
         return replace(self, probabilities=(1 - FLOOR) * share + FLOOR * even)
 
     def shifted(self, is_first: Tensor) -> Categoricals:
         """The start of the next step's search: one step on, half forgotten; anew where an episode starts (B,)."""
-        even = Categoricals.fresh(*self.probabilities.shape[:2], self.sizes, self.probabilities).probabilities
-        on = torch.cat([self.probabilities[:, 1:], even[:, :1]], dim=1)
+        now = self.probabilities
+        even = Categoricals.fresh(len(now), now.shape[1], self.sizes, now).probabilities
+        on = torch.cat([now[:, 1:], even[:, :1]], dim=1)
         return replace(self, probabilities=torch.where(is_first[:, None, None], even, (on + even) / 2))
 
 
@@ -164,9 +165,7 @@ def softmax_weights(scores: Tensor, temperature: float) -> Tensor:
     return ((scores - scores.amax(dim=1, keepdim=True)) / (temperature * spread).clamp(min=1e-12)).softmax(dim=1)
 
 
-def expected_return(
-    reward: Tensor, proceeds: Tensor, discount: float = 1.0, value: Tensor | None = None
-) -> Tensor:
+def expected_return(reward: Tensor, proceeds: Tensor, discount: float = 1.0, value: Tensor | None = None) -> Tensor:
     """What a rollout earns while its episode goes on: sum over k of discount^k (c_0 ... c_{k-1}) r_k.
 
     Args:

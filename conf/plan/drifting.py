@@ -1,8 +1,8 @@
 """A clumsy script for CartPole: it sees positions alone, never aims at the middle, and lets the cart run away.
 
 It pushes to where the pole leans and moves to, the motion being the angle's change since the last frame. Each episode
-draws how much of its pushing is random, from all of it (a random policy) to a quarter, and a lean that it holds the pole
-at, so that the cart drifts off to one side. Episodes end with a fallen pole or with the cart out of bounds.
+draws how much of its pushing is random, from all of it (a random policy) to a quarter, and a lean that it holds the
+pole at, so that the cart drifts off to one side. Episodes end with a fallen pole or with the cart out of bounds.
 """
 
 import numpy as np
