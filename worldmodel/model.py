@@ -64,7 +64,7 @@ class Model(nn.Module):
         for name, (value, least) in at_least.items():
             if value < least:
                 raise UserError(f"model.{name} is {value}: it must be at least {least}")
-        self.is_tokens = objective == "tokens"
+        self.is_tokens, self.latent_dim = objective == "tokens", latent_dim
         if self.is_tokens and images:
             raise UserError("model.objective tokens does not know images: choose reconstruction or latent")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))

@@ -32,6 +32,8 @@ class Planner:
         persistence: correlation of what is drawn at neighbouring steps.
         discount: of rewards, a step; None: the value head's, or 1 without one.
         goal: (Z,), the latent of an observation that is to be reached; None: rewards count.
+        value: what follows behind the horizon, at latents (..., Z) and the states before them (..., D); None: what the
+            model's value head says, or nothing without one.
         seed: of all that is drawn.
 
     Raises:
@@ -50,20 +52,21 @@ class Planner:
         persistence: float = 0.5,
         discount: float | None = None,
         goal: Tensor | None = None,
+        value: Callable[[Tensor, Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         choose("planner", method, METHODS)
-        for name, value in (("candidates", candidates), ("iterations", iterations), ("elites", elites)):
-            if value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1")
+        for name, number in (("candidates", candidates), ("iterations", iterations), ("elites", elites)):
+            if number < 1:
+                raise UserError(f"--{name} {number}: it must be at least 1")
         if not temperature > 0:
             raise UserError(f"--temperature {temperature}: it must be above 0")
         if discount is None:
             discount = 1.0 if model.value_discount is None else model.value_discount
-        for name, value in (("persistence", persistence), ("discount", discount)):
-            if not 0 <= value <= 1:
-                raise UserError(f"--{name} {value}: it must lie between 0 and 1")
-        self.model, self.fresh, self.discount, self.goal = model, fresh, discount, goal
+        for name, share in (("persistence", persistence), ("discount", discount)):
+            if not 0 <= share <= 1:
+                raise UserError(f"--{name} {share}: it must lie between 0 and 1")
+        self.model, self.fresh, self.discount, self.goal, self.value = model, fresh, discount, goal, value
         own = {"elites": elites} if method == "cem" else {"temperature": temperature}
         shared = {"candidates": candidates, "iterations": iterations, "persistence": persistence}
         self.search = partial(cem if method == "cem" else mppi, **own, **shared)
@@ -88,7 +91,9 @@ class Planner:
             starts = z.repeat_interleave(many, dim=0), h.repeat_interleave(many, dim=0)
             made = self.model.outcome(*starts, actions)
             if self.goal is None:
-                behind = self.model.value(made.h[:, -1])
+                behind = (
+                    self.model.value(made.h[:, -1]) if self.value is None else self.value(made.z[:, -1], made.h[:, -1])
+                )
                 return expected_return(made.reward, made.proceeds, self.discount, behind)
             distance = (made.z - self.goal).square().sum(dim=-1)
             return expected_return(-distance, torch.ones_like(distance), self.discount)

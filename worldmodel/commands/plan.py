@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from worldmodel.commands.acting import Trained, environments, read_trained
+from worldmodel.acting import Trained, environments, read_trained
 from worldmodel.commands.checkpoints import config_of, find_checkpoint
 from worldmodel.commands.collect import entries_or_keys
 from worldmodel.commands.parser import Parser

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.policies import CheckedPolicy, Policy
-from worldmodel.envs.vector import reset, step
+from worldmodel.envs.running import Running
 from worldmodel.errors import UserError
 from worldmodel.interval import t_interval
 
@@ -62,23 +62,20 @@ def play(
         raise UserError(f"{episodes} episodes of {envs.num_envs} environments: each must play one at least")
     quota, extra = divmod(episodes, envs.num_envs)
     left = np.array([quota + (i < extra) for i in range(envs.num_envs)])
-    observations, act = reset(envs, seed), CheckedPolicy(policy, envs)
-    is_first, ended = np.ones(envs.num_envs, bool), np.zeros(envs.num_envs, bool)
-    running, length = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+    running, act = Running(envs, seed), CheckedPolicy(policy, envs)
+    summed, length = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
     finished: list[list[tuple[float, int, bool | None]]] = [[] for _ in range(envs.num_envs)]
     number = 0
     while left.any():
-        actions = act(observations, is_first, number)
-        observations, rewards, terminated, truncated, infos = step(envs, actions)
-        counted = (left > 0) & ~ended  # the step behind an end only resets
-        running, length = running + np.where(counted, rewards, 0.0), length + counted
+        stepped = running.step(act(running.observations, running.is_first, number))
+        counted = (left > 0) & stepped.valid
+        summed, length = summed + np.where(counted, stepped.reward, 0.0), length + counted
         on_step(counted)
-        over = terminated | truncated
-        for i in np.flatnonzero(over & counted).tolist():
-            finished[i].append((float(running[i]), int(length[i]), _succeeded(infos, i)))
-            running[i], length[i] = 0.0, 0
+        for i in np.flatnonzero(stepped.over & counted).tolist():
+            finished[i].append((float(summed[i]), int(length[i]), _succeeded(stepped.infos, i)))
+            summed[i], length[i] = 0.0, 0
             left[i] -= 1
-        is_first, ended, number = ended, over, number + 1
+        number += 1
     returns, lengths, success = zip(*(episode for several in finished for episode in several), strict=True)
     told = None if None in success else np.array(success, bool)
     return Played(np.array(returns), np.array(lengths), told)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.agent import Agent, Chooser, fresh_plan
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.data import spaces
 from worldmodel.data.episodes import Layout
 from worldmodel.data.spaces import Json, describe
@@ -15,7 +15,8 @@ from worldmodel.envs.make import Simulator, make_simulator
 from worldmodel.envs.observe import Observed
 from worldmodel.envs.render import frame_size, prepare_display
 from worldmodel.errors import UserError
-from worldmodel.model import Model, rebuilt
+from worldmodel.imagined_policy import ImaginedPolicy, rebuilt_policy
+from worldmodel.model import ARGUMENTS, Model, rebuilt
 from worldmodel.planner import Planner
 
 
@@ -28,6 +29,8 @@ class Trained:
     layout: Layout
     env_id: str
     collected: dict[str, Any]  # the options of the collection; empty where the data came from elsewhere
+    arguments: dict[str, Any]  # of the model
+    policy: ImaginedPolicy | None = None  # that was trained in the model, where one was
 
     def planner(self, horizon: int, goal: str | None = None, **options: Any) -> Planner:
         """A `Planner` of H steps with these options; a goal is numbers with commas between, or a .npy file of them.
@@ -39,7 +42,8 @@ class Trained:
             raise UserError(f"--horizon {horizon}: it must be at least 1")
         like = self.model.obs_norm.mean
         latent = None if goal is None else self.model.encode(like.new_tensor(self._observation(goal)))
-        return Planner(self.model, fresh_plan(self.layout.action_space, horizon, like), goal=latent, **options)
+        fresh = fresh_plan(self.layout.action_space, horizon, like)
+        return Planner(self.model, fresh, goal=latent, value=self.policy and self.policy.value, **options)
 
     def agent(self, observed: Observed, chooser: Chooser) -> Agent:
         """Acts on what `observed` picks."""
@@ -58,7 +62,7 @@ class Trained:
 
 
 def read_trained(path: Path) -> Trained:
-    """The world model of a checkpoint file.
+    """The world model of a checkpoint file, of `fit` or of `imagine`.
 
     Raises:
         UserError: if it is no world model that can act.
@@ -69,9 +73,13 @@ def read_trained(path: Path) -> Trained:
         raise UserError(f"{path} predicts tokens, and has no rewards to act for: choose another --ckpt")
     if "observation_space" not in data:
         raise UserError(f"{path} does not say which spaces its data has: train it with this version of the program")
-    model = rebuilt(arguments, checkpoint["state_dict"], path).requires_grad_(False)
+    policy = None
+    if "world_arguments" in arguments:
+        policy = rebuilt_policy(arguments, checkpoint["state_dict"], path).requires_grad_(False)
+    own = {name: value for name, value in arguments.get("world_arguments", arguments).items() if name in ARGUMENTS}
+    model = policy.world if policy else rebuilt(arguments, checkpoint["state_dict"], path).requires_grad_(False)
     layout = Layout(data["observation_space"], data["action_space"])
-    return Trained(path, model, layout, data["env_id"], data.get("collect") or {})
+    return Trained(path, model, layout, data["env_id"], data.get("collect") or {}, own, policy)
 
 
 def environments(
