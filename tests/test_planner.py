@@ -65,7 +65,7 @@ def test_the_plan_is_that_of_least_squares(method):
         zero = torch.zeros(steps)
         jacobian = torch.autograd.functional.jacobian(lambda actions, x=x: residuals(actions, x), zero)
         best = torch.linalg.lstsq(jacobian, -residuals(zero, x).unsqueeze(1)).solution[:, 0]
-        assert (planner.plan.mean[lane, :, 0] - best).abs().max() < 0.05 * best.abs().max()
+        assert (planner.plan.mean[lane, :, 0] - best).abs().max() < 0.1  # of actions within 5
         torch.testing.assert_close(action[lane], planner.plan.mean[lane, 0])
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel.acting import Trained, environments, read_trained
+from worldmodel.agent import Chooser
 from worldmodel.commands.checkpoints import config_of, find_checkpoint
 from worldmodel.commands.collect import entries_or_keys
 from worldmodel.commands.parser import Parser
@@ -28,25 +29,25 @@ from worldmodel.errors import UserError, choose
 from worldmodel.interval import t_interval
 from worldmodel.planner import METHODS
 
+ACTOR = "actor"
+CHOOSERS = (*METHODS, ACTOR)
 SIDE_BY_SIDE = 20  # environments at most: a planner rolls out all of them in one batch
 
 
 def main(argv: list[str]) -> None:
     """Parse the command line, act, and say what came of it."""
     options = _parser().parse_args(argv)
-    choose("planner", options.planner, METHODS)
+    if options.planner is not None:
+        choose("planner", options.planner, CHOOSERS)
     if options.episodes < 1:
         raise UserError(f"--episodes {options.episodes}: it must be at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
     trained = read_trained(find_checkpoint(options.ckpt))
     env_id = options.env or trained.env_id
-    planner = trained.planner(
-        options.horizon, options.goal, method=options.planner, candidates=options.candidates, elites=options.elites,
-        iterations=options.iterations, temperature=options.temperature, persistence=options.persistence,
-        discount=options.discount, seed=options.seed,
-    )  # fmt: skip
-    played, film = _played(trained, env_id, options, lambda observed: trained.agent(observed, planner))
+    options.planner = options.planner or ("cem" if trained.policy is None else ACTOR)
+    chooser = _chooser(trained, options)
+    played, film = _played(trained, env_id, options, lambda observed: trained.agent(observed, chooser))
     folder = run_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
     files = [_write(folder / "episodes.csv", played)]
     if film is not None and film.frames:
@@ -59,12 +60,24 @@ def main(argv: list[str]) -> None:
     print(f"plan: {folder}")
 
 
+def _chooser(trained: Trained, options: Namespace) -> Chooser:
+    """The policy of an imagined run, or a planner in the model."""
+    if options.planner == ACTOR:
+        if trained.policy is None:
+            raise UserError(f"{trained.path} is a world model without an actor: --planner cem, or a run of `imagine`")
+        return trained.policy
+    return trained.planner(
+        options.horizon, options.goal, method=options.planner, candidates=options.candidates, elites=options.elites,
+        iterations=options.iterations, temperature=options.temperature, persistence=options.persistence,
+        discount=options.discount, seed=options.seed,
+    )  # fmt: skip
+
+
 def _played(
     trained: Trained, env_id: str, options: Namespace, make: Callable[[Observed], Policy]
 ) -> tuple[dict[str, Played], Film | None]:
     """The episodes of the model and of random actions, from the same starts."""
     number = min(options.episodes, options.num_envs)
-    most = _longest(env_id, options.episodes)
     played: dict[str, Played] = {}
     film = None
     for name in (options.planner, "random"):
@@ -76,7 +89,7 @@ def _played(
             policy = make(observed)
             film = None if options.no_film else Film(envs)
             recorders = [] if film is None else [film.on_step]
-        with steps_shown(name, most) as shown:
+        with steps_shown(name, _longest(env_id, options.episodes)) as shown:
             played[name] = _play(simulator, env_id, policy, options, [shown, *recorders])
         close(envs)
     return played, film
@@ -94,8 +107,9 @@ def _play(simulator: Simulator, env_id: str, policy: Policy, options: Namespace,
 
 
 def _longest(env_id: str, episodes: int) -> int | None:
-    limit = gym.spec(env_id).max_episode_steps
-    return None if limit is None else episodes * limit
+    """Steps of all episodes together, at most; None where the environment sets no limit."""
+    spec = gym.registry.get(env_id.rsplit(":", 1)[-1])
+    return None if spec is None or spec.max_episode_steps is None else episodes * spec.max_episode_steps
 
 
 def behaviour(trained: Trained) -> np.ndarray | None:
@@ -149,7 +163,8 @@ def _parser() -> Parser:
     add("--ckpt", type=Path, required=True, help="a run's folder, or a checkpoint")
     add("--env", default=None, metavar="ID", help="default: the one that the data is of")
     add("--episodes", type=int, default=20, metavar="N", help="to play")
-    add("--planner", default="cem", metavar="|".join(METHODS), help="how plans are searched for")
+    how = "how plans are searched for; actor: the policy of a run of `imagine`; default: that, or cem without one"
+    add("--planner", default=None, metavar="|".join(CHOOSERS), help=how)
     add("--horizon", type=int, default=20, metavar="H", help="steps that a plan looks ahead")
     add("--candidates", type=int, default=200, help="sequences of actions, an environment and iteration")
     add("--iterations", type=int, default=3, help="of drawing candidates and fitting the plan to them, a step")

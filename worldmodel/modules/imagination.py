@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 from worldmodel.acting import environments, read_trained
 from worldmodel.batch import Batch
 from worldmodel.checkpoint import find_checkpoint
-from worldmodel.envs.evaluate import play
+from worldmodel.envs.evaluate import Played, play
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError
 from worldmodel.imagined_policy import Imagination, ImaginedPolicy
@@ -81,6 +81,7 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
             raise UserError(f"model.world {world} is a run of `imagine`: give the run of its world model")
         super().__init__(trained.model, trained.layout.action_space, width, depth, discount)
         self.save_hyperparameters()
+        self.hparams["rule"] = trained.arguments["rule"]
         # a checkpoint acts without the run of its world
         self.hparams["world_arguments"] = dict(trained.arguments)
         self.hparams["action_space"] = dict(trained.layout.action_space)
@@ -88,6 +89,7 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("returns_range", torch.zeros(()))
         self.imagined = MeanMetric()
+        self.played: Played | None = None  # of the last validation or test
 
     # --- losses --------------------------------------------------------------------------------------------------
 
@@ -182,17 +184,16 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         self._play("test", 2000)
 
     def _play(self, stage: Literal["val", "test"], seed: int) -> None:
-        """Whole episodes in the real environment, with the likeliest actions; the loss is what they lack of 0."""
+        """Whole episodes in the real environment, with the likeliest actions."""
         trained, number = self.trained, self.hparams["episodes"]
         simulator, observed = environments(trained, trained.env_id, min(number, 20))
         try:
-            played = play(simulator, trained.agent(observed, self), number, seed)
+            self.played = play(simulator, trained.agent(observed, self), number, seed)
         except SimulationError as error:
             raise UserError(f"{trained.env_id}, {error}") from error
         finally:
             close(simulator.envs)
-        mean, low, high = played.mean
-        told = {"return": mean, "return_low": low, "return_high": high, "loss": -mean}
+        told = dict(zip(("return_mean", "return_low", "return_high"), self.played.mean, strict=True))
         self.log_dict({f"{stage}/{name}": value for name, value in told.items()}, batch_size=number)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
