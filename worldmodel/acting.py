@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from worldmodel.agent import Agent, Chooser, fresh_plan
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.data import spaces
 from worldmodel.data.episodes import Layout
-from worldmodel.data.spaces import Json, describe
+from worldmodel.data.spaces import describe
 from worldmodel.envs.make import Simulator, make_simulator
 from worldmodel.envs.observe import Observed
 from worldmodel.envs.render import frame_size, prepare_display
@@ -105,27 +106,40 @@ def environments(
         prepare_display()
         kwargs["render_mode"] = "rgb_array"
     simulator = make_simulator(env_id, num_envs, env_kwargs=kwargs, pixels=pixels)
-    chosen = settings.get("observe") if observe is None else observe
+    envs = simulator.envs
     try:
-        space = simulator.envs.single_observation_space
-        observed = Observed(space, chosen, pixels is not None, bool(settings.get("keep_state")))
-        _check_fits(trained, env_id, observed.space, describe(simulator.envs.single_action_space))
+        return simulator, fits(trained, envs.single_observation_space, envs.single_action_space, observe, env_id)
     except UserError:
-        simulator.envs.close()
+        envs.close()
         raise
-    return simulator, observed
 
 
-def _check_fits(trained: Trained, env_id: str, seen: dict[str, Json], actions: Json) -> None:
-    layout, there = trained.layout, Layout(seen, actions)
+def fits(
+    trained: Trained,
+    observations: gym.Space,
+    actions: gym.Space,
+    observe: list[int] | list[str] | None = None,
+    name: str = "the environment",
+) -> Observed:
+    """What picks the model's part out of the observations of one environment's space.
+
+    Raises:
+        UserError: if the spaces do not fit the model; it names both sizes.
+    """
+    settings, layout = trained.collected, trained.layout
+    chosen = settings.get("observe") if observe is None else observe
+    observed = Observed(observations, chosen, settings.get("pixels") is not None, bool(settings.get("keep_state")))
+    there = Layout(observed.space, describe(actions))
     if there.obs_dim != layout.obs_dim or [*there.vectors] != [*layout.vectors] or there.images != layout.images:
         raise UserError(
-            f"{env_id} does not fit {trained.path}: it gives {there.obs_dim} entries of an observation"
-            f" ({spaces.in_words(seen)}), the model takes {layout.obs_dim}"
+            f"{name} does not fit {trained.path}: it gives {there.obs_dim} entries of an observation"
+            f" ({spaces.in_words(observed.space)}), the model takes {layout.obs_dim}"
             f" ({spaces.in_words(layout.observation_space)}); --observe 0,2 picks entries"
         )
-    if there.action_dim != layout.action_dim or actions["type"] != layout.action_space["type"]:
+    if there.action_dim != layout.action_dim or there.action_space["type"] != layout.action_space["type"]:
         raise UserError(
-            f"{env_id} does not fit {trained.path}: it takes {there.action_dim} entries of an action"
-            f" ({spaces.in_words(actions)}), the model has {layout.action_dim} ({spaces.in_words(layout.action_space)})"
+            f"{name} does not fit {trained.path}: it takes {there.action_dim} entries of an action"
+            f" ({spaces.in_words(there.action_space)}), the model has {layout.action_dim}"
+            f" ({spaces.in_words(layout.action_space)})"
         )
+    return observed
