@@ -22,7 +22,11 @@ CONTRACT = {
 @pytest.fixture
 def conf(tmp_path):
     path = tmp_path / "pole.yaml"
-    text = {"data": {"env_id": "CartPole-v1", "observe": [0, 2], "max_episode_steps": 50}, "threads": 1}
+    text = {
+        "data": {"env_id": "CartPole-v1", "observe": [0, 2], "max_episode_steps": 50},
+        "threads": 1,
+        "wandb": "disabled",
+    }
     path.write_text(yaml.safe_dump({**text, "trainer": {"log_every_n_steps": 1}}))
     return path
 
@@ -114,6 +118,9 @@ def test_an_environment_that_fails_is_named(worldmodel, conf):
     options += ["--data.env_id", "envs.odd_envs:Failing-v0"]
     line = one_line(worldmodel("policy", "fit", "--config", conf, *QUICK, *options))
     assert "envs.odd_envs:Failing-v0, environment 1: ZeroDivisionError" in line
+    options[3] = '{"what": "nan", "at": 20}'
+    line = one_line(worldmodel("policy", "fit", "--config", conf, *QUICK, *options))
+    assert "envs.odd_envs:Failing-v0 gave an observation or reward that is NaN" in line
 
 
 def test_a_policy_sees_images_and_nested_observations(worldmodel, conf):
