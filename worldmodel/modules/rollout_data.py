@@ -1,7 +1,7 @@
 """The data of a policy: its own rollouts while it is trained, whole episodes where it is judged."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -112,6 +112,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.metrics: dict[str, float] = {}  # of the last rollout, in the names they are logged under
         self.played: Played | None = None  # the last validation or test
         self.collector: Collector | None = None
+        self.returns: Sequence[float] = ()  # of the last hundred training episodes
         self._train: Simulator | None = None
         self._stream: Iterator[Chunks] | None = None
         self._vectors: AsVectors | None = None
@@ -183,6 +184,7 @@ class RolloutDataModule(pl.LightningDataModule):
             policy, self.train, self.vectors, first, self.burn_in_steps, self.on_weight_change,
             self.on_weight_change_steps,
         )  # fmt: skip
+        self.returns = self.collector.returns
         while not self.rollouts or self.steps + self.num_envs * self.rollout_steps <= self.total_steps:
             yield from self._trained_on(self.collector, policy)
         assert self.trainer is not None
@@ -197,6 +199,8 @@ class RolloutDataModule(pl.LightningDataModule):
             rollout = collector.collect(self.rollout_steps, draws)
         except SimulationError as error:
             raise UserError(f"{self.env_id}, {error}") from error
+        if not bool(rollout.obs.isfinite().all() & rollout.reward.isfinite().all()):
+            raise UserError(f"{self.env_id} gave an observation or reward that is NaN or infinite: mend it first")
         frames = rollout.obs[:, rollout.earlier : -1], rollout.valid, self._continuous(policy.device)
         if not int(policy.obs_norm.batches):  # its first actions hardly depend on what it sees
             policy.obs_norm.update(*frames)
@@ -208,7 +212,8 @@ class RolloutDataModule(pl.LightningDataModule):
             pieces = torch.randperm(len(chunks["obs"]), generator=order).to(policy.device).chunk(self.minibatches)
             for chosen in pieces:
                 yield {name: values[chosen] for name, values in chunks.items()}
-            if self.max_kl is not None and policy.mean_kl() > self.max_kl:
+            divergence = policy.mean_kl()
+            if self.max_kl is not None and divergence > self.max_kl:
                 break
             if self.refresh and number + 1 < self.passes:
                 rollout.refresh(policy)
