@@ -107,7 +107,7 @@ def heads(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
 def value(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
     """What follows a step, against its lambda-return, in rewards' deviations a step; nothing without a value head.
 
-    The return behind step t begins with step t + 1: the segment's last step has none, nor a step that ends an episode.
+    The return behind step t begins with step t + 1: where that is no transition, or in the next segment, there is none.
     """
     if model.value_discount is None or (behind := model.value(seen.loop.h)) is None:
         return {}
@@ -118,7 +118,7 @@ def value(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
         follows["reward"], behind.detach(), goes_on[:, 1:], model.value_discount, TRACE, follows["valid"]
     )
     error = (behind[:, :-1] - target) * unit
-    counts = batch["valid"][:, :-1] & follows["valid"] & goes_on[:, :-1]
+    counts = batch["valid"][:, :-1] & follows["valid"]
     return {"value": losses.masked_mean(error.square(), counts, batch["num_valid"])}
 
 
