@@ -16,7 +16,7 @@ from worldmodel.data.manifest import read_manifest, write_manifest
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "12", "--trainer.log_every_n_steps", "4"]
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
-CONFS = sorted(path for path in (ROOT / "conf").rglob("*.yaml") if path.parent.name != "policy")  # commands/test_policy
+CONFS = sorted(path for path in (ROOT / "conf").rglob("*.yaml") if path.parent.name not in ("policy", "imagine"))
 
 
 @pytest.fixture
@@ -128,6 +128,21 @@ def test_every_conf_runs(worldmodel, conf, tmp_path):
     assert (tmp_path / run_of(process) / ("recall.png" if is_task else "rollout.png")).exists()
     again = worldmodel("fit", "--config", conf, "--data.path", tmp_path / "again", *options)
     assert run_of(again).endswith("-2"), "a second run gets a folder of its own"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "conf" / "imagine").glob("*.yaml")))
+def test_every_conf_of_imagine_runs(worldmodel, name, tmp_path):
+    """In the world of conf/plan's file of that name."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    worlds = ROOT / "conf" / "plan" / name
+    collect = json.dumps(yaml.safe_load(worlds.read_text())["data"]["collect"] | {"steps": 1600})
+    options = ["--data.collect", collect, "--trainer.max_steps", "2"]
+    world = run_of(worldmodel("fit", "--config", worlds, *options, "--trainer.check_val_every_n_epoch", "9"))
+    given = yaml.safe_load((ROOT / "conf" / "imagine" / name).read_text())["model"]["world"]
+    assert str(world) == given, "the file names the run that the other one makes"
+    options += ["--trainer.val_check_interval", "2", "--model.episodes", "2"]
+    process = worldmodel("imagine", "fit", "--config", ROOT / "conf" / "imagine" / name, *options)
+    assert "mean return" in process.stdout and run_of(process)
 
 
 def test_validate_test_and_predict_from_a_checkpoint(worldmodel, toy_conf, tmp_path):

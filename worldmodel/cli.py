@@ -14,6 +14,8 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
     "policy": "train a policy with memory, and play: worldmodel policy fit --config conf/policy/cartpole.yaml",
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
+    "plan": "act in the real environment, planning at every step: worldmodel plan --ckpt RUN --episodes 20",
+    "imagine": "a policy trained in a world model: worldmodel imagine fit --config CONF --model.world RUN",
     "diagnose": "what a model suffers from: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
     "export": "a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",

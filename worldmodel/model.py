@@ -25,6 +25,15 @@ class Imagined(NamedTuple):
     h: Tensor  # (B, H, D)
 
 
+class Outcome(NamedTuple):
+    """An open-loop rollout without its observations."""
+
+    reward: Tensor  # (B, H), in the units of the data
+    proceeds: Tensor  # (B, H): probability that the step does not end in a terminal state
+    z: Tensor  # (B, H, Z)
+    h: Tensor  # (B, H, D)
+
+
 class Model(nn.Module):
     """A recurrent latent world model on vectors, images or tokens. The arguments are those of WorldModel.
 
@@ -47,6 +56,7 @@ class Model(nn.Module):
         channels: int,
         head_depth: int,
         objective: str,
+        value_discount: float | None = None,
     ) -> None:
         super().__init__()
         at_least = {"latent_dim": (latent_dim, 1), "hidden_dim": (hidden_dim, 1), "width": (width, 1)}
@@ -54,7 +64,7 @@ class Model(nn.Module):
         for name, (value, least) in at_least.items():
             if value < least:
                 raise UserError(f"model.{name} is {value}: it must be at least {least}")
-        self.is_tokens = objective == "tokens"
+        self.is_tokens, self.latent_dim = objective == "tokens", latent_dim
         if self.is_tokens and images:
             raise UserError("model.objective tokens does not know images: choose reconstruction or latent")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
@@ -68,6 +78,12 @@ class Model(nn.Module):
         )
         self.decoder = observation_decoder(*nets)
         self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
+        if value_discount is not None and (self.is_tokens or not 0 <= value_discount < 1):
+            raise UserError(
+                f"model.value_discount is {value_discount}: it must be at least 0 and below 1, and without tokens"
+            )
+        self.value_discount = value_discount
+        self.value_head = None if value_discount is None else MLP(self.predictor.read_dim, 1, width, 1)
 
     @property
     def device(self) -> torch.device:
@@ -111,16 +127,31 @@ class Model(nn.Module):
 
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
         """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
+        made = self.outcome(z, h, action)
+        return Imagined(self.decode(made.z), *made)
+
+    def outcome(self, z: Tensor, h: Tensor, action: Tensor) -> Outcome:
+        """As `open_loop`, without decoding: what a plan is judged by."""
         loop = self.predictor.open_loop(z, h, self.action_norm(action))
-        reward, proceeds = self.head_outputs(loop.h)
-        reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
-        return Imagined(self.decode(loop.pred), reward, proceeds.sigmoid(), loop.pred, loop.h)
+        return Outcome(*self.expected(loop.h), loop.pred, loop.h)
 
     def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
         """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
         before = previous_states(h, batch["is_first"], batch.get("carry"))
         z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
         return self.predictor.gate(z, a, before)
+
+    def expected(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The reward (...) in the units of the data, and the probability of going on (...), after states (..., D)."""
+        reward, proceeds = self.head_outputs(h)
+        return self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1), proceeds.sigmoid()
+
+    def value(self, h: Tensor) -> Tensor | None:
+        """The return to come behind states (..., D) under the policy of the data, (...); None without such a head."""
+        if self.value_head is None or self.value_discount is None:
+            return None
+        per_step = self.value_head(self.predictor.cell.read(h)).squeeze(-1)  # of the size of a reward's deviation
+        return per_step * self.reward_norm.scale / (1 - self.value_discount)
 
     def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised reward (...) and the logit of going on (...) after states (..., D); zeros with `tokens`."""

@@ -152,6 +152,38 @@ def test_open_loop_steps_must_divide_the_segment(toy_data):
         model.losses(toy_batches(toy_data)[0])
 
 
+def test_the_value_of_a_step_is_the_return_behind_it(toy_data):
+    """Discount 1/2 on a table by hand: a value head that says v everywhere, targets by TD(0.95) within the segment."""
+    model = WorldModel(2, 1, **SMALL, value_discount=0.5).eval()
+    model.reward_norm.fit(torch.tensor([0.0]), torch.tensor([2.0]))
+    torch.nn.init.zeros_(model.value_head[-1].weight)
+    torch.nn.init.constant_(model.value_head[-1].bias, 1.0)
+    v = 1.0 * 2.0 / (1 - 0.5)  # a head counts in rewards' deviations a step
+    batch = toy_batches(toy_data)[0] | {
+        "reward": torch.tensor([[7.0, 1, 2, 3, 7, 5, 6, 7]]).expand(3, 8),
+        "terminated": torch.zeros(3, 8, dtype=torch.bool),
+        "valid": torch.ones(3, 8, dtype=torch.bool),
+        "num_valid": torch.tensor(24.0),
+    }
+    batch["terminated"][:, 3] = True  # step 3 ends an episode; step 4 only leads to the next one
+    batch["valid"][:, 4] = False
+    mixed = 0.05 * v
+    late = [6 + 0.5 * (mixed + 0.95 * (7 + 0.5 * v)), 7 + 0.5 * v]  # behind steps 5 and 6; the last one's is not known
+    early = [2 + 0.5 * (mixed + 0.95 * 3), 3.0]  # behind steps 1 and 2: nothing follows step 3
+    targets = torch.tensor([1 + 0.5 * (mixed + 0.95 * early[0]), *early, *late])
+    expected = 3 * ((v - targets) * 0.5 / 2).square().sum() / 24
+    terms, _, _ = model.losses(batch)
+    assert float(terms["value"].detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert model.weights["value"] == model.hparams["reward_weight"]
+    assert "value" not in WorldModel(2, 1, **SMALL).weights
+
+
+@pytest.mark.parametrize("discount", [1.0, -0.1])
+def test_a_value_needs_a_discount(discount):
+    with pytest.raises(UserError, match="model.value_discount is"):
+        WorldModel(2, 1, **SMALL, value_discount=discount)
+
+
 def test_open_loop_in_the_units_of_the_data(pendulum_data):
     data = EpisodeDataModule(pendulum_data)
     model = WorldModel(2, 1, **SMALL)

@@ -1,8 +1,5 @@
 """How checkpoints reach the disk, and come back: whole, or not at all."""
 
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +9,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from worldmodel.checkpoint import damage, read_checkpoint
 from worldmodel.durable import digests, sha256, whole_file, write_digests
 from worldmodel.errors import UserError
 
-NOT_OURS = "is not a checkpoint of this program, or it is damaged"
+__all__ = ["DurableCheckpointIO", "damage", "read_checkpoint"]
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -50,35 +48,3 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """As `read_checkpoint`; never by running what is in the file, whatever is asked."""
         return read_checkpoint(Path(path))
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data, on the CPU; a UserError if it is none, or damaged."""
-    if problem := damage(path):
-        raise UserError(f"{path} {problem}")
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        _ = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
-        if any(tensor.untyped_storage().nbytes() < tensor.nbytes for tensor in tensors):
-            raise ValueError("a tensor that claims more numbers than are in the file")  # copied, it could fill memory
-        return checkpoint
-    except (RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} {NOT_OURS}") from error
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with the file's bytes: not those of the SHA-256 beside it, or no archive as `torch.save` writes it.
-
-    Without that digest it is held against its own checksums.
-    """
-    try:
-        if (expected := digests(path)) and sha256(path) not in expected:
-            return f"is damaged: its SHA-256 is not that of {path.name}.sha256"
-        with zipfile.ZipFile(path) as archive:
-            # torch.save packs nothing: what is packed may unfold to more than any memory
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                return NOT_OURS
-            return None if expected or archive.testzip() is None else "is damaged: a checksum in it is wrong"
-    except (OSError, EOFError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
-        return NOT_OURS

@@ -38,6 +38,7 @@ def training_errors(argv: list[str]) -> Iterator[None]:
         "callbacks used to create the checkpoint",
         "Checkpoint directory .* exists and is not empty",
         "The `srun` command is available",
+        r"module\(s\) in eval mode",  # of imagine: a world model that is not to change
         "returned a view tensor",  # of fsdp2; nothing here changes an output in place
         "checkpoint that ended before the epoch ended",  # the position in the data is in it
     )

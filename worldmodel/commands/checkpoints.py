@@ -3,18 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from worldmodel.errors import UserError, nearest
+from worldmodel.checkpoint import find_checkpoint
+from worldmodel.errors import UserError
 from worldmodel.modules.world_model import WorldModel
 
-
-def find_checkpoint(path: Path) -> Path:
-    """The file, or the last checkpoint of the run whose folder is named; a UserError names the nearest below runs/."""
-    if path.is_dir() and (inside := path / "checkpoints" / "last.ckpt").is_file():
-        return inside
-    if not path.is_file():
-        there = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
-        raise UserError(f"no checkpoint at {path}: {nearest(str(path), there)}")
-    return path
+__all__ = ["check_arguments", "config_of", "find_checkpoint", "finished", "load_weights"]
 
 
 def config_of(checkpoint: Path) -> Path | None:

@@ -108,7 +108,7 @@ def _parser() -> Parser:
     )
     add(
         "--observe",
-        type=_entries_or_keys,
+        type=entries_or_keys,
         metavar="I,J",
         help="keep only these entries of a vector observation, or these keys of a Dict",
     )
@@ -133,7 +133,7 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-def _entries_or_keys(text: str) -> list[int] | list[str]:
+def entries_or_keys(text: str) -> list[int] | list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1 or agent,image")

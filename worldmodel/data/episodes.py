@@ -65,6 +65,14 @@ class Layout:
         entries = [np.full(size, spaces.is_continuous(leaves[key])) for key, size in self.vectors.items()]
         return np.concatenate([np.zeros(0, bool), *entries]), spaces.is_continuous(self.action_space)
 
+    def frames(self, observations: dict[str, np.ndarray]) -> np.ndarray:
+        """Observations, key -> (N, ...), as a model sees them (N, O) float32: vectors, then pixels from 0 to 255."""
+        leaves = self.observation_space
+        vectors = [spaces.features(np.asarray(observations[key]), leaves[key]) for key in self.vectors]
+        images = [spaces.images_of(np.asarray(observations[key]), leaves[key]) for key in self.images]
+        flat = [image.reshape(len(image), -1).astype(np.float32) for image in images]
+        return np.concatenate([*vectors, *flat], axis=1)
+
     def rows(self, episode: Episode, name: str) -> tuple[np.ndarray, np.ndarray]:
         """An episode's rows (T + 1, row_dim) float32 and images (T + 1, pixels) uint8.
 

@@ -131,6 +131,19 @@ def features(values: np.ndarray, leaf: Json) -> np.ndarray:
     return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
 
 
+def values(features: np.ndarray, leaf: Json) -> np.ndarray:
+    """The other way: vectors (N, num_features) as values (N, ...) of a leaf; of a one-hot the largest entry's."""
+    match leaf["type"]:
+        case "Discrete":
+            return features.argmax(axis=1) + leaf.get("start", 0)
+        case "MultiDiscrete":
+            parts = np.split(features, np.cumsum(np.ravel(leaf["nvec"]))[:-1], axis=1)
+            return np.stack([part.argmax(axis=1) for part in parts], axis=1).reshape(-1, *np.shape(leaf["nvec"]))
+        case "MultiBinary":
+            return (features > 0.5).astype(np.int8).reshape(-1, *leaf["shape"])
+    return features.astype(leaf["dtype"]).reshape(-1, *leaf["shape"])
+
+
 def in_words(space: Json) -> str:
     """A leaf, or a dict of leaves, without its bounds: `Box [3] float32`."""
     if "type" not in space or isinstance(space["type"], dict):

@@ -262,7 +262,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         spaces = {"observation_space": self.layout.observation_space, "action_space": self.layout.action_space}
-        return {"position": self.position, "stream": self._stream(), "data": {"env_id": self.env_id, **spaces}}
+        data = {"env_id": self.env_id, **spaces, "collect": self.source.provenance.get("collect")}
+        return {"position": self.position, "stream": self._stream(), "data": data}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the position, if it means the same frames as it did.

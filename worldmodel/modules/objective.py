@@ -18,9 +18,12 @@ from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.predictor import ClosedLoop
 from worldmodel.recurrence import previous_states
+from worldmodel.returns import lambda_returns
 
 if TYPE_CHECKING:
     from worldmodel.modules.world_model import WorldModel
+
+TRACE = 0.95  # lambda of the value head's targets
 
 
 class Seen(NamedTuple):
@@ -94,10 +97,29 @@ def heads(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
     reward, proceeds = model.head_outputs(seen.loop.h)
     target = model.reward_norm(seen.batch["reward"].unsqueeze(-1))
     goes_on = 1 - seen.batch["terminated"].to(proceeds.dtype)
-    return {
+    terms = {
         "reward": seen.mean(losses.squared_error(reward.unsqueeze(-1), target)),
         "continue": seen.mean(losses.binary_cross_entropy(proceeds, goes_on)),
     }
+    return terms | value(model, seen)
+
+
+def value(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
+    """What follows a step, against its lambda-return, in rewards' deviations a step; nothing without a value head.
+
+    The return behind step t begins with step t + 1: where that is no transition, or in the next segment, there is none.
+    """
+    if model.value_discount is None or (behind := model.value(seen.loop.h)) is None:
+        return {}
+    batch, unit = seen.batch, (1 - model.value_discount) / model.reward_norm.scale
+    follows = {name: batch[name][:, 1:] for name in ("reward", "valid")}
+    goes_on = ~batch["terminated"]
+    target = lambda_returns(
+        follows["reward"], behind.detach(), goes_on[:, 1:], model.value_discount, TRACE, follows["valid"]
+    )
+    error = (behind[:, :-1] - target) * unit
+    counts = batch["valid"][:, :-1] & follows["valid"]
+    return {"value": losses.masked_mean(error.square(), counts, batch["num_valid"])}
 
 
 def open_loop(model: WorldModel, seen: Seen, steps: int) -> dict[str, Tensor]:

@@ -56,6 +56,8 @@ class WorldModel(Model, pl.LightningModule):
         open_loop_weight: of that term, relative to the one-step prediction.
         reward_weight: of the reward head's loss.
         continue_weight: of the continue head's loss.
+        value_discount: of a value head: the return to come under the policy that collected the data, by TD(lambda); its
+            loss counts as the reward's. A planner sees past its horizon with it. Null: none.
         consistency_weight: with `reconstruction`, of |pred - z_next|^2, which lets a prediction stand in for a latent.
         target: with `latent`, an exponential moving average of the encoder, or the encoder itself without gradient.
         ema_decay: of that average.
@@ -102,10 +104,11 @@ class WorldModel(Model, pl.LightningModule):
         warmup_steps: int = 100,
         compile: bool = False,
         cuda_graph: bool = False,
+        value_discount: float | None = None,
     ) -> None:
         super().__init__(
             obs_dim, action_dim, images, latent_dim, hidden_dim, rule, layers, gate_bias, width, depth, channels,
-            head_depth, objective,
+            head_depth, objective, value_discount,
         )  # fmt: skip
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
@@ -145,6 +148,8 @@ class WorldModel(Model, pl.LightningModule):
             names = ("variance", "covariance") if hp["anti_collapse"] == "variance_covariance" else ("sigreg",)
             weights = {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, hp["anti_collapse_weight"])
         weights |= {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
+        if self.value_head is not None:
+            weights["value"] = hp["reward_weight"]
         if hp["open_loop_steps"]:
             weights["open_loop"] = hp["open_loop_weight"]
         return weights
