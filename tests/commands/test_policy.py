@@ -59,6 +59,7 @@ def rows_of(folder):
     return list(csv.DictReader((folder / "metrics.csv").open()))
 
 
+@pytest.mark.slow
 def test_a_policy_is_trained_goes_on_and_is_judged(worldmodel, conf, tmp_path):
     fitted = worldmodel("policy", "fit", "--config", conf, *QUICK)
     folder = tmp_path / run_of(fitted)
