@@ -26,9 +26,9 @@ class MaskShown(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        size, inner = num_choices(env.action_space), env.observation_space
+        self.size, inner = num_choices(env.action_space), env.observation_space
         shown = dict(inner.spaces) if isinstance(inner, spaces.Dict) else {OBSERVATION: inner}
-        self.observation_space = spaces.Dict({**shown, MASK: spaces.MultiBinary(size)})
+        self.observation_space = spaces.Dict({**shown, MASK: spaces.MultiBinary(self.size)})
         self.is_dict = isinstance(inner, spaces.Dict)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -40,7 +40,7 @@ class MaskShown(gym.ObservationWrapper):
         return self._shown(obs, info), reward, terminated, truncated, info
 
     def _shown(self, obs: Any, info: dict[str, Any]) -> dict[str, Any]:
-        mask = info.get(MASK, np.ones(self.observation_space[MASK].shape))
+        mask = info.get(MASK, np.ones(self.size))
         flat = np.concatenate([np.ravel(part) for part in mask]) if isinstance(mask, tuple) else np.ravel(mask)
         return {**(obs if self.is_dict else {OBSERVATION: obs}), MASK: flat.astype(np.int8)}
 

@@ -129,7 +129,8 @@ class Collector:
             if missing > 0:  # before all rollouts
                 last = torch.cat([last.new_zeros(len(last), missing, *last.shape[2:]), last], dim=1)
             by_lane[name] = joined(last, by_lane[name], self.earlier)
-        self._last = Rollout(**{"mask": None} | by_lane)
+        mask = by_lane.pop("mask", None)
+        self._last = Rollout(mask=mask, **by_lane)
         if self._history is not None:
             self._history.add(frames_of(self._last))
         return self._last

@@ -110,12 +110,13 @@ class Policy(ActorCritic, pl.LightningModule):
 
     def _states(self, batch: dict[str, Tensor], early: int) -> Tensor:
         """Behind all frames, (B, L + C, D), with a gradient from the chunk's first on."""
-        frames = batch["obs"], batch["last_action"], batch["is_first"]
+        obs, last_action, is_first = batch["obs"], batch["last_action"], batch["is_first"]
         if not early:
-            return self.states(*frames, batch["carry"])
+            return self.states(obs, last_action, is_first, batch["carry"])
         with torch.no_grad():
-            burnt_in = self.states(*(part[:, :early] for part in frames), batch["carry"])
-        return torch.cat([burnt_in, self.states(*(part[:, early:] for part in frames), burnt_in[:, -1])], dim=1)
+            before = self.states(obs[:, :early], last_action[:, :early], is_first[:, :early], batch["carry"])
+        late = self.states(obs[:, early:], last_action[:, early:], is_first[:, early:], before[:, -1])
+        return torch.cat([before, late], dim=1)
 
     def loss(self, terms: dict[str, Tensor]) -> Tensor:
         """The sum of `terms` that is made small."""

@@ -46,10 +46,9 @@ class Rollout:
         log_prob, value and target (the latter two on the critic's scale, which takes in the targets first), advantage
         (of mean 0 and deviation 1 over the valid steps), and value_error: the squared error before any training on it.
         """
-        steps = slice(self.earlier, None)
-        frames = self.obs[:, steps], self.last_action[:, steps], self.is_first[:, steps]
         # only the last state is new: those before are in the next frame's `before`
-        last = policy.advance(*(part[:, -1] for part in frames), self.before[:, -1])
+        frame = self.obs[:, -1], self.last_action[:, -1], self.is_first[:, -1], self.before[:, -1]
+        last = policy.advance(*frame)
         h = torch.cat([self.before[:, self.earlier + 1 :], last.unsqueeze(1)], dim=1)
         value = policy.value(h)
         advantage = gae(self.reward, value, ~self.terminated, self.valid, discount, trace)
