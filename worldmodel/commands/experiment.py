@@ -191,7 +191,7 @@ class ExperimentCLI(LightningCLI):
         given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
         name, variant = self.names()
         names = {"name": name, "group": config["experiment"], "job_type": job, "config": {"variant": variant}}
-        tags = [*variant.split(", "), self.datamodule.env_id]
+        tags = [*self.tags(), self.datamodule.env_id]
         logged = (self.checkpoint or {}).get(LOGGED) if resumed else None
         loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, logged, **names)
         try:
@@ -230,6 +230,10 @@ class ExperimentCLI(LightningCLI):
     def names(self) -> tuple[str, str]:
         """Of the run, and of what is compared, as W&B shows and groups them."""
         return self.folder.name, self.model.hparams["rule"]
+
+    def tags(self) -> list[str]:
+        """What one looks for in W&B, beside the environment."""
+        return [self.model.hparams["rule"]]
 
     # --- what does not -------------------------------------------------------------------------------------------
 

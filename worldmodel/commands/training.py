@@ -67,6 +67,9 @@ class TrainingCLI(ExperimentCLI):
         """Of the run, and of what is compared, as W&B shows and groups them."""
         return self.folder.name, f"{self.model.hparams['rule']}, {self._get(self.config_init, 'tbptt').start}"
 
+    def tags(self) -> list[str]:
+        return [*super().tags(), self._get(self.config_init, "tbptt").start]
+
     def predict(self, **kwargs: Any) -> None:
         """PredictionWriter writes what is wanted of the outputs; kept in memory they would grow with the data."""
         kwargs["return_predictions"] = False
