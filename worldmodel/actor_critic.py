@@ -1,5 +1,6 @@
 """A policy with memory and its critic, as one plain torch module, in the units of the environment."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,13 +12,14 @@ from worldmodel.cells import Cell, make_cell
 from worldmodel.cells.memoryless import Memoryless
 from worldmodel.distributions import ActionSpace, Categorical, Gaussian
 from worldmodel.errors import UserError, choose
-from worldmodel.nets import mlp, observation_encoder
+from worldmodel.nets import MLP, observation_encoder
 from worldmodel.normalizer import RunningNormalizer
 from worldmodel.recurrence import advance, initial_state, previous_states, states
 from worldmodel.rules import RULES
 
 NONE = "none"  # the rule of a policy without memory
 RECENT = 0.1  # the share of the newest returns in their statistics: a better policy has others
+FIRST_LOG_STD = math.log(0.5)  # where -1 and 1 are the bounds
 FARTHEST = 10.0  # deviations from the mean that an observation is clipped at
 
 
@@ -77,10 +79,11 @@ class ActorCritic(nn.Module):
         if self.remembers:
             self.cell = make_cell(rule, inputs, hidden_dim, layers, gate_bias)
         actor_outputs = self.actions.dim if self.actions.is_box else self.actions.num_outputs
-        self.actor = mlp(self.cell.read_dim, actor_outputs, width, head_depth)
-        self.critic = mlp(self.cell.read_dim, 1, width, head_depth)
-        self.log_std = nn.Parameter(torch.zeros(self.actions.dim)) if self.actions.is_box else None
-        with torch.no_grad():  # at first all actions are about as likely (Andrychowicz et al. 2021, arXiv 2006.05990)
+        self.actor = MLP(self.cell.read_dim, actor_outputs, width, head_depth)
+        self.critic = MLP(self.cell.read_dim, 1, width, head_depth)
+        # at first actions are about as likely, and half as wide as a Box (Andrychowicz et al. 2021, arXiv 2006.05990)
+        self.log_std = nn.Parameter(torch.full((self.actions.dim,), FIRST_LOG_STD)) if self.actions.is_box else None
+        with torch.no_grad():
             last = cast(nn.Linear, self.actor[-1])
             last.weight.mul_(0.01)
             last.bias.zero_()

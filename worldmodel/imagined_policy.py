@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from worldmodel.distributions import ActionSpace, Categorical, Gaussian
 from worldmodel.errors import UserError
 from worldmodel.model import Model, rebuilt
-from worldmodel.nets import mlp
+from worldmodel.nets import MLP
 
 LEAST_LOG_STD = -3.0  # a Box's actions scatter by a twentieth of half its range, at least, and by all of it at most
 
@@ -41,8 +41,8 @@ class ImaginedPolicy(nn.Module):
         self.world = world.requires_grad_(False).eval()
         self.actions = ActionSpace(action_space)
         inputs = world.latent_dim + world.predictor.read_dim
-        self.actor = mlp(inputs, self.actions.num_outputs, width, depth)
-        self.critic = mlp(inputs, 1, width, depth)
+        self.actor = MLP(inputs, self.actions.num_outputs, width, depth)
+        self.critic = MLP(inputs, 1, width, depth)
         with torch.no_grad():  # at first all actions are about as likely
             for head in (self.actor, self.critic):
                 last = cast(nn.Linear, head[-1])

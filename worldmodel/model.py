@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
-from worldmodel.nets import mlp, observation_decoder, observation_encoder
+from worldmodel.nets import MLP, observation_decoder, observation_encoder
 from worldmodel.normalizer import Normalizer
 from worldmodel.predictor import LatentPredictor
 from worldmodel.recurrence import previous_states
@@ -77,13 +77,13 @@ class Model(nn.Module):
             latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens
         )
         self.decoder = observation_decoder(*nets)
-        self.heads = None if self.is_tokens else mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
+        self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
         if value_discount is not None and (self.is_tokens or not 0 <= value_discount < 1):
             raise UserError(
                 f"model.value_discount is {value_discount}: it must be at least 0 and below 1, and without tokens"
             )
         self.value_discount = value_discount
-        self.value_head = None if value_discount is None else mlp(self.predictor.read_dim, 1, width, 1)
+        self.value_head = None if value_discount is None else MLP(self.predictor.read_dim, 1, width, 1)
 
     @property
     def device(self) -> torch.device:

@@ -1,11 +1,12 @@
 """`worldmodel policy` as its users meet it: a run that ends with a result, goes on, and is judged."""
 
 import csv
+import json
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT, one_line
+from conftest import ROOT
 
 from worldmodel.cli import main
 
@@ -31,9 +32,25 @@ def conf(tmp_path):
     return path
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Run `worldmodel policy fit` in this process, in an empty folder; returns what it printed."""
+
+    def run(*arguments) -> str:
+        monkeypatch.chdir(tmp_path)
+        main(["policy", "fit", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return run
+
+
 def run_of(process) -> str:
     assert process.returncode == 0, process.stderr[-3000:]
-    last = process.stdout.strip().splitlines()[-1]
+    return folder_in(process.stdout)
+
+
+def folder_in(printed: str) -> str:
+    last = printed.strip().splitlines()[-1]
     assert last.startswith("run: ")
     return last.removeprefix("run: ")
 
@@ -62,9 +79,6 @@ def test_a_policy_is_trained_goes_on_and_is_judged(worldmodel, conf, tmp_path):
     assert run_of(more) == str(folder.relative_to(tmp_path)) and "resume: from" in more.stdout
     longer = [float(row["policy/steps"]) for row in rows_of(folder) if row["policy/steps"]]
     assert longer[: len(steps)] == steps and longer == sorted(longer) and 900 < longer[-1] <= 1200
-    again = worldmodel("policy", "fit", "--config", conf, *QUICK, "--resume", "--data.total_steps", "1200")
-    assert again.returncode == 0 and "run is finished: data.total_steps 1200 is reached" in again.stdout
-
     judge = ["--config", folder / "config.yaml", "--ckpt_path", folder, "--run_dir"]
     judged = worldmodel("policy", "validate", *judge, "v")
     assert run_of(judged) == "v" and "over 4 episodes" in judged.stdout
@@ -75,16 +89,16 @@ def test_a_policy_is_trained_goes_on_and_is_judged(worldmodel, conf, tmp_path):
 
 
 @pytest.mark.parametrize("conf", CONFS, ids=lambda path: path.stem)
-def test_every_conf_runs(worldmodel, conf, tmp_path):
+def test_every_conf_runs(here, conf, tmp_path):
     options = ["--trainer.max_steps", "3", "--data.episodes", "2", "--data.max_episode_steps", "60"]
-    process = worldmodel("policy", "fit", "--config", conf, *options, "--wandb", "disabled")
-    assert (tmp_path / run_of(process) / "returns.png").exists()
+    printed = here("--config", conf, *options, "--wandb", "disabled")
+    assert (tmp_path / folder_in(printed) / "returns.png").exists()
 
 
-def test_a_feed_forward_policy_is_one_option(worldmodel, conf):
+def test_a_feed_forward_policy_is_one_option(here, conf):
     options = ["--model.rule", "none", "--data.burn_in_steps", "2", "--data.refresh", "true", "--data.max_kl", "1e-9"]
-    process = worldmodel("policy", "fit", "--config", conf, *QUICK, *options)
-    assert run_of(process).endswith("none-CartPole-v1-s0") and "policy: none" in process.stdout
+    printed = here("--config", conf, *QUICK, *options)
+    assert folder_in(printed).endswith("none-CartPole-v1-s0") and "policy: none" in printed
 
 
 @pytest.mark.parametrize(
@@ -101,6 +115,7 @@ def test_a_feed_forward_policy_is_one_option(worldmodel, conf):
         (["policy", "fit", "--config", "CONF", "--model.discount", "2"], "model.discount is 2.0"),
         (["policy", "fit", "--config", "CONF", "--model.clip", "0"], "model.clip is 0.0"),
         (["policy", "fit", "--config", "CONF", "--trainer.devices", "2"], "trained by one process"),
+        (["policy", "fit", "--config", "CONF", "--ckpt_path", "gone.ckpt"], "no checkpoint at gone.ckpt"),
         (["policy", "validate", "--config", "CONF"], "validate needs a trained model: give --ckpt_path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -113,17 +128,21 @@ def test_a_mistake_is_one_clear_line(conf, tmp_path, monkeypatch, capsys, argume
     assert stop.value.code == 2 and len(lines) == 1 and message in lines[0], lines
 
 
-def test_an_environment_that_fails_is_named(worldmodel, conf):
-    options = ["--data.observe", "null", "--data.env_kwargs", '{"what": "raise", "at": 20}']
-    options += ["--data.env_id", "envs.odd_envs:Failing-v0"]
-    line = one_line(worldmodel("policy", "fit", "--config", conf, *QUICK, *options))
-    assert "envs.odd_envs:Failing-v0, environment 1: ZeroDivisionError" in line
-    options[3] = '{"what": "nan", "at": 20}'
-    line = one_line(worldmodel("policy", "fit", "--config", conf, *QUICK, *options))
-    assert "envs.odd_envs:Failing-v0 gave an observation or reward that is NaN" in line
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("raise", "envs.odd_envs:Failing-v0, environment 1: ZeroDivisionError"),
+        ("nan", "envs.odd_envs:Failing-v0 gave an observation or reward that is NaN or infinite"),
+    ],
+)
+def test_an_environment_that_fails_is_named(here, conf, what, message, capsys):
+    fails = ["--data.env_id", "envs.odd_envs:Failing-v0", "--data.env_kwargs", json.dumps({"what": what, "at": 20})]
+    with pytest.raises(SystemExit):
+        here("--config", conf, *QUICK, *fails, "--data.observe", "null")
+    assert message in capsys.readouterr().err
 
 
-def test_a_policy_sees_images_and_nested_observations(worldmodel, conf):
+def test_a_policy_sees_images_and_nested_observations(here, conf):
     options = ["--data.env_id", "envs.odd_envs:Robot-v0", "--data.observe", "null", "--trainer.max_steps", "2"]
-    process = worldmodel("policy", "fit", "--config", conf, *QUICK, *options, "--data.episodes", "1")
-    assert "221 entries seen, actions Box" in process.stdout and run_of(process)
+    printed = here("--config", conf, *QUICK, *options, "--data.episodes", "2")
+    assert "221 entries seen, actions Box" in printed and folder_in(printed)

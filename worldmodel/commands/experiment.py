@@ -15,6 +15,7 @@ from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpo
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
+from worldmodel.callbacks.idle_hooks import leave_out_idle_hooks
 from worldmodel.callbacks.last_checkpoint import BestCheckpoint, LastCheckpoint
 from worldmodel.callbacks.metrics_file import LOGGED
 from worldmodel.callbacks.progress import FitProgress
@@ -235,7 +236,9 @@ class ExperimentCLI(LightningCLI):
     def checked_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the configuration and these options; what it refuses is the user's mistake."""
         try:
-            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+            trainer: Any = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+            leave_out_idle_hooks(trainer.callbacks)
+            return trainer
         except (ValueError, ImportError, MisconfigurationException) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
 
