@@ -19,7 +19,7 @@ from worldmodel import WorldModel
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.callbacks.weight_change import WeightWatch
 from worldmodel.data.lanes import LaneSchedule
-from worldmodel.data.segments import Segments
+from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.envs.linear import linear_system
 from worldmodel.errors import UserError
 
@@ -345,3 +345,64 @@ def test_a_module_that_is_watched_can_be_copied_and_pickled():
 def test_less_than_one_step_is_told():
     with pytest.raises(UserError, match="tbptt.burn_in_steps is 0"):
         TruncatedBPTT(burn_in_steps=0)
+
+
+# --- what a resumed fit has not seen itself --------------------------------------------------------------------------
+
+
+class Stream(pl.LightningDataModule):
+    """Batches by their position, and where the training is."""
+
+    def __init__(self, segments):
+        super().__init__()
+        self.segments, self.position = segments, 0
+
+    def training_segments(self):
+        return self.segments
+
+    def train_dataloader(self):
+        return DataLoader(self.segments, batch_size=None, sampler=StreamSampler(lambda: self.position, 12))
+
+    def acknowledge(self, position):
+        self.position = position + 1
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict):
+        self.position = state_dict["position"]
+
+
+@pytest.mark.parametrize("policy", ["burn_in", "replay"])
+def test_a_swap_right_behind_a_resume_finds_the_batches_before_it(mixed, tmp_path, policy):
+    """As a swap of a fit that was not interrupted."""
+
+    class At(pl.Callback):
+        def __init__(self, hook, batch, act):
+            def run(trainer, pl_module, *arguments):
+                if trainer.fit_loop.epoch_loop.batch_idx in (batch, -1):
+                    act(trainer, pl_module)
+
+            setattr(self, hook, run)
+
+    def swap(trainer, pl_module):
+        pl_module.load_state_dict(donor.state_dict())
+
+    def save(trainer, pl_module):
+        trainer.save_checkpoint(tmp_path / "before.ckpt")
+
+    donor, carries = fresh(1, torch.float32), []
+    for swapped, ckpt_path in (
+        (At("on_train_batch_end", 4, swap), None),
+        (At("on_train_start", 4, swap), "before.ckpt"),
+    ):
+        recorder, tbptt = Recorder(), TruncatedBPTT(on_weight_change=policy, burn_in_steps=12)
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=6, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, callbacks=[tbptt, recorder, At("on_train_batch_end", 4, save), swapped],
+        )  # fmt: skip
+        path = ckpt_path and tmp_path / ckpt_path
+        trainer.fit(fresh(0, torch.float32), datamodule=Stream(mixed), ckpt_path=path)
+        carries.append(recorder.batches[-1]["carry"])
+    assert len(recorder.batches) == 1, "the resumed fit has seen no other batch"
+    assert torch.equal(*carries) and carries[0].abs().min() > 0

@@ -29,8 +29,10 @@ class TruncatedBPTT(pl.Callback):
     A state belongs to the weights that made it. Where weights are loaded into the module or a part of it while it is
     trained, the state is mended before it is used or saved again; a checkpoint that restores both is no such case. To
     make it anew takes the module's `observe(obs, action, is_first, h) -> (z, h, carry)` and a batch's `obs`
-    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. Logs
-    `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its own lanes.
+    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. What
+    a resumed fit has not seen itself the DataModule gives once more, if it has `training_segments()`, batches by
+    their position. Logs `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its own
+    lanes.
 
     Args:
         start: `carry` the state into each segment, or start every segment from `zero`.
@@ -127,6 +129,8 @@ class TruncatedBPTT(pl.Callback):
         if self.on_weight_change == "keep":
             return
         state = None
+        if self._history is not None:
+            self._recall(trainer, self._history)
         if self._history is not None and self._history.held:
             with trainer.precision_plugin.forward_context():
                 state = self._history.replay(pl_module.observe)
@@ -138,6 +142,16 @@ class TruncatedBPTT(pl.Callback):
                 stacklevel=2,
             )
         self._train.state = torch.zeros_like(self._train.state) if state is None else _full_precision(state)
+
+    def _recall(self, trainer: Any, history: InputHistory) -> None:
+        """Fetch the batches that came before this fit began, as far as they are needed and there were any."""
+        data, module, position = getattr(trainer, "datamodule", None), trainer.lightning_module, self._train.position
+        if position is None or not hasattr(data, "training_segments") or not callable(getattr(module, "observe", None)):
+            return
+        segments = None
+        while not history.complete and (earlier := position - history.batches) >= 0:
+            segments = data.training_segments() if segments is None else segments
+            history.add_before(_on_device(trainer, segments[earlier]))
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
@@ -204,6 +218,13 @@ def _num_lanes(batch: dict[str, Any]) -> int:
 def _full_precision(state: Tensor) -> Tensor:
     """A copy, in float32 at least: never a view that keeps the segment alive, nor an inference tensor."""
     return state.to(torch.promote_types(state.dtype, torch.float32), copy=True)
+
+
+def _on_device(trainer: Any, batch: Any) -> Any:
+    """A batch of the DataModule as the training step gets it."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _can_remake(module: Any, batch: dict[str, Any]) -> bool:
