@@ -31,8 +31,8 @@ class TruncatedBPTT(pl.Callback):
     make it anew takes the module's `observe(obs, action, is_first, h) -> (z, h, carry)` and a batch's `obs`
     (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. What
     a resumed fit has not seen itself the DataModule gives once more, if it has `training_segments()`, batches by
-    their position. Logs `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its own
-    lanes.
+    their position. Logs `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its
+    own lanes.
 
     Args:
         start: `carry` the state into each segment, or start every segment from `zero`.
@@ -145,7 +145,8 @@ class TruncatedBPTT(pl.Callback):
 
     def _recall(self, trainer: Any, history: InputHistory) -> None:
         """Fetch the batches that came before this fit began, as far as they are needed and there were any."""
-        data, module, position = getattr(trainer, "datamodule", None), trainer.lightning_module, self._train.position
+        module, position = trainer.lightning_module, self._train.position
+        data: Any = getattr(trainer, "datamodule", None)
         if position is None or not hasattr(data, "training_segments") or not callable(getattr(module, "observe", None)):
             return
         segments = None

@@ -108,30 +108,6 @@ def read_reports(folder: Path) -> list[Told]:
     ]
 
 
-def read_exploits(folder: Path) -> list[Exploit]:
-    """What lineage.csv holds; empty, where there is none."""
-    found = []
-    for row in _read(folder / LINEAGE):
-        whole = [int(row.pop(name)) for name in ("step", "member", "donor")]
-        scores = [float(row.pop(name)) for name in ("score", "donor_score")]
-        before, after = (
-            {key.removesuffix(f" {when}"): float(value) for key, value in row.items() if key.endswith(f" {when}")}
-            for when in ("before", "after")
-        )
-        found.append(Exploit(*whole, *scores, before, after))
-    return found
-
-
-def read(folder: Path) -> Lineage:
-    """What the folder of a population holds."""
-    lineage = Lineage()
-    for report in read_reports(folder):
-        lineage.hear(report)
-    for exploit in read_exploits(folder):
-        lineage.exploit(exploit)
-    return lineage
-
-
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []

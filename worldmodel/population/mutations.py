@@ -1,4 +1,4 @@
-"""Hyperparameters that change while a population trains: their ranges, where members start, what a perturbation keeps."""
+"""Hyperparameters that change while a population trains: their ranges, where members start, what stays inside."""
 
 import math
 import re
