@@ -104,10 +104,11 @@ def evolve(
     def run(config: dict[str, Any]) -> None:
         train(member_of(tune.get_context().get_trial_id()), config[HYPERPARAMETERS])
 
+    scheduler = Exchanges(folder, rules, lineage, listener)
     tuner = tune.Tuner(
         tune.with_resources(run, dict(resources)),
         param_space={HYPERPARAMETERS: tune.grid_search(starts)},
-        tune_config=tune.TuneConfig(scheduler=Exchanges(folder, rules, lineage, listener)),
+        tune_config=tune.TuneConfig(scheduler=scheduler),
         run_config=tune.RunConfig(
             storage_path=str(scratch.resolve()),
             name="members",
@@ -117,6 +118,10 @@ def evolve(
     )
     try:
         tuner.fit()
+    except tune.TuneError:
+        if scheduler.failed is None:
+            raise
+        raise MemberFailed(scheduler.failed) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -150,11 +155,13 @@ class Exchanges(PopulationBasedTraining):
             synch=True,
         )
         self.folder, self.rules, self.lineage, self.listener = folder, rules, lineage, listener
+        self.failed: int | None = None
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         step, member = result["step"], member_of(trial.trial_id)
-        trial.set_config({HYPERPARAMETERS: dict(result[HYPERPARAMETERS])})
-        self.lineage.hear(Told(step, member, result["score"], result[HYPERPARAMETERS]))
+        values = {m.key: result[f"{HYPERPARAMETERS}/{m.key}"] for m in self.rules.mutations}  # Tune flattens results
+        trial.set_config({HYPERPARAMETERS: values})
+        self.lineage.hear(Told(step, member, result["score"], dict(values)))
         self.listener.report(self.lineage.last()[member])
         self.lineage.write(self.folder)
         if step < self.rules.last_step:
@@ -168,7 +175,8 @@ class Exchanges(PopulationBasedTraining):
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        raise MemberFailed(member_of(trial.trial_id))
+        self.failed = member_of(trial.trial_id)
+        raise MemberFailed(self.failed)  # which Tune wraps in an error of its own
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes down what it was started with, which nobody reads: a terminal cannot be
