@@ -16,7 +16,7 @@ from worldmodel.data.manifest import read_manifest, write_manifest
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "12", "--trainer.log_every_n_steps", "4"]
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
-CONFS = sorted((ROOT / "conf").rglob("*.yaml"))
+CONFS = sorted(set((ROOT / "conf").rglob("*.yaml")) - set((ROOT / "conf" / "pbt").iterdir()))  # tests/commands/test_pbt
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from typing import Any
 
 from worldmodel.errors import UserError
 
+TRIES = 5
+
 
 @contextmanager
 def ray_cluster(asked_by: str, cores: int, extra: str = "ray") -> Iterator[Any]:
@@ -43,14 +45,14 @@ def ray_cluster(asked_by: str, cores: int, extra: str = "ray") -> Iterator[Any]:
 
 
 def _start(ray: Any, **options: Any) -> None:
-    """On a busy machine Ray's processes may miss each other's deadlines: a second try finds their files read."""
-    for last in (False, True):
+    """On a busy machine Ray's processes miss each other's deadlines, of half a minute: tried again, most often not."""
+    for number in range(1, TRIES + 1):
         try:
             ray.init(**options)
             return
         except Exception as error:  # Ray raises no kind of its own
             ray.shutdown()
-            if last:
+            if number == TRIES:
                 raise UserError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from error
 
 

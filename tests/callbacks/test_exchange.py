@@ -32,9 +32,7 @@ class Recorder(pl.Callback):
         self.weights.append(torch.cat([p.detach().flatten().clone() for p in pl_module.parameters()]))
 
 
-def fit(
-    data, folder, seed, answers=None, steps=12, rate=1e-3, metric="val/loss", ckpt_path=None, interval=4, also=(), **model
-):
+def fit(data, folder, seed, answers=None, steps=12, rate=1e-3, metric="val/loss", ckpt_path=None, interval=4, also=()):
     """Reports every 4 steps; returns what it was asked, and what its steps began with."""
     pl.seed_everything(seed)
     asked, recorder = [], Recorder()
@@ -43,16 +41,15 @@ def fit(
         asked.append(report)
         return (answers or {}).get(report.step)
 
-    values = {RATE: rate, **{f"model.{name}": value for name, value in model.items()}}
     last = LastCheckpoint(Path(folder) / "checkpoints", 10**9)
-    exchange = Exchange(interval, metric, float("inf"), values, last, ask)
+    exchange = Exchange(interval, metric, float("inf"), {RATE: rate}, last, ask)
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, check_val_every_n_epoch=10**9, log_every_n_steps=1,
         logger=MetricsFile(folder), plugins=[DurableCheckpointIO()], enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, gradient_clip_val=1.0,
         callbacks=[FinalValidation(), RandomState(), TruncatedBPTT(burn_in_steps=8), recorder, *also, exchange, last],
     )  # fmt: skip
-    module = WorldModel(2, 1, **{**SMALL, "learning_rate": rate, "warmup_steps": 6, "lr_schedule": "constant"} | model)
+    module = WorldModel(2, 1, **{**SMALL, "learning_rate": rate, "warmup_steps": 6, "lr_schedule": "constant"})
     trainer.fit(module, datamodule=EpisodeDataModule(data, steps=8, lanes=3, seed=seed), ckpt_path=ckpt_path)
     return trainer, exchange, asked, recorder
 
@@ -112,9 +109,7 @@ def test_a_rate_is_set_also_in_the_midst_of_its_warm_up(pendulum_data, donor, tm
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_fit_that_dies_behind_a_report_asks_again_and_ends_as_it_would_have(
-    pendulum_data, donor, tmp_path, answered
-):
+def test_a_fit_that_dies_behind_a_report_asks_again_and_ends_as_it_would_have(pendulum_data, donor, tmp_path, answered):
     """Whether the answer was followed when it died, or had not come: the swap is made right behind the resume."""
     answers = {8: Swap(donor / "last-1.ckpt", {RATE: 0.02})} if answered else {}
     whole, *_ = fit(pendulum_data, tmp_path / "whole", 2, answers)

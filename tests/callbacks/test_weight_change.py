@@ -115,7 +115,8 @@ def pairs():
 
 @pytest.mark.parametrize("kind", ["related", "unrelated"])
 def test_burn_in_is_worth_the_right_state_whatever_the_weights(pairs, kind, tmp_path):
-    """First-step error relative to that from the right state, of 256 lanes in mid-episode."""
+    """First-step error relative to that from the right state, of 256 lanes in mid-episode; and what the ratio that is
+    logged says of it, the loss of the first batch of 32 steps relative to the second's."""
     old, new = pairs[kind]
     episodes = sampled(SYSTEM, 256, 160, seed=9)
     data = Segments(episodes, LaneSchedule(episodes.num_frames, 256, 32, shuffle=False))
@@ -130,18 +131,22 @@ def test_burn_in_is_worth_the_right_state_whatever_the_weights(pairs, kind, tmp_
 
     with torch.no_grad():
         right = new.observe(obs[:, :96], action[:, :96], is_first[:, :96])[2]
-    cost = {}
+    cost, logged = {}, {}
     for policy in POLICIES:
         recorder, tbptt = Recorder(), TruncatedBPTT(on_weight_change=policy)
-        fit(copy.deepcopy(old), data, 4, [Swap(new, 2), recorder], tbptt, tmp_path)
+        trainer = fit(copy.deepcopy(old), data, 5, [Swap(new, 2), recorder], tbptt, tmp_path)
+        logged[policy] = trainer.callback_metrics["hidden/post_swap_ratio"].item()
         carry = recorder.batches[3]["carry"]
         lane = torch.cdist(recorder.batches[0]["obs"][:, :, 0], obs[:, :33, 0]).argmin(dim=1)  # the schedule's order
         cost[policy] = error(torch.empty_like(carry).index_copy_(0, lane, carry)) / error(right)
-    print(kind, {policy: round(ratio, 3) for policy, ratio in cost.items()})
+    for ratios in (cost, logged):
+        print(kind, {policy: round(ratio, 3) for policy, ratio in ratios.items()})
     assert cost["burn_in"] < 1.05
     assert cost["replay"] == pytest.approx(1, abs=1e-4)
-    assert cost["zero"] > 3
+    assert logged["burn_in"] <= 1.05 and logged["burn_in"] == pytest.approx(logged["replay"], abs=0.005)
+    assert cost["zero"] > 3 and logged["zero"] > logged["burn_in"] + 0.1
     assert cost["keep"] < 1.25 if kind == "related" else cost["keep"] > 3
+    assert (logged["keep"] > logged["burn_in"] + 0.1) == (kind == "unrelated")
 
 
 # --- when it is mended, and from what --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import time
 
@@ -85,7 +86,9 @@ def test_a_member_is_an_ordinary_run_and_the_best_an_ordinary_checkpoint(whole, 
         assert config["model"]["learning_rate"] == report.hyperparameters[RATE]
         assert config["seed_everything"] == member and config["data"]["seed"] == member and "mutate" not in config
         copied = [row for row in rows(out / "lineage.csv") if row["member"] == str(member)]
-        logged = [row["pbt/exploitation_count"] for row in rows(folder / "metrics.csv") if row.get("pbt/exploitation_count")]
+        logged = [
+            row["pbt/exploitation_count"] for row in rows(folder / "metrics.csv") if row.get("pbt/exploitation_count")
+        ]
         assert list(map(float, logged)) == [n + 1.0 for n in range(len(copied))] and report.exploits == len(copied)
         ratios = [row for row in rows(folder / "metrics.csv") if row.get("pbt/post_exploit_loss_ratio")]
         assert len(ratios) == len(copied)
@@ -150,7 +153,9 @@ def test_every_conf_evolves(conf, tmp_path):
     options = ["--data.collect", json.dumps(collect), "--population", "2", "--interval", "2"]
     process = run(["pbt", "--config", conf, *options, "--trainer.max_steps", "4"], tmp_path, timeout=600)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert len(rows(tmp_path / process.stdout.strip().splitlines()[-1].removeprefix("best: ") / ".." / "lineage.csv")) == 1
+    assert (
+        len(rows(tmp_path / process.stdout.strip().splitlines()[-1].removeprefix("best: ") / ".." / "lineage.csv")) == 1
+    )
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ def test_every_conf_evolves(conf, tmp_path):
     [
         ([], "pbt needs a configuration: --config"),
         (["--config", "CONF", "--intervl", "6"], "unknown option --intervl: did you mean '--interval'"),
-        (["--config", "CONF", "--interval", "5"], "--interval 5 does not divide --trainer.max_steps 24 into exchanges: --interval 4"),
+        (["--config", "CONF", "--interval", "5"], "--interval 5 does not divide .* 24 into exchanges: --interval 4"),
         (["--config", "CONF", "--interval", "24"], "--interval 24 does not divide .*: --interval 12 does"),
         (["--config", "CONF", "--trainer.max_steps", "-1"], "say how many with --trainer.max_steps"),
         (["--config", "CONF", "--population", "1"], "--population 1: it takes two"),
@@ -169,7 +174,7 @@ def test_every_conf_evolves(conf, tmp_path):
         (["--config", "CONF", "--mutate", "model.lerning_rate=1..2"], "did you mean 'model.learning_rate'"),
         (["--config", "CONF", "--mutate", "model.hidden_dim=8,16"], "cannot change while a member trains"),
         (["--config", "CONF", "--mode", "least"], "mode"),
-        (["--config", "CONF", "--run_dir", "x"], "--run_dir is no option of pbt: a population's folder is chosen with --out"),
+        (["--config", "CONF", "--run_dir", "x"], "--run_dir is no option of pbt: .* with --out"),
         (["--config", "CONF", "--trainer.devices", "2"], "one device: use --trainer.devices 1"),
         (["--config", "CONF", "--out", "full"], "full holds files, and no population: choose another --out"),
     ],
@@ -184,8 +189,6 @@ def test_a_mistake_is_one_clear_line(conf, tmp_path, monkeypatch, capfd, argumen
     assert stop.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("worldmodel: error: ")
-    import re
-
     assert re.search(message, line), line
 
 

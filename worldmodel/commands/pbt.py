@@ -113,7 +113,9 @@ def _begin(prepared: Prepared) -> Lineage:
         differences = config_differences(was, prepared.plan)
         differences += config_differences(config, yaml.safe_load(prepared.config))
         if differences:
-            raise UserError(f"the population in {out} is another one: {'; '.join(differences[:3])}. Choose another --out")
+            raise UserError(
+                f"the population in {out} is another one: {'; '.join(differences[:3])}. Choose another --out"
+            )
         for report in read_reports(out):
             lineage.hear(report)
         for exploit in Board(out).all():
@@ -163,8 +165,8 @@ def _evolve(prepared: Prepared, lineage: Lineage) -> None:
         except MemberFailed as error:
             log = member_folder(prepared.out, error.member).with_suffix(".log")
             raise UserError(
-                f"member {error.member} failed: {failure_reason(1, log)} (log: {log}). The same command goes on from what"
-                " was saved"
+                f"member {error.member} failed: {failure_reason(1, log)} (log: {log}). The same command goes on from"
+                " what was saved"
             ) from error
 
 

@@ -79,7 +79,9 @@ class PopulationCLI(ConfigCLI):
     def member_config(self) -> str:
         """The complete configuration of a fit as YAML."""
         config = yaml.safe_load(self.dump())
-        return yaml.safe_dump({key: value for key, value in config.items() if f"--{key}" not in OPTIONS}, sort_keys=False)
+        return yaml.safe_dump(
+            {key: value for key, value in config.items() if f"--{key}" not in OPTIONS}, sort_keys=False
+        )
 
     def out(self) -> Path:
         """The population's folder."""
@@ -104,7 +106,8 @@ class PopulationCLI(ConfigCLI):
         if interval < 1 or last % interval or last == interval:
             near = max(step for step in range(1, last) if last % step == 0 and step <= max(1, interval))
             raise UserError(
-                f"--interval {interval} does not divide --trainer.max_steps {last} into exchanges: --interval {near} does"
+                f"--interval {interval} does not divide --trainer.max_steps {last} into exchanges:"
+                f" --interval {near} does"
             )
         if self.option("population") < 2:
             raise UserError(f"--population {self.option('population')}: it takes two to copy")
