@@ -52,12 +52,13 @@ def test_an_empty_folder_holds_nothing(tmp_path):
 
 def test_decisions_are_found_again(lineage, tmp_path):
     board = Board(tmp_path)
-    assert board.read(10) is None
+    assert board.read(10) is None and board.last() == 0
     board.publish(20, [lineage.exploits[1]])
     board.publish(10, [lineage.exploits[0]])
     board.publish(100, [])
     assert board.read(100) == [] and board.wait(20) == [lineage.exploits[1]]
     assert board.all() == lineage.exploits, "in the order of the steps, as numbers"
+    assert board.last() == 100
 
 
 def test_the_picture_has_a_panel_a_hyperparameter_and_an_arrow_an_exploit_in_each(lineage):

@@ -41,8 +41,14 @@ class Board:
 
     def all(self) -> list[Exploit]:
         """Every exploit that was decided on, by step."""
-        steps = sorted(int(path.stem) for path in self.folder.glob("*.json"))
-        return [exploit for step in steps for exploit in self.read(step) or ()]
+        return [exploit for step in self._steps() for exploit in self.read(step) or ()]
+
+    def last(self) -> int:
+        """The last step that was decided about; 0: none yet."""
+        return max(self._steps(), default=0)
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.folder.glob("*.json"))
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{step}.json"

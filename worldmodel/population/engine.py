@@ -148,6 +148,7 @@ class Exchanges(PopulationBasedTraining):
             metric="score",
             mode=rules.mode,
             perturbation_interval=rules.interval,
+            burn_in_period=Board(folder).last() + rules.interval,  # of a population that goes on: the next exchange
             hyperparam_mutations={HYPERPARAMETERS: {m.key: _domain(m) for m in rules.mutations}},
             quantile_fraction=rules.quantile,
             custom_explore_fn=self._inside,
@@ -156,20 +157,23 @@ class Exchanges(PopulationBasedTraining):
         )
         self.folder, self.rules, self.lineage, self.listener = folder, rules, lineage, listener
         self.failed: int | None = None
+        self._heard: dict[int, dict[int, Told]] = {}  # in this process, by step and member
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         step, member = result["step"], member_of(trial.trial_id)
         values = {m.key: result[f"{HYPERPARAMETERS}/{m.key}"] for m in self.rules.mutations}  # Tune flattens results
         trial.set_config({HYPERPARAMETERS: values})
-        self.lineage.hear(Told(step, member, result["score"], dict(values)))
-        self.listener.report(self.lineage.last()[member])
+        told = Told(step, member, result["score"], dict(values))
+        self.lineage.hear(told)
+        self.listener.report(told)
         self.lineage.write(self.folder)
         if step < self.rules.last_step:
             random.seed(f"{self.rules.seed}, {step}")  # PopulationBasedTraining draws from the global generators
             np.random.seed(random.randrange(2**32))
             members: Any = _Alive(tune_controller, self.folder)
             super().on_trial_result(members, trial, result)
-            here = {told.member: told for told in self.lineage.reports if told.step == step}
+            here = self._heard.setdefault(step, {})
+            here[member] = told
             if len(here) == self.rules.population:
                 self._publish(step, here, members.copied)
         return TrialScheduler.CONTINUE
