@@ -26,6 +26,7 @@ def ray_cluster(asked_by: str, cores: int, extra: str = "ray") -> Iterator[Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without GPUs, leave their variable alone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves beside any other program
     try:
         import ray
     except ImportError as error:
