@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
     "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
+    "pbt": "population-based training, on Ray Tune: worldmodel pbt --config conf/pbt/pendulum.yaml",
     "dashboard": "a workspace and a report in Weights & Biases that compare the rules",
     "data": "look at a dataset, check it, convert another format: worldmodel data info|check|convert|compact PATH",
 }

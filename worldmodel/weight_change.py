@@ -68,12 +68,31 @@ class InputHistory:
         """Steps of a lane that are kept alive."""
         return sum(segment.is_first.shape[1] for segment in self._segments)
 
+    @property
+    def batches(self) -> int:
+        """That are kept alive."""
+        return len(self._segments)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing before the first batch is needed."""
+        if self.steps is not None:
+            return self.held >= self.steps
+        return bool(self._starts) and bool(torch.stack(list(self._starts)).any(dim=0).all())
+
+    def add_before(self, batch: Mapping[str, Any]) -> None:
+        """Remember a batch that the first one continues."""
+        segment = _segment(batch)
+        self._segments.appendleft(segment)
+        if self.steps is None:
+            self._starts.appendleft(segment.is_first.any(dim=1).cpu())
+
     def add(self, batch: Mapping[str, Any]) -> None:
         """Remember a batch that continues the one before, and let go of what is not needed any more."""
-        obs, action, is_first = (batch[name].detach() for name in INPUTS)
-        self._segments.append(Segment(obs[:, : is_first.shape[1]], action, is_first))
+        segment = _segment(batch)
+        self._segments.append(segment)
         if self.steps is None:
-            self._starts.append(is_first.any(dim=1).cpu())
+            self._starts.append(segment.is_first.any(dim=1).cpu())
             needed = self._segments_since_start()
         else:
             needed = self._segments_of(self.steps)
@@ -133,6 +152,11 @@ def mended(
         return torch.zeros_like(state)
     remade = history.replay(observe)
     return torch.zeros_like(state) if remade is None else remade
+
+
+def _segment(batch: Mapping[str, Any]) -> Segment:
+    obs, action, is_first = (batch[name].detach() for name in INPUTS)
+    return Segment(obs[:, : is_first.shape[1]], action, is_first)
 
 
 class PostSwapRatio:

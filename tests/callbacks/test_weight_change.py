@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from worldmodel import WorldModel
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.data.lanes import LaneSchedule
-from worldmodel.data.segments import Segments
+from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.envs.linear import linear_system
 from worldmodel.errors import UserError
 from worldmodel.weight_change import WeightWatch
@@ -115,7 +115,8 @@ def pairs():
 
 @pytest.mark.parametrize("kind", ["related", "unrelated"])
 def test_burn_in_is_worth_the_right_state_whatever_the_weights(pairs, kind, tmp_path):
-    """First-step error relative to that from the right state, of 256 lanes in mid-episode."""
+    """First-step error relative to that from the right state, of 256 lanes in mid-episode; and what the ratio that is
+    logged says of it, the loss of the first batch of 32 steps relative to the second's."""
     old, new = pairs[kind]
     episodes = sampled(SYSTEM, 256, 160, seed=9)
     data = Segments(episodes, LaneSchedule(episodes.num_frames, 256, 32, shuffle=False))
@@ -130,18 +131,22 @@ def test_burn_in_is_worth_the_right_state_whatever_the_weights(pairs, kind, tmp_
 
     with torch.no_grad():
         right = new.observe(obs[:, :96], action[:, :96], is_first[:, :96])[2]
-    cost = {}
+    cost, logged = {}, {}
     for policy in POLICIES:
         recorder, tbptt = Recorder(), TruncatedBPTT(on_weight_change=policy)
-        fit(copy.deepcopy(old), data, 4, [Swap(new, 2), recorder], tbptt, tmp_path)
+        trainer = fit(copy.deepcopy(old), data, 5, [Swap(new, 2), recorder], tbptt, tmp_path)
+        logged[policy] = trainer.callback_metrics["hidden/post_swap_ratio"].item()
         carry = recorder.batches[3]["carry"]
         lane = torch.cdist(recorder.batches[0]["obs"][:, :, 0], obs[:, :33, 0]).argmin(dim=1)  # the schedule's order
         cost[policy] = error(torch.empty_like(carry).index_copy_(0, lane, carry)) / error(right)
-    print(kind, {policy: round(ratio, 3) for policy, ratio in cost.items()})
+    for ratios in (cost, logged):
+        print(kind, {policy: round(ratio, 3) for policy, ratio in ratios.items()})
     assert cost["burn_in"] < 1.05
     assert cost["replay"] == pytest.approx(1, abs=1e-4)
-    assert cost["zero"] > 3
+    assert logged["burn_in"] <= 1.05 and logged["burn_in"] == pytest.approx(logged["replay"], abs=0.005)
+    assert cost["zero"] > 3 and logged["zero"] > logged["burn_in"] + 0.1
     assert cost["keep"] < 1.25 if kind == "related" else cost["keep"] > 3
+    assert (logged["keep"] > logged["burn_in"] + 0.1) == (kind == "unrelated")
 
 
 # --- when it is mended, and from what --------------------------------------------------------------------------------
@@ -345,3 +350,64 @@ def test_a_module_that_is_watched_can_be_copied_and_pickled():
 def test_less_than_one_step_is_told():
     with pytest.raises(UserError, match="tbptt.burn_in_steps is 0"):
         TruncatedBPTT(burn_in_steps=0)
+
+
+# --- what a resumed fit has not seen itself --------------------------------------------------------------------------
+
+
+class Stream(pl.LightningDataModule):
+    """Batches by their position, and where the training is."""
+
+    def __init__(self, segments):
+        super().__init__()
+        self.segments, self.position = segments, 0
+
+    def training_segments(self):
+        return self.segments
+
+    def train_dataloader(self):
+        return DataLoader(self.segments, batch_size=None, sampler=StreamSampler(lambda: self.position, 12))
+
+    def acknowledge(self, position):
+        self.position = position + 1
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict):
+        self.position = state_dict["position"]
+
+
+@pytest.mark.parametrize("policy", ["burn_in", "replay"])
+def test_a_swap_right_behind_a_resume_finds_the_batches_before_it(mixed, tmp_path, policy):
+    """As a swap of a fit that was not interrupted."""
+
+    class At(pl.Callback):
+        def __init__(self, hook, batch, act):
+            def run(trainer, pl_module, *arguments):
+                if trainer.fit_loop.epoch_loop.batch_idx in (batch, -1):
+                    act(trainer, pl_module)
+
+            setattr(self, hook, run)
+
+    def swap(trainer, pl_module):
+        pl_module.load_state_dict(donor.state_dict())
+
+    def save(trainer, pl_module):
+        trainer.save_checkpoint(tmp_path / "before.ckpt")
+
+    donor, carries = fresh(1, torch.float32), []
+    for swapped, ckpt_path in (
+        (At("on_train_batch_end", 4, swap), None),
+        (At("on_train_start", 4, swap), "before.ckpt"),
+    ):
+        recorder, tbptt = Recorder(), TruncatedBPTT(on_weight_change=policy, burn_in_steps=12)
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=6, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, callbacks=[tbptt, recorder, At("on_train_batch_end", 4, save), swapped],
+        )  # fmt: skip
+        path = ckpt_path and tmp_path / ckpt_path
+        trainer.fit(fresh(0, torch.float32), datamodule=Stream(mixed), ckpt_path=path)
+        carries.append(recorder.batches[-1]["carry"])
+    assert len(recorder.batches) == 1, "the resumed fit has seen no other batch"
+    assert torch.equal(*carries) and carries[0].abs().min() > 0

@@ -15,10 +15,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from worldmodel.cli import main
-from worldmodel.commands.compare import alone
-from worldmodel.commands.compare_options import ConfigCLI
+from worldmodel.commands.compare_options import CompareCLI
 from worldmodel.commands.compare_plan import unreached
 from worldmodel.commands.compare_run import RunCLI
+from worldmodel.commands.work_folder import alone
 from worldmodel.comparison.plan import Variant, load, plan_runs
 from worldmodel.comparison.results import read_json
 
@@ -274,7 +274,7 @@ def test_a_run_is_called_by_its_variant_in_wandb(conf, tmp_path):
 
 def test_horizons_that_the_episodes_do_not_reach_are_named(conf):
     def told(*options: str) -> str | None:
-        return unreached(ConfigCLI(["fit", "--config", str(conf), *options], "x"))
+        return unreached(CompareCLI(["fit", "--config", str(conf), *options], "x"))
 
     assert told() is None
     line = "the longest test episode has 100 steps: no errors at 160 in closed loop; 96, 160 in open loop"
@@ -382,7 +382,7 @@ def test_another_comparison_in_the_same_folder_is_refused(whole, conf, mistake, 
 
 
 def test_a_timeout_inside_is_not_a_comparison_at_work(tmp_path):
-    with pytest.raises(Timeout, match=r"elsewhere\.lock"), alone(tmp_path):
+    with pytest.raises(Timeout, match=r"elsewhere\.lock"), alone(tmp_path, "compare"):
         raise Timeout("elsewhere.lock")
     with FileLock(tmp_path / ".lock", timeout=0):
         pass  # it is free again

@@ -26,10 +26,17 @@ class FinalValidation(pl.Callback):
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if self._validated_step == trainer.global_step or not trainer.enable_validation or trainer.fast_dev_run:
             return
-        trainer.validating = True  # as the Trainer itself does around its validations in a fit
         with _as_in_the_epoch(trainer.fit_loop):
-            trainer.fit_loop.epoch_loop.val_loop.run()
-        trainer.training = True
+            validate(trainer)
+
+
+def validate(trainer: Any) -> None:
+    """In the midst of a fit, as the Trainer itself does it."""
+    trainer.validating = True
+    first = trainer._logger_connector._first_loop_iter
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    trainer._logger_connector._first_loop_iter = first
 
 
 @contextmanager

@@ -52,14 +52,18 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         step, number = trainer.global_step, self.signals.agreed(trainer)
         self._due |= step != self._saved_step and (step % self.every_n_steps == 0 or step == trainer.max_steps)
-        if self._is_before_validation(trainer):
+        if is_before_validation(trainer):
             return
         if self._due or (number and step != self._saved_step):
-            self._pending = pending_row(trainer)
-            self._save(trainer)
-            self._pending = {}
+            self.save(trainer)
         if number:
             self._stop(trainer, number)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Behind a training step, and not one that `is_before_validation`."""
+        self._pending = pending_row(trainer)
+        self._save(trainer)
+        self._pending = {}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, but where max_steps stopped in mid-epoch: by now the Trainer counts that epoch as complete, and a fit
@@ -83,15 +87,6 @@ class LastCheckpoint(Checkpoint):
             if isinstance(logger, MetricsFile) and trainer.is_global_zero:
                 checkpoint[LOGGED] = {"rows": logger.keep(), "pending": self._pending}
 
-    @staticmethod
-    def _is_before_validation(trainer: Any) -> bool:
-        if 1 in (trainer.num_training_batches, trainer.val_check_batch):
-            return False  # every step is, and a save must come some time
-        loop = trainer.fit_loop.epoch_loop
-        if loop.batch_progress.is_last_batch:
-            return True
-        return trainer.global_step != trainer.max_steps and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-
     def _stop(self, trainer: pl.Trainer, number: int) -> None:
         if trainer.is_global_zero:
             print(f"\nstopped at step {trainer.global_step}: {self._kept()}", flush=True)
@@ -114,6 +109,16 @@ class LastCheckpoint(Checkpoint):
                     keep_as(before, place)
         trainer.save_checkpoint(self.path)  # on all ranks: what is saved may be gathered
         self._saved_step, self._due = trainer.global_step, False
+
+
+def is_before_validation(trainer: Any) -> bool:
+    """Whether a fit that goes on from a checkpoint of this step would leave something out."""
+    if 1 in (trainer.num_training_batches, trainer.val_check_batch):
+        return False  # every step is, and a save must come some time
+    loop = trainer.fit_loop.epoch_loop
+    if loop.batch_progress.is_last_batch:
+        return True
+    return trainer.global_step != trainer.max_steps and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
 class BestCheckpoint(ModelCheckpoint):

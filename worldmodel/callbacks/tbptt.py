@@ -9,7 +9,15 @@ from torch import Tensor
 
 from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.errors import UserError
-from worldmodel.weight_change import INPUTS, OnWeightChange, PostSwapRatio, WeightWatch, history_for, mended
+from worldmodel.weight_change import (
+    INPUTS,
+    InputHistory,
+    OnWeightChange,
+    PostSwapRatio,
+    WeightWatch,
+    history_for,
+    mended,
+)
 
 
 class TruncatedBPTT(pl.Callback):
@@ -27,8 +35,10 @@ class TruncatedBPTT(pl.Callback):
     A state belongs to the weights that made it. Where weights are loaded into the module or a part of it while it is
     trained, the state is mended before it is used or saved again; a checkpoint that restores both is no such case. To
     make it anew takes the module's `observe(obs, action, is_first, h) -> (z, h, carry)` and a batch's `obs`
-    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. Logs
-    `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its own lanes.
+    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. What
+    a resumed fit has not seen itself the DataModule gives once more, if it has `training_segments()`, batches by
+    their position. Logs `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its
+    own lanes.
 
     Args:
         start: `carry` the state into each segment, or start every segment from `zero`.
@@ -122,6 +132,8 @@ class TruncatedBPTT(pl.Callback):
         if self._train.state is None or self.start == "zero":
             return
         self._ratio.start()
+        if self._history is not None:
+            self._recall(trainer, self._history)
         if self._history is not None and not self._history.held:
             warnings.warn(
                 "the weights were replaced, and the state that they need cannot be made: it starts from zeros. To make"
@@ -133,6 +145,17 @@ class TruncatedBPTT(pl.Callback):
         with trainer.precision_plugin.forward_context():
             state = mended(self._train.state, self.on_weight_change, self._history, observe)
         self._train.state = _full_precision(state)
+
+    def _recall(self, trainer: Any, history: InputHistory) -> None:
+        """Fetch the batches that came before this fit began, as far as they are needed and there were any."""
+        module, position = trainer.lightning_module, self._train.position
+        data: Any = getattr(trainer, "datamodule", None)
+        if position is None or not hasattr(data, "training_segments") or not callable(getattr(module, "observe", None)):
+            return
+        segments = None
+        while not history.complete and (earlier := position - history.batches) >= 0:
+            segments = data.training_segments() if segments is None else segments
+            history.add_before(_on_device(trainer, segments[earlier]))
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
@@ -199,6 +222,13 @@ def _num_lanes(batch: dict[str, Any]) -> int:
 def _full_precision(state: Tensor) -> Tensor:
     """A copy, in float32 at least: never a view that keeps the segment alive, nor an inference tensor."""
     return state.to(torch.promote_types(state.dtype, torch.float32), copy=True)
+
+
+def _on_device(trainer: Any, batch: Any) -> Any:
+    """A batch of the DataModule as the training step gets it."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _can_remake(module: Any, batch: dict[str, Any]) -> bool:

@@ -1,28 +1,24 @@
 """`worldmodel compare`: every rule, start and seed on the same data and budget, then a verdict and a report."""
 
 import gc
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.compare_options import ConfigCLI, check_options, check_report_only, parser
+from worldmodel.commands.compare_options import NOT_HERE, CompareCLI, check_report_only, parser
 from worldmodel.commands.compare_plan import Prepared, prepare, print_sizes
+from worldmodel.commands.config import check_options
+from worldmodel.commands.work_folder import alone, interruptible
 from worldmodel.comparison.launch import launch
 from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, keep_record, load, read_plan
 from worldmodel.comparison.results import write_json, write_references
 from worldmodel.durable import whole_file
-from worldmodel.errors import UserError
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width
-TERMINATED = 128 + signal.SIGTERM  # a status; Ray's own handler ends with the bare number
 
 
 def main(argv: list[str]) -> None:
@@ -33,19 +29,19 @@ def main(argv: list[str]) -> None:
         check_report_only(argv)
         conclude(out)
         return
-    check_options(rest, options.config)
+    check_options("compare", NOT_HERE, rest, bool(options.config))
     read_plan(out)
     fit = ["fit", *(word for path in options.config for word in ("--config", path)), *rest]
     with training_errors(fit):
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was looked at
-    with alone(out):
+    with alone(out, "compare"):
         _write(out, prepared)
         print_sizes(prepared.plan)
         if prepared.unreached:
             SAID.print(prepared.unreached)
         runs = prepared.plan["runs"]
-        with _interruptible(out, runs):
+        with interruptible(lambda: _kept(out, runs), SAID):
             failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources)
             conclude(out)
     if failures:
@@ -67,7 +63,7 @@ def conclude(out: Path) -> None:
 
         fit = ["fit", "--config", str(out / CONFIG)]
         with training_errors(fit):
-            base = ConfigCLI(fit, out.resolve().name)
+            base = CompareCLI(fit, out.resolve().name)
             write_references(out, references(base.datamodule, base.rollout))
         comparison = load(out)
     verdict = judge(comparison)
@@ -83,21 +79,6 @@ def conclude(out: Path) -> None:
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Nobody else works in this folder; the kernel lets go of the lock when a process dies."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}; choose another --out") from error
-    try:
-        held = FileLock(out / ".lock", timeout=0).acquire()
-    except Timeout as error:
-        raise UserError(f"another `worldmodel compare` is at work in {out}: wait for it, or stop it") from error
-    with held:
-        yield
-
-
 def _write(out: Path, prepared: Prepared) -> None:
     """Plan and configuration; a comparison that goes on keeps the record of its beginning."""
     check_continues(out, prepared.plan, yaml.safe_load(prepared.config))
@@ -111,22 +92,6 @@ def _write(out: Path, prepared: Prepared) -> None:
         temporary.write_text(prepared.config)
 
 
-@contextmanager
-def _interruptible(out: Path, runs: list[dict[str, Any]]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end with a word on what is kept, status 130 and 143."""
-
-    def terminate(number: int, frame: Any) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code not in (TERMINATED, signal.SIGTERM):
-            raise
-        done = sum(finished(out, run) is not None for run in runs)
-        kept = f"{done} of {len(runs)} runs are finished and kept in {out}"
-        SAID.print(f"interrupted: {kept}; the same command goes on from there")
-        raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else TERMINATED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _kept(out: Path, runs: list[dict[str, Any]]) -> str:
+    done = sum(finished(out, run) is not None for run in runs)
+    return f"{done} of {len(runs)} runs are finished and kept in {out}"

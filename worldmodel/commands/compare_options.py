@@ -3,18 +3,13 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CUDAAccelerator
-
-from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.commands.config import ConfigCLI
 from worldmodel.commands.parser import Parser
-from worldmodel.commands.training import TrainingCLI, TrainingParser
+from worldmodel.commands.training import TrainingParser
 from worldmodel.comparison.launch import LAUNCHERS
 from worldmodel.comparison.matching import MATCHES
 from worldmodel.errors import UserError, choose
-from worldmodel.modules.sharding import FullySharded
 from worldmodel.rules import RULES
 
 STARTS = ("carry", "zero")
@@ -56,57 +51,10 @@ class CompareParser(TrainingParser):
         return [name for name in parser()._option_string_actions if name.startswith("--")] + super()._keys()
 
 
-class ConfigCLI(TrainingCLI):
-    """`fit` up to the point where a run would begin: all options are read and tried, nothing is written.
+class CompareCLI(ConfigCLI):
+    """The configuration that all runs share."""
 
-    Args:
-        argv: of `fit`.
-        experiment: what groups the runs, if the configuration does not say.
-    """
-
-    def __init__(self, argv: list[str], experiment: str) -> None:
-        self._experiment = experiment
-        super().__init__(argv, CompareParser)
-
-    def before_instantiate_classes(self) -> None:
-        if self.config["fit"]["experiment"] is None:
-            self.config["fit"]["experiment"] = self._experiment
-        super().before_instantiate_classes()
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        for option, taken in {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint}.items():
-            if taken is not None:
-                raise UserError(f"{option} is no option of compare: {NOT_HERE[option]}")
-        self.check_options()
-        trainer = self.checked_trainer(logger=False, **kwargs)
-        if isinstance(trainer.strategy, FullySharded):
-            raise UserError("compare measures whole models, and fsdp2 divides them: use --trainer.strategy ddp")
-        return trainer
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing runs."""
-
-    @property
-    def settings(self) -> Any:
-        """The configuration of the fit, which may be changed before it is dumped."""
-        return self.config["fit"]
-
-    @property
-    def rollout(self) -> RolloutEvaluation:
-        """How far, from where and on how many episodes is evaluated."""
-        return self._get(self.config_init, "rollout")
-
-    def dump(self) -> str:
-        """The complete configuration as YAML, which `fit --config` takes."""
-        return self._parser("fit").dump(self.settings, skip_none=False)
-
-    def gpus(self) -> int:
-        """That one run takes."""
-        return self.trainer.num_devices if isinstance(self.trainer.accelerator, CUDAAccelerator) else 0
-
-    def processes(self) -> int:
-        """Of one run."""
-        return self.trainer.num_devices
+    command, not_here, parser = "compare", NOT_HERE, CompareParser
 
 
 def axes_of(rules: str, start: str | None, vary: list[str], config_start: str) -> dict[str, list[str]]:
@@ -144,15 +92,6 @@ def seeds_of(text: str) -> list[int]:
         if not (value.isascii() and value.isdigit() and int(value) < 2**32):
             raise UserError(f"--seeds {text}: {value!r} is no whole number from 0 to {2**32 - 1}")
     return [int(value) for value in values]
-
-
-def check_options(rest: list[str], config: list[str] | None) -> None:
-    """Raise UserError for options of `fit` that have no place here, and without a configuration."""
-    if not config:
-        raise UserError("compare needs a configuration: --config conf/quickstart.yaml")
-    for word in rest:
-        if (option := word.split("=")[0]) in NOT_HERE:
-            raise UserError(f"{option} is no option of compare: {NOT_HERE[option]}")
 
 
 def check_report_only(argv: list[str]) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel import __version__
-from worldmodel.commands.compare_options import ConfigCLI, axes_of, seeds_of
+from worldmodel.commands.compare_options import CompareCLI, axes_of, seeds_of
 from worldmodel.commands.training import check_gradient
 from worldmodel.comparison.launch import Launcher, Resources, side_by_side
 from worldmodel.comparison.matching import Match, difference, matched, size_of
@@ -43,7 +43,7 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     """
     out: Path = options.out
     experiment = out.resolve().name
-    base = ConfigCLI(fit, experiment)
+    base = CompareCLI(fit, experiment)
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}: it must be at least 1")
     if base.datamodule.task is not None:
@@ -101,7 +101,7 @@ def print_sizes(plan: dict[str, Any]) -> None:
 
 
 def _arguments(
-    fit: list[str], base: ConfigCLI, axes: dict[str, list[str]], experiment: str
+    fit: list[str], base: CompareCLI, axes: dict[str, list[str]], experiment: str
 ) -> dict[tuple[str, ...], dict[str, Any]]:
     """WorldModel's arguments for each combination of the values of --vary; all are tried by that."""
     varied = {key: values for key, values in axes.items() if key not in ("rule", "start")}
@@ -110,7 +110,7 @@ def _arguments(
     found = {}
     for values in product(*varied.values()):
         words = [f"--{key}={value}" for key, value in zip(varied, values, strict=True)]
-        found[values] = dict(ConfigCLI([*fit, *words], experiment).model.hparams)
+        found[values] = dict(CompareCLI([*fit, *words], experiment).model.hparams)
     return found
 
 
@@ -128,7 +128,7 @@ def _sizes(
     return rows, {"rule": configured["rule"], **asdict(reference)}
 
 
-def unreached(base: ConfigCLI) -> str | None:
+def unreached(base: CompareCLI) -> str | None:
     """Names the horizons that no test episode is long enough for; a UserError if that is all of them.
 
     The test episodes are those that `comparison.measure` takes.
@@ -154,7 +154,7 @@ def unreached(base: ConfigCLI) -> str | None:
 
 
 def _resources(
-    base: ConfigCLI, jobs: int | None, threads_before: int | None, launcher: Launcher
+    base: CompareCLI, jobs: int | None, threads_before: int | None, launcher: Launcher
 ) -> tuple[Resources, int]:
     """What a run takes, and how many run side by side.
 
@@ -175,7 +175,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _data(base: ConfigCLI) -> dict[str, Any]:
+def _data(base: CompareCLI) -> dict[str, Any]:
     """What the runs are trained and judged on; collects and reads it, so that no two runs do so at once."""
     data = base.datamodule
     return {

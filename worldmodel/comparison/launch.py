@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
+from worldmodel.cluster import ray_cluster
 from worldmodel.comparison.plan import finished, write_failures
 from worldmodel.comparison.progress import ComparisonProgress
 from worldmodel.comparison.results import Failure, run_folder
@@ -154,23 +155,10 @@ def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
 @contextmanager
 def _ray(jobs: int, resources: Resources) -> Iterator[Submit]:
     """The same by Ray, which queues tasks until cores and GPUs are free."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without GPUs, leave their variable alone
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--launcher ray needs Ray: pip install 'worldmodel[ray]'") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:  # none is up
-        ray.init(num_cpus=jobs * resources.cores, include_dashboard=False, **quiet)
-    try:
+    with ray_cluster("--launcher ray", jobs * resources.cores) as ray:
         options: dict[str, Any] = {"num_cpus": resources.cores, "num_gpus": resources.gpus, "max_retries": 0}
         remote: Any = ray.remote(**options)(_to_its_end)
         yield lambda task: remote.remote(task).future()
-    finally:
-        ray.shutdown()  # ends the tasks that still run, and with them their processes
 
 
 def _to_its_end(task: Task) -> int:

@@ -118,7 +118,7 @@ def check_continues(out: Path, plan: Mapping[str, Any], config: Mapping[str, Any
     old = read_plan(out)
     if old is None:
         return
-    differences = [*_narrowed(old, plan), *_changed(old, plan), *_config_differences(read_config(out), config)]
+    differences = [*_narrowed(old, plan), *_changed(old, plan), *config_differences(read_config(out), config)]
     if differences:
         more = len(differences) - MOST_DIFFERENCES
         named = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
@@ -170,7 +170,8 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{name} is {now}, was {was}" for name, was, now in pairs if was != now]
 
 
-def _config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys in which two configurations differ and results may, in words; none, where there is no old one."""
     was, now = _flat(old), _flat(new)
     keys = [key for key in {**now, **was} if key not in HARMLESS] if old else []
     return [f"{key} is {now.get(key)!r}, was {was.get(key)!r}" for key in keys if now.get(key) != was.get(key)]

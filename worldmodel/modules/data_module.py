@@ -225,7 +225,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     # --- batches -------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        segments = self._segments("train", shuffle=True)
+        segments = self.training_segments()
         if segments.schedule.padding > 0.3 and not self.whole_episodes:
             log.warning(
                 "%.0f%% of a training epoch is padding: %d episodes do not fill %d lanes evenly; "
@@ -255,6 +255,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         if pixels is not None:
             batch["obs"] = torch.cat([batch["obs"], pixels.to(batch["obs"].dtype)], dim=-1)
         return batch
+
+    def training_segments(self) -> Segments:
+        """The training's batches by their position, of this rank's lanes, before any transfer."""
+        return self._segments("train", shuffle=True)
 
     def acknowledge(self, position: int) -> None:
         """Batch number `position` was trained on; the next is the one behind it."""

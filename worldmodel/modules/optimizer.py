@@ -46,3 +46,19 @@ def adamw(
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def retune(optimizer: Any, scheduler: Any, learning_rate: float, weight_decay: float) -> None:
+    """Give what `adamw` made another rate and decay; the schedule goes on where it is.
+
+    Args:
+        optimizer: of `adamw`, in training.
+        scheduler: of it.
+        learning_rate: at its highest.
+        weight_decay: on matrices.
+    """
+    for number, group in enumerate(optimizer.param_groups):
+        group["lr"] *= learning_rate / scheduler.base_lrs[number]
+        group["initial_lr"] = scheduler.base_lrs[number] = learning_rate
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+    optimizer.param_groups[0]["weight_decay"] = weight_decay

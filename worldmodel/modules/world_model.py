@@ -1,5 +1,6 @@
 """How the world model is trained: losses, optimizer, and what is logged."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Literal, cast
 
@@ -15,11 +16,15 @@ from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
 from worldmodel.model import Model
 from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
-from worldmodel.modules.optimizer import Schedule, adamw
+from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.modules.sharding import check_can_shard, shard
 from worldmodel.nets import StagewiseHead
 from worldmodel.rtrl import RTRL
 
+MUTABLE = (
+    "learning_rate", "weight_decay", "ema_decay", "open_loop_weight", "reward_weight", "continue_weight",
+    "consistency_weight", "anti_collapse_weight",
+)  # fmt: skip
 ADDED_WEIGHT = 0.01  # small: it decides only where the cross-entropy has nothing to say
 
 
@@ -72,6 +77,7 @@ class WorldModel(Model, pl.LightningModule):
     """
 
     obs_weights: Tensor
+    mutable = MUTABLE
 
     def __init__(
         self,
@@ -279,6 +285,14 @@ class WorldModel(Model, pl.LightningModule):
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+
+    def change(self, values: Mapping[str, float]) -> None:
+        """Hyperparameters, of those that are `mutable`, take other values in the midst of a fit."""
+        self.hparams.update(values)
+        self.weights = self._term_weights()
+        trainer: Any = self.trainer
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        retune(trainer.optimizers[0], scheduler, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is data: nothing in it says what to import."""

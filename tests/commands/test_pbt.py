@@ -1,0 +1,222 @@
+"""`worldmodel pbt` as its users meet it: a population, one that is killed, and mistakes that are one clear line."""
+
+import csv
+import json
+import re
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from faults.processes import children, end, gone, run, start
+from faults.same_run import differences
+
+from worldmodel.callbacks.exchange import report_of
+from worldmodel.cli import main
+from worldmodel.cluster import share
+
+MEMBERS, STEPS = 3, 24
+RATE = "model.learning_rate"
+
+
+@pytest.fixture(scope="module")
+def conf(toy_data, tmp_path_factory):
+    """Exchanges behind steps 6, 12 and 18."""
+    values = {
+        "wandb": "disabled",
+        "threads": 1,
+        "population": MEMBERS,
+        "interval": 6,
+        "mutate": [f"{RATE}=1e-5..1e-1:log", "trainer.gradient_clip_val=0.5,1,2"],
+        "data": {"path": str(toy_data), "steps": 8, "lanes": 3},
+        "model": {"latent_dim": 6, "hidden_dim": 10, "width": 12, "lr_schedule": "constant", "warmup_steps": 3},
+        "tbptt": {"burn_in_steps": 8},
+        "rollout": {"multiples": [1], "max_episodes": 2},
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": STEPS, "log_every_n_steps": 1},
+    }
+    path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(conf, tmp_path_factory):
+    """A population that nothing happened to, and what it said."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = run(["pbt", "--config", conf, "--out", folder / "out"], folder, timeout=600)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder / "out", process.stdout
+
+
+def rows(path):
+    return list(csv.DictReader(path.open()))
+
+
+@pytest.mark.slow
+def test_a_population_exchanges_and_tells(whole):
+    out, said = whole
+    exploits, reports = rows(out / "lineage.csv"), rows(out / "population.csv")
+    assert [int(row["step"]) for row in exploits] == [6, 12, 18], "one of three copies at each exchange"
+    assert [(int(row["step"]), int(row["member"])) for row in reports] == [
+        (step, member) for step in (6, 12, 18, 24) for member in range(MEMBERS)
+    ]
+    scores = {(row["step"], row["member"]): float(row["score"]) for row in reports}
+    for exploit in exploits:
+        here = sorted(scores[exploit["step"], str(member)] for member in range(MEMBERS))
+        assert (float(exploit["donor_score"]), float(exploit["score"])) == (here[0], here[-1])
+        following = next(
+            row for row in reports if (row["step"], row["member"]) == (str(int(exploit["step"]) + 6), exploit["member"])
+        )
+        assert following[RATE] == exploit[f"{RATE} after"], "what it went on with"
+    best = min((score, member) for (step, member), score in scores.items() if step == "24")
+    assert f"the best is member {best[1]}" in said and said.strip().splitlines()[-1] == f"best: {out / 'best'}"
+    assert (out / "population.png").stat().st_size > 10_000 and not (out / ".tune").exists()
+
+
+@pytest.mark.slow
+def test_a_member_is_an_ordinary_run_and_the_best_an_ordinary_checkpoint(whole, worldmodel):
+    out, _ = whole
+    for member in range(MEMBERS):
+        folder = out / f"member-{member}"
+        report = report_of(folder / "checkpoints" / "last.ckpt")
+        assert report.step == STEPS
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["model"]["learning_rate"] == report.hyperparameters[RATE]
+        assert config["seed_everything"] == member and config["data"]["seed"] == member and "mutate" not in config
+        copied = [row for row in rows(out / "lineage.csv") if row["member"] == str(member)]
+        logged = [
+            row["pbt/exploitation_count"] for row in rows(folder / "metrics.csv") if row.get("pbt/exploitation_count")
+        ]
+        assert list(map(float, logged)) == [n + 1.0 for n in range(len(copied))] and report.exploits == len(copied)
+        ratios = [row for row in rows(folder / "metrics.csv") if row.get("pbt/post_exploit_loss_ratio")]
+        assert len(ratios) == len(copied)
+    best = out / "best"
+    validated = worldmodel("validate", "--config", best / "config.yaml", "--ckpt_path", best)
+    assert validated.returncode == 0, validated.stderr
+    assert f"val/loss {report_of(best / 'checkpoints' / 'last.ckpt').score:.4g}" in validated.stdout
+    exported = worldmodel("export", "--ckpt", best, "--out", "exported")
+    assert exported.returncode == 0, exported.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path):
+    """kill -9 of the program alone, behind the second exchange: no process is left, no member is lost."""
+    arguments = ["pbt", "--config", conf, "--out", tmp_path / "out"]
+    process = start(arguments, tmp_path)
+    deadline = time.monotonic() + 500
+    while not (tmp_path / "out" / "decisions" / "12.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.01)
+    others = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(others) >= MEMBERS and gone(others), "Ray's processes, and the members"
+    end(process)
+    killed = json.loads((tmp_path / "out" / "decisions" / "12.json").read_text())
+    again = run(arguments, tmp_path, timeout=600)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "going on with the population" in again.stdout
+    expected, _ = whole
+    for name in ("population.csv", "lineage.csv"):
+        assert (tmp_path / "out" / name).read_text() == (expected / name).read_text()
+    for member in range(MEMBERS):
+        assert not differences(tmp_path / "out" / f"member-{member}", expected / f"member-{member}")
+    assert json.loads((tmp_path / "out" / "decisions" / "12.json").read_text()) == killed
+    finished = run(arguments, tmp_path)
+    assert finished.returncode == 0 and "is finished; train anew in another --out" in finished.stdout
+    other = run([*arguments, "--model.hidden_dim", "12"], tmp_path)
+    assert "is another one: model.hidden_dim is 12, was 10. Choose another --out" in other.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
+    process = start(["pbt", "--config", conf, "--out", "out", "--trainer.max_steps", "60000"], tmp_path)
+    deadline = time.monotonic() + 500
+    while not (tmp_path / "out" / "decisions" / "6.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.01)
+    others = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    ended = end(process)
+    assert ended.returncode == 130, ended.stderr[-3000:]
+    assert "interrupted: 3 members of step" in ended.stdout and "Traceback" not in ended.stderr
+    assert gone(others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conf", sorted((ROOT / "conf" / "pbt").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_conf_evolves(conf, tmp_path):
+    config = yaml.safe_load(conf.read_text())
+    collect = config["data"]["collect"] | {"steps": 1600, "max_episode_steps": 200}
+    options = ["--data.collect", json.dumps(collect), "--population", "2", "--interval", "2"]
+    process = run(["pbt", "--config", conf, *options, "--trainer.max_steps", "4"], tmp_path, timeout=600)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert (
+        len(rows(tmp_path / process.stdout.strip().splitlines()[-1].removeprefix("best: ") / ".." / "lineage.csv")) == 1
+    )
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "pbt needs a configuration: --config"),
+        (["--config", "CONF", "--intervl", "6"], "unknown option --intervl: did you mean '--interval'"),
+        (["--config", "CONF", "--interval", "5"], "--interval 5 does not divide .* 24 into exchanges: --interval 4"),
+        (["--config", "CONF", "--interval", "24"], "--interval 24 does not divide .*: --interval 12 does"),
+        (["--config", "CONF", "--trainer.max_steps", "-1"], "say how many with --trainer.max_steps"),
+        (["--config", "CONF", "--population", "1"], "--population 1: it takes two"),
+        (["--config", "CONF", "--quantile", "0.6"], "--quantile 0.6: it must be above 0, and at most 0.5"),
+        (["--config", "CONF", "--mutate", "model.lerning_rate=1..2"], "did you mean 'model.learning_rate'"),
+        (["--config", "CONF", "--mutate", "model.hidden_dim=8,16"], "cannot change while a member trains"),
+        (["--config", "CONF", "--mode", "least"], "mode"),
+        (["--config", "CONF", "--run_dir", "x"], "--run_dir is no option of pbt: .* with --out"),
+        (["--config", "CONF", "--trainer.devices", "2"], "one device: use --trainer.devices 1"),
+        (["--config", "CONF", "--out", "full"], "full holds files, and no population: choose another --out"),
+    ],
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_is_one_clear_line(conf, tmp_path, monkeypatch, capfd, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["pbt", *[str(conf) if word == "CONF" else word for word in arguments]])
+    assert stop.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("worldmodel: error: ")
+    assert re.search(message, line), line
+
+
+def test_help_names_its_options(capsys):
+    main(["pbt", "--help"])
+    said = capsys.readouterr().out
+    assert "--mutate" in said and "--interval" in said and "worldmodel fit" in said
+
+
+@pytest.mark.parametrize(
+    ("rooms", "members", "wanted", "each"),
+    [
+        ([2], 4, 1, 0.5),
+        ([8], 4, 1, 1),
+        ([1, 1, 1], 4, 1, 0.5),
+        ([2, 0, 3], 3, 2, 1.5),
+        ([1, 1], 2, 1, 1),
+        ([1], 3, 1, 0.3333),
+        ([], 3, 1, 0),
+    ],
+)
+def test_all_members_find_room_at_once(rooms, members, wanted, each):
+    assert share(rooms, members, wanted) == each
+    if rooms:
+        assert sum(int(room / each) for room in rooms) >= members
+
+
+def test_a_checkpoint_that_is_of_no_population_tells_no_report(tmp_path, toy_data):
+    path = tmp_path / "x.ckpt"
+    torch.save({"hyper_parameters": {}, "state_dict": {}, "callbacks": {}}, path)
+    assert report_of(path) is None

@@ -1,0 +1,70 @@
+"""Who copied whom: a population of three, by hand."""
+
+import csv
+
+import pytest
+
+from worldmodel.population.board import Board
+from worldmodel.population.figure import population_figure
+from worldmodel.population.lineage import Exploit, Lineage, Told, read_reports
+
+RATE = "model.learning_rate"
+
+
+def told(step, member, score, rate):
+    return Told(step, member, score, {RATE: rate})
+
+
+@pytest.fixture
+def lineage():
+    made = Lineage()
+    for report in [
+        told(20, 1, 0.3, 0.01), told(10, 0, 1.0, 0.1), told(10, 1, 0.5, 0.01), told(10, 2, 2.0, 1.0),
+        told(20, 0, 0.9, 0.1), told(20, 2, 0.6, 0.012), told(30, 0, 0.2, 0.008),
+    ]:  # fmt: skip
+        made.hear(report)
+    made.exploit(Exploit(20, 0, 2, 0.9, 0.6, {RATE: 0.1}, {RATE: 0.008}))
+    made.exploit(Exploit(10, 2, 1, 2.0, 0.5, {RATE: 1.0}, {RATE: 0.012}))
+    return made
+
+
+def test_weights_are_followed_back_to_where_they_came_from(lineage):
+    assert [(e.step, e.donor) for e in lineage.ancestors(0)] == [(20, 2), (10, 1)]
+    assert [(e.step, e.donor) for e in lineage.ancestors(2)] == [(10, 1)]
+    assert lineage.ancestors(1) == []
+    assert {member: report.step for member, report in lineage.last().items()} == {0: 30, 1: 20, 2: 20}
+
+
+def test_files_hold_it_and_what_comes_again_stands_once(lineage, tmp_path):
+    lineage.hear(told(20, 1, 0.3, 0.01))
+    lineage.exploit(Exploit(10, 2, 1, 2.0, 0.5, {RATE: 1.0}, {RATE: 0.012}))
+    lineage.write(tmp_path)
+    assert read_reports(tmp_path) == lineage.reports and len(lineage.reports) == 7
+    rows = list(csv.DictReader((tmp_path / "lineage.csv").open()))
+    assert [(row["step"], row["member"], row["donor"]) for row in rows] == [("10", "2", "1"), ("20", "0", "2")]
+    assert (rows[0][f"{RATE} before"], rows[0][f"{RATE} after"], rows[0]["donor_score"]) == ("1.0", "0.012", "0.5")
+
+
+def test_an_empty_folder_holds_nothing(tmp_path):
+    Lineage().write(tmp_path)
+    assert read_reports(tmp_path) == [] and Board(tmp_path).all() == []
+
+
+def test_decisions_are_found_again(lineage, tmp_path):
+    board = Board(tmp_path)
+    assert board.read(10) is None and board.last() == 0
+    board.publish(20, [lineage.exploits[1]])
+    board.publish(10, [lineage.exploits[0]])
+    board.publish(100, [])
+    assert board.read(100) == [] and board.wait(20) == [lineage.exploits[1]]
+    assert board.all() == lineage.exploits, "in the order of the steps, as numbers"
+    assert board.last() == 100
+
+
+def test_the_picture_has_a_panel_a_hyperparameter_and_an_arrow_an_exploit_in_each(lineage):
+    figure = population_figure(lineage, "val/loss", "three", frozenset({RATE}))
+    score, rate = figure.axes
+    assert (score.get_ylabel(), rate.get_ylabel()) == ("val/loss", RATE)
+    assert (score.get_yscale(), rate.get_yscale()) == ("linear", "log")
+    assert len(score.texts) == len(rate.texts) == 2
+    assert [text.xy for text in rate.texts] == [(10, 0.012), (20, 0.008)], "to what the copy goes on with"

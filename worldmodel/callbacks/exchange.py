@@ -1,0 +1,153 @@
+"""A fit as a member of a population: it tells how it does, and may go on with another member's weights."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from worldmodel.callbacks.at_once import log_at_once
+from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.callbacks.final_validation import validate
+from worldmodel.callbacks.last_checkpoint import LastCheckpoint, is_before_validation
+from worldmodel.errors import UserError, nearest
+from worldmodel.weight_change import PostSwapRatio
+
+STATE = "Exchange"  # where a checkpoint keeps the report
+CLIP = "trainer.gradient_clip_val"
+MODEL = "model."
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a member tells."""
+
+    step: int  # that it was due at
+    score: float  # infinite where it is not a number: never the best
+    hyperparameters: dict[str, float]  # of the steps before
+    exploits: int  # how often it has taken another's weights until now
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What a member is to go on with."""
+
+    checkpoint: Path  # of the donor
+    hyperparameters: dict[str, float]
+
+
+class Exchange(pl.Callback):
+    """Every `interval` optimizer steps: validates, saves last.ckpt, asks, and waits for the answer.
+
+    A `Swap` takes weights, optimizer, learning rate schedule, loss scale and normalisers of the donor's checkpoint
+    together, and sets the hyperparameters. What is the member's own stays: lanes, the order of its data, its random
+    number generators. The carried state is mended by TruncatedBPTT, which hears that weights were loaded.
+
+    A fit that goes on from a checkpoint of a report asks again before it trains: the answer may not have come, or not
+    have been followed. What is due on an epoch's last step comes behind the next one, for LastCheckpoint's reason.
+
+    The module names what may be set in `mutable`, and sets it in `change(values)`. Logged, at once:
+    `pbt/exploitation_count`, swaps since the beginning; `pbt/post_exploit_loss_ratio` (see PostSwapRatio), of the
+    outputs' `value_loss` where there is one.
+
+    Must stand before LastCheckpoint among the callbacks, behind all that carry something from step to step.
+
+    Args:
+        interval: optimizer steps between two reports.
+        metric: of the Trainer, after a validation: the score.
+        worst: what counts as the score where it is not finite: inf or -inf.
+        hyperparameters: by their names on the command line, as they are.
+        last: saves.
+        ask: told the report, answers; it may take its time.
+    """
+
+    def __init__(
+        self,
+        interval: int,
+        metric: str,
+        worst: float,
+        hyperparameters: Mapping[str, float],
+        last: LastCheckpoint,
+        ask: Callable[[Report], Swap | None],
+    ) -> None:
+        self.interval, self.metric, self.worst = interval, metric, worst
+        self.hyperparameters, self.last, self.ask = dict(hyperparameters), last, ask
+        self.report: Report | None = None
+        self.exploits = 0
+        self._due = False
+        self._ratio = PostSwapRatio()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.report is not None:
+            self._consult(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        heard = outputs.get("value_loss", outputs["loss"]) if isinstance(outputs, dict) else None
+        if heard is not None and (ratio := self._ratio.hear(heard)) is not None:
+            log_at_once(trainer, {"pbt/post_exploit_loss_ratio": ratio})
+        self._due |= trainer.global_step % self.interval == 0 and trainer.global_step != self._reported()
+        if not self._due or is_before_validation(trainer):
+            return
+        validate(trainer)
+        self._write_report(trainer)
+        self.last.save(trainer)
+        if trainer.global_step < trainer.max_steps:
+            self._consult(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._due:  # the last step is an epoch's too; FinalValidation has validated, LastCheckpoint saves it yet
+            self._write_report(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.report is None else {"report": dict(vars(self.report))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "report" in state_dict:
+            self.report = Report(**state_dict["report"])
+            self.exploits = self.report.exploits
+
+    def _reported(self) -> int:
+        return -1 if self.report is None else self.report.step
+
+    def _write_report(self, trainer: Any) -> None:
+        known = trainer.callback_metrics
+        if self.metric not in known:
+            shown = [name for name in known if name.startswith(("val/", "rollout/", "recall/"))]
+            raise UserError(f"there is no metric {self.metric!r}: {nearest(self.metric, shown)}")
+        score = float(known[self.metric])
+        step = trainer.global_step // self.interval * self.interval
+        score = score if math.isfinite(score) else self.worst
+        self.report, self._due = Report(step, score, dict(self.hyperparameters), self.exploits), False
+
+    def _consult(self, trainer: Any, pl_module: Any) -> None:
+        assert self.report is not None
+        if (swap := self.ask(self.report)) is None:
+            return
+        donor = read_checkpoint(swap.checkpoint)
+        pl_module.load_state_dict(donor["state_dict"])
+        trainer.strategy.load_optimizer_state_dict(donor)
+        for config, state in zip(trainer.lr_scheduler_configs, donor["lr_schedulers"], strict=True):
+            config.scheduler.load_state_dict(state)
+        precision = trainer.precision_plugin
+        if (scale := donor.get(type(precision).__qualname__)) is not None:
+            precision.load_state_dict(scale)
+        self._set(trainer, pl_module, swap.hyperparameters)
+        self.exploits += 1
+        self._ratio.start()
+        log_at_once(trainer, {"pbt/exploitation_count": float(self.exploits)})
+
+    def _set(self, trainer: Any, pl_module: Any, values: Mapping[str, float]) -> None:
+        self.hyperparameters.update(values)
+        pl_module.change({key.removeprefix(MODEL): value for key, value in values.items() if key.startswith(MODEL)})
+        if CLIP in values:
+            trainer.gradient_clip_val = values[CLIP]
+
+
+def report_of(checkpoint: Path) -> Report | None:
+    """What the fit had told when it saved this; None, if it is of no member of a population."""
+    state = read_checkpoint(checkpoint)["callbacks"].get(STATE, {})
+    return Report(**state["report"]) if "report" in state else None

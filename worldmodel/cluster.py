@@ -1,0 +1,73 @@
+"""Ray: the cluster that is up, or one on this machine for as long as it is needed."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from worldmodel.errors import UserError
+
+TRIES = 5
+
+
+@contextmanager
+def ray_cluster(asked_by: str, cores: int, extra: str = "ray") -> Iterator[Any]:
+    """Yield the module `ray`, connected. What still runs behind the block is ended.
+
+    Args:
+        asked_by: the option or command that needs it.
+        cores: of a cluster that is started here; one that is up has its own.
+        extra: of this package, that installs what is needed.
+
+    Raises:
+        UserError: without Ray, or where it does not start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without GPUs, leave their variable alone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves beside any other program
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"{asked_by} needs Ray: pip install 'worldmodel[{extra}]'") from error
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:  # none is up
+        _start(ray, num_cpus=cores, include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray sets one of its own, which ends the process without a word
+    try:
+        yield ray
+    finally:
+        ray.shutdown()  # ends the tasks that still run, and with them their processes
+
+
+def _start(ray: Any, **options: Any) -> None:
+    """On a busy machine Ray's processes miss each other's deadlines, of half a minute: tried again, most often not."""
+    for number in range(1, TRIES + 1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises no kind of its own
+            ray.shutdown()
+            if number == TRIES:
+                raise UserError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from error
+
+
+def share(rooms: Iterable[float], members: int, wanted: float) -> float:
+    """What each of so many members may take so that all find room at once: as much as is wanted, or less.
+
+    Args:
+        rooms: cores of each machine, or 1 for each GPU; a member takes its share of one of them.
+        members: that run side by side.
+        wanted: by each.
+    """
+    rooms = [room for room in rooms if room > 0]
+    if not rooms:
+        return 0.0
+    tries = {wanted, *(room / number for room in rooms for number in range(1, members + 1))}
+    fitting = (each for each in tries if each <= wanted and sum(int(room / each + 1e-9) for room in rooms) >= members)
+    return int(max(fitting) * 1e4) / 1e4  # Ray counts in these
