@@ -8,6 +8,7 @@ Real processes, in turns: help, the import of the package, of torch, of Lightnin
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -40,7 +41,9 @@ def main() -> None:
         def process(arguments: list[str]):
             return lambda: subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True)
 
-        timed = in_turns({name: process(arguments) for name, arguments in ways.items()}, options.rounds, warm_up=1)
+        timed = in_turns(
+            {name: process(arguments) for name, arguments in ways.items()}, options.rounds, 1, time.perf_counter
+        )
     for name, taken in timed.items():
         goal = f"   goal < {GOAL} s" if name == "worldmodel --help" else ""
         print(f"{name:26}{taken.median:8.2f} s   {taken.low:.2f}-{taken.high:.2f}{goal}")

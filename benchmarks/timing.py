@@ -33,22 +33,29 @@ class Timed:
     high: float
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3) -> dict[str, Timed]:
+def in_turns(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 3,
+    clock: Callable[[], float] = time.thread_time,
+) -> dict[str, Timed]:
     """Time functions that take turns, round by round, in this process: what disturbs one disturbs all.
 
     Args:
         ways: the functions, by name.
         rounds: that count.
         warm_up: rounds before them.
+        clock: seconds; the processor time of this thread, of which neighbours take nothing. `time.perf_counter` for
+            what runs elsewhere, on a GPU or in another process.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
     for number in range(warm_up + rounds):
         for name, call in ways.items():
-            begin = time.perf_counter()
+            begin = clock()
             call()
             if number >= warm_up:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return {name: _timed(values) for name, values in seconds.items()}
 
 

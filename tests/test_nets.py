@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.losses import observation_error, part_weights
-from worldmodel.nets import StagewiseHead, mlp, observation_decoder, observation_encoder
+from worldmodel.nets import MLP, StagewiseHead, observation_decoder, observation_encoder
 
 SHAPES = [(64, 64, 3), (84, 84, 1), (96, 96, 3), (8, 8, 3), (9, 10, 4), (16, 40, 3), (210, 160, 3)]
 
@@ -58,7 +58,7 @@ def test_parts_count_alike():
 
 def test_a_stagewise_head_trains_what_exact_entries_say_alone_and_the_rest_on_what_is_left():
     torch.manual_seed(0)
-    head = StagewiseHead(2, mlp(5, 3, 4, 0), 3)
+    head = StagewiseHead(2, MLP(5, 3, 4, 0), 3)
     x, target = torch.randn(7, 5), torch.randn(7, 3)
     (head(x) - target).square().sum().backward()
     assert head.exact.weight.grad is None, "the sum's error is not the exact entries' affair"

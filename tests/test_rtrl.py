@@ -6,7 +6,7 @@ from torch import nn
 
 from worldmodel import RULES, LatentPredictor, rtrl
 from worldmodel.errors import UserError
-from worldmodel.nets import mlp
+from worldmodel.nets import MLP
 from worldmodel.recurrence import previous_states
 from worldmodel.rtrl import RTRL
 
@@ -16,7 +16,7 @@ every_cell = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rul
 
 def make(rule, layers=1):
     torch.manual_seed(0)
-    encoder = mlp(OBS, Z, 4, depth=1).double()
+    encoder = MLP(OBS, Z, 4, depth=1).double()
     return encoder, LatentPredictor(Z, A, D, rule=rule, layers=layers).double()
 
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation episodes",
     "test": "evaluate a checkpoint on the test episodes",
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
+    "policy": "train a policy with memory, and play: worldmodel policy fit --config conf/policy/cartpole.yaml",
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
     "diagnose": "what a model suffers from: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
     "export": "a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
-from worldmodel.nets import mlp, observation_decoder, observation_encoder
+from worldmodel.nets import MLP, observation_decoder, observation_encoder
 from worldmodel.normalizer import Normalizer
 from worldmodel.predictor import LatentPredictor
 from worldmodel.recurrence import previous_states
@@ -67,7 +67,7 @@ class Model(nn.Module):
             latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens
         )
         self.decoder = observation_decoder(*nets)
-        self.heads = None if self.is_tokens else mlp(self.predictor.read_dim, 2, width, 1)  # reward, continue
+        self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
 
     @property
     def device(self) -> torch.device:

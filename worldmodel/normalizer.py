@@ -25,3 +25,39 @@ class Normalizer(nn.Module):
 
     def inverse(self, x: Tensor) -> Tensor:
         return x * self.scale + self.mean
+
+
+class RunningNormalizer(Normalizer):
+    """Statistics that grow with the data: of all batches so far, each counting alike, or the last ones more.
+
+    Args:
+        dim: entries.
+        least: the share that a new batch has at least; 0: 1 / n, of n batches.
+    """
+
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, dim: int, least: float = 0.0) -> None:
+        super().__init__(dim)
+        self.least = least
+        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, valid: Tensor, entries: Tensor | None = None) -> None:
+        """Take in x (..., dim) where `valid` (...); `entries` (dim,) bool, which have a scale (None: all)."""
+        rows = x[valid].to(self.mean.dtype)
+        if not len(rows):
+            return
+        self.batches += 1
+        share = (1 / self.batches).clamp(min=self.least).to(self.mean.dtype)
+        mean = rows.mean(dim=0)
+        moved = mean - self.mean
+        within, between = rows.var(dim=0, unbiased=False), share * (1 - share) * moved.square()
+        variance = (1 - share) * self.variance + share * within + between
+        mean = self.mean + share * moved
+        if entries is not None:
+            mean, variance = torch.where(entries, mean, 0.0), torch.where(entries, variance, 1.0)
+        self.variance.copy_(variance)
+        self.fit(mean, variance.sqrt())

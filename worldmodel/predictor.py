@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from worldmodel.cells import make_cell
 from worldmodel.cells.triad import Triad
-from worldmodel.nets import StagewiseHead, mlp
+from worldmodel.cells.unroll import has_backward, rolled
+from worldmodel.nets import MLP, StagewiseHead
 from worldmodel.recurrence import Unroll, initial_state, states, stepped
 
 
@@ -61,7 +62,7 @@ class LatentPredictor(nn.Module):
     ) -> None:
         super().__init__()
         self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, tokens)
-        self.head: nn.Module = mlp(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
+        self.head: nn.Module = MLP(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
         if tokens and isinstance(self.cell, Triad):
             self.head = StagewiseHead(self.cell.exact_dim, self.head, latent_dim)
         self._compiled: Unroll | None = None
@@ -120,6 +121,10 @@ class LatentPredictor(nn.Module):
 
     def open_loop(self, z: Tensor, h: Tensor, a: Tensor) -> OpenLoop:
         """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
+        by_hand = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
+        if by_hand and has_backward(self.cell) and a.shape[1]:
+            made, h_HBD = rolled(self.cell, self.head, z, h, a)
+            return OpenLoop(torch.stack(made, dim=1), rearrange(h_HBD, "h b d -> b h d"))
         preds, states = [], []
         for a_t in a.unbind(dim=1):
             z, h = self._step(z, h, a_t)

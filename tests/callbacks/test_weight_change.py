@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from worldmodel import WorldModel
 from worldmodel.callbacks.tbptt import TruncatedBPTT
-from worldmodel.callbacks.weight_change import WeightWatch
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.envs.linear import linear_system
 from worldmodel.errors import UserError
+from worldmodel.weight_change import WeightWatch
 
 POLICIES = ("keep", "zero", "burn_in", "replay")
 SMALL = {"latent_dim": 4, "hidden_dim": 6, "width": 8}

@@ -9,7 +9,7 @@ from worldmodel import LatentPredictor
 from worldmodel.cells.diagonal import Diagonal
 from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
-from worldmodel.nets import mlp
+from worldmodel.nets import MLP
 from worldmodel.rtrl import RTRL
 from worldmodel.rules import LARGEST_MODULUS
 
@@ -148,7 +148,7 @@ def assert_equal(got, wanted):
 @both
 @pytest.mark.parametrize("steps", [1, 4, 7])
 def test_traces_give_the_gradient_of_the_whole_stream(layers, steps):
-    predictor, encoder = make(layers), mlp(OBS, Z, 4, depth=1).double()
+    predictor, encoder = make(layers), MLP(OBS, Z, 4, depth=1).double()
     params = [*predictor.cell.output.parameters(), *predictor.head.parameters()]
     wanted = gradients(None, encoder, predictor, params, T)
     assert_equal(gradients(Eligibility(encoder, predictor), encoder, predictor, params, steps), wanted)
@@ -156,7 +156,7 @@ def test_traces_give_the_gradient_of_the_whole_stream(layers, steps):
 
 @both
 def test_rtrl_gives_the_encoders_too(layers):
-    predictor, encoder = make(layers), mlp(OBS, Z, 4, depth=1).double()
+    predictor, encoder = make(layers), MLP(OBS, Z, 4, depth=1).double()
     params = [*encoder.parameters(), *predictor.cell.parameters()]
     wanted = gradients(None, encoder, predictor, params, T)
     assert_equal(gradients(RTRL(encoder, predictor), encoder, predictor, params, 4), wanted)
@@ -164,7 +164,7 @@ def test_rtrl_gives_the_encoders_too(layers):
 
 def test_a_trace_is_as_large_as_the_parameters_and_never_grows():
     """20,000 steps without a reset, one lane, in segments of 50."""
-    predictor, encoder = make().float(), mlp(OBS, Z, 4, depth=1)
+    predictor, encoder = make().float(), MLP(OBS, Z, 4, depth=1)
     estimator, carry = Eligibility(encoder, predictor), None
     numbers = sum(p.numel() for p in predictor.cell.parameters())
     is_first, generator = torch.zeros(1, 50, dtype=torch.bool), torch.Generator().manual_seed(0)
@@ -182,8 +182,8 @@ def test_a_trace_is_as_large_as_the_parameters_and_never_grows():
 
 def test_traces_are_for_the_diagonal_cell_and_forget_what_a_reset_cut_off():
     with pytest.raises(UserError, match="--model.gradient rtrl"):
-        Eligibility(mlp(OBS, Z, 4, 1), LatentPredictor(Z, A, D, rule="gated"))
-    predictor, encoder = make(), mlp(OBS, Z, 4, depth=1).double()
+        Eligibility(MLP(OBS, Z, 4, 1), LatentPredictor(Z, A, D, rule="gated"))
+    predictor, encoder = make(), MLP(OBS, Z, 4, depth=1).double()
     estimator, (obs, action, is_first) = Eligibility(encoder, predictor), inputs(OBS)
     is_first[:, 0] = True
     h = predictor.closed_loop(encoder(obs), action, is_first).h

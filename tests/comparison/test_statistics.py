@@ -13,8 +13,8 @@ from worldmodel.comparison.statistics import (
     log_ratios,
     paired_test,
     scaled,
-    t_interval,
 )
+from worldmodel.interval import t_interval
 
 NAN, INF = math.nan, math.inf
 

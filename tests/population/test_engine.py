@@ -1,5 +1,7 @@
-"""Decisions of the population, by Ray Tune's own scheduler, from reports written by hand. (Real members, real processes:
-tests/commands/test_pbt.py.)"""
+"""Decisions of the population, by Ray Tune's own scheduler, from reports written by hand.
+
+Real members in real processes: tests/commands/test_pbt.py.
+"""
 
 from random import Random
 from types import SimpleNamespace

@@ -1,9 +1,11 @@
-"""Numbers that cannot wait for the Trainer's own logging."""
+"""What cannot wait for the Trainer's own logging."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 
 def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
@@ -19,3 +21,14 @@ def log_last_weights(trainer: Any, pl_module: Any, evaluate: Callable[[], dict[s
     metrics = evaluate()
     pl_module.train()
     log_at_once(trainer, metrics)
+
+
+def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:
+    """A figure, and the PNG it was saved as, to all loggers that take pictures."""
+    for logger in trainer.loggers:
+        log_image = getattr(logger, "log_image", None)  # W&B
+        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)  # TensorBoard
+        if callable(log_image):
+            log_image(name, [str(path)], step=trainer.global_step)
+        elif callable(add_figure):
+            add_figure(name, figure, trainer.global_step)

@@ -12,8 +12,8 @@ from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.callbacks.checkpoint_io import read_checkpoint
 from worldmodel.callbacks.final_validation import validate
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint, is_before_validation
-from worldmodel.callbacks.weight_change import PostSwapRatio
 from worldmodel.errors import UserError, nearest
+from worldmodel.weight_change import PostSwapRatio
 
 STATE = "Exchange"  # where a checkpoint keeps the report
 CLIP = "trainer.gradient_clip_val"

@@ -1,7 +1,7 @@
 """checkpoints/last.ckpt and the ones before it, and what a fit does when it is told to stop."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -122,10 +122,16 @@ def is_before_validation(trainer: Any) -> bool:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt, of the least `val/loss` so far; one that is not finite is never the best."""
+    """best.ckpt, of the best metric so far; one that is not finite is never the best.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, filename="best", monitor="val/loss", enable_version_counter=False)
+    Args:
+        folder: of the file.
+        monitor: the metric.
+        mode: whether the least or the most is best.
+    """
+
+    def __init__(self, folder: Path, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
+        super().__init__(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Without the folder's path, which is nobody else's affair and may change until the run goes on."""

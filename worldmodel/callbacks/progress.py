@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,10 +20,19 @@ class FitProgress(ProgressBar):
     Args:
         refresh_seconds: how often the bar changes.
         line_seconds: how often there is a line where the output is no terminal.
+        shown: metrics, and the words for them.
+        done: how far the fit is, and how far it goes; None: in optimizer steps.
     """
 
-    def __init__(self, refresh_seconds: float = 0.2, line_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        refresh_seconds: float = 0.2,
+        line_seconds: float = 10.0,
+        shown: Mapping[str, str] = SHOWN,
+        done: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
+        self.shown, self.done = shown, done
         self.refresh_seconds, self.line_seconds = refresh_seconds, line_seconds
         self._enabled = True
         self._progress: Progress | None = None
@@ -38,9 +48,7 @@ class FitProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._enabled:
             return
-        planned = trainer.estimated_stepping_batches
-        self._total = int(planned) if math.isfinite(planned) else None
-        self._first_step = trainer.global_step
+        self._first_step, self._total = self._where(trainer)
         self._begin = self._shown = time.monotonic()
         if sys.stdout.isatty():
             columns = (
@@ -76,11 +84,17 @@ class FitProgress(ProgressBar):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._close()
 
+    def _where(self, trainer: pl.Trainer) -> tuple[int, int | None]:
+        if self.done is not None:
+            return self.done()
+        planned = trainer.estimated_stepping_batches
+        return trainer.global_step, int(planned) if math.isfinite(planned) else None
+
     def _show(self, trainer: pl.Trainer, now: float) -> None:
-        step = trainer.global_step
+        step, _ = self._where(trainer)
         speed = (step - self._first_step) / max(1e-9, now - self._begin)
         known = trainer.callback_metrics
-        metrics = "  ".join(f"{label} {float(known[name]):.4g}" for name, label in SHOWN.items() if name in known)
+        metrics = "  ".join(f"{label} {float(known[name]):.4g}" for name, label in self.shown.items() if name in known)
         if self._progress is not None:
             self._progress.update(self._task, completed=step, speed=f"{speed:.1f} steps/s", metrics=metrics)
             return

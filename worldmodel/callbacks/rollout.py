@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from matplotlib.figure import Figure
 
-from worldmodel.callbacks.at_once import log_last_weights
+from worldmodel.callbacks.at_once import log_last_weights, log_picture
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import save_animation
@@ -83,7 +82,7 @@ class RolloutEvaluation(pl.Callback):
             title = f"{source}, {rule}: open loop{trained}"
             figure = rollout_figure(self.curves, data.steps, title)
             save(figure, folder / "rollout.png")
-            _log_picture(trainer, figure, folder / "rollout.png")
+            log_picture(trainer, "rollout/picture", figure, folder / "rollout.png")
             if self.curves.examples[0].layout.images:
                 save_animation(self.curves.examples, folder / "rollout.gif", data.steps)
                 _log_animation(trainer, folder / "rollout.gif")
@@ -107,16 +106,6 @@ def rollout_metrics(curves: HorizonCurves, steps: int, multiples: tuple[int, ...
     if curves.crossing is not None:
         metrics["rollout/crossing"] = float(curves.crossing)
     return metrics
-
-
-def _log_picture(trainer: pl.Trainer, figure: Figure, path: Path) -> None:
-    for logger in trainer.loggers:
-        log_image = getattr(logger, "log_image", None)  # W&B
-        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)  # TensorBoard
-        if callable(log_image):
-            log_image("rollout/picture", [str(path)], step=trainer.global_step)
-        elif callable(add_figure):
-            add_figure("rollout/picture", figure, trainer.global_step)
 
 
 def _log_animation(trainer: pl.Trainer, path: Path) -> None:

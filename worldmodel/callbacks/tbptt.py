@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from worldmodel.callbacks.at_once import log_at_once
-from worldmodel.callbacks.weight_change import INPUTS, InputHistory, PostSwapRatio, WeightWatch
 from worldmodel.errors import UserError
-
-OnWeightChange = Literal["keep", "zero", "burn_in", "replay"]
+from worldmodel.weight_change import (
+    INPUTS,
+    InputHistory,
+    OnWeightChange,
+    PostSwapRatio,
+    WeightWatch,
+    history_for,
+    mended,
+)
 
 
 class TruncatedBPTT(pl.Callback):
@@ -56,7 +62,8 @@ class TruncatedBPTT(pl.Callback):
         for name, value in (("burn_in_steps", burn_in_steps), ("reset_every", reset_every)):
             if value is not None and value < 1:
                 raise UserError(f"tbptt.{name} is {value}: it must be at least 1")
-        self.start, self.on_weight_change, self.burn_in_steps = start, on_weight_change, burn_in_steps
+        self.start, self.burn_in_steps = start, burn_in_steps
+        self.on_weight_change: OnWeightChange = on_weight_change
         self.reset_every = reset_every
         self._watch = WeightWatch()
         self._begin(None)
@@ -64,9 +71,8 @@ class TruncatedBPTT(pl.Callback):
     def _begin(self, trainer: pl.Trainer | None) -> None:
         self._trainer = trainer
         self._train, self._evaluation, self._ratio = _Carry(), _Carry(), PostSwapRatio()
-        remakes = self.start == "carry" and self.on_weight_change in ("burn_in", "replay")
-        steps = self.burn_in_steps if self.on_weight_change == "burn_in" else None
-        self._history = InputHistory(steps) if remakes else None
+        carries = self.start == "carry"
+        self._history = history_for(self.on_weight_change, self.burn_in_steps) if carries else None
         self._made_at = self._step_at = self._watch.loads  # of the state, and of the step that is under way
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -126,22 +132,19 @@ class TruncatedBPTT(pl.Callback):
         if self._train.state is None or self.start == "zero":
             return
         self._ratio.start()
-        if self.on_weight_change == "keep":
-            return
-        state = None
         if self._history is not None:
             self._recall(trainer, self._history)
-        if self._history is not None and self._history.held:
-            with trainer.precision_plugin.forward_context():
-                state = self._history.replay(pl_module.observe)
-        elif self._history is not None:
+        if self._history is not None and not self._history.held:
             warnings.warn(
                 "the weights were replaced, and the state that they need cannot be made: it starts from zeros. To make"
                 " it takes a batch since this fit began, and a module with observe(obs, action, is_first, h);"
                 " --tbptt.on_weight_change zero is the same without a warning",
                 stacklevel=2,
             )
-        self._train.state = torch.zeros_like(self._train.state) if state is None else _full_precision(state)
+        observe = getattr(pl_module, "observe", None)
+        with trainer.precision_plugin.forward_context():
+            state = mended(self._train.state, self.on_weight_change, self._history, observe)
+        self._train.state = _full_precision(state)
 
     def _recall(self, trainer: Any, history: InputHistory) -> None:
         """Fetch the batches that came before this fit began, as far as they are needed and there were any."""

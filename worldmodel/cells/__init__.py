@@ -8,18 +8,19 @@ A cell has three parts, so that only what depends on h is inside the time loop:
 
 and `gate(x, h)`, the share of each entry that a step overwrites (None for a rule without a gate). `state_dim` is the
 width of h, `read_dim` that of read(h). The state at an episode's start is zeros. One file a family: `update` (a rule
-with its gate and candidate), `standard` (GRU, LSTM), `diagonal`, `slots`, `triad`.
+with its gate and candidate), `standard` (GRU, LSTM), `diagonal`, `slots`, `triad`; `memoryless` is for policies alone.
 """
 
 from worldmodel import rules
 from worldmodel.cells.diagonal import Diagonal
+from worldmodel.cells.memoryless import Memoryless
 from worldmodel.cells.slots import Slots
 from worldmodel.cells.standard import GRU, LSTM
 from worldmodel.cells.triad import Triad
 from worldmodel.cells.update import UpdateCell
 from worldmodel.errors import UserError, choose
 
-Cell = UpdateCell | GRU | Diagonal | Slots | Triad
+Cell = UpdateCell | GRU | Diagonal | Slots | Triad | Memoryless
 
 
 def make_cell(rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, tokens: bool = False) -> Cell:

@@ -1,12 +1,11 @@
-"""The unroll of an `UpdateCell` over a segment with its backward pass written out.
+"""The loops of an `UpdateCell` by hand: a segment with its backward pass written out, a rollout without one.
 
 autograd runs a matmul for the weights' gradient at each of T steps, and some ten nodes beside it. Here the loops hold
 what must wait for the step before, and no more: all that does not depend on the incoming gradient is made for the whole
-segment at once, and the weights' gradient is one matmul over all steps. Equal to `recurrence.stepped`, which
-is the reference, and which all other cells take; so do mixed precision, compilation and torch.func.
+segment at once, and the weights' gradient is one matmul over all steps. Equal to `recurrence.stepped`, which is the
+reference, and which all other cells take; so do mixed precision, compilation and torch.func.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
@@ -14,18 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
+from worldmodel.cells.by_hand import BY_HAND, EPSILON, by_step, through_norm
 from worldmodel.cells.update import UpdateCell
-
-NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward.default
-
-# (t, dL/dh_t, out): writes dL/dproposals_t to `out` (B, P); returns the part of dL/dh_(t-1) that does not pass through
-# the proposals. None: 0.
-Pull = Callable[[int, Tensor, Tensor], Tensor | None]
 
 
 def has_backward(cell: nn.Module) -> TypeGuard[UpdateCell]:
     """Whether `unrolled` takes it."""
-    return isinstance(cell, UpdateCell) and cell.rule in PULLBACKS
+    return isinstance(cell, UpdateCell) and cell.rule in BY_HAND
 
 
 def unrolled(cell: UpdateCell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
@@ -33,9 +27,42 @@ def unrolled(cell: UpdateCell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor
 
     Differentiable once, in x, h and the cell's weights.
     """
+    return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *_second_layer(cell))
+
+
+def rolled(cell: UpdateCell, head: nn.Module, z: Tensor, h: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor]:
+    """H steps on predictions alone, without gradients: H predictions (B, Z), the states (H, B, D).
+
+    The arguments are those of `LatentPredictor.open_loop`, which this is equal to. A step writes into the buffers of
+    the one before: short operations on warm memory.
+    """
+    scale, shift, output, bias = _second_layer(cell)
+    from_z, from_a = cell.input.weight.split([z.shape[-1], a.shape[-1]], dim=1)
+    from_z, from_a, from_h = from_z.T, from_a.T, cell.recurrent.weight.T
+    sums = z.new_empty(len(z), len(cell.input.weight))
+    made = sums if output is None else z.new_empty(len(z), len(output))
+    step, preds = BY_HAND[cell.rule].forward(made.unsqueeze(0)), []
+    states = h.new_empty(a.shape[1], *h.shape)
+    for a_t, state in zip(a.unbind(dim=1), states.unbind(), strict=True):
+        torch.addmm(cell.input.bias, a_t, from_a, out=sums).addmm_(z, from_z).addmm_(h, from_h)
+        if output is not None:
+            _propose(sums, scale, shift, output.T, bias, made)
+        step(0, h, state)
+        h, z = state, head(state)
+        preds.append(z)
+    return preds, states
+
+
+def _second_layer(cell: UpdateCell) -> tuple[Tensor | None, ...]:
+    """Its norm's scale and shift, its matrix and bias, where there is one."""
     norm, output = cell.norm, cell.output
-    second = (None,) * 4 if norm is None or output is None else (norm.weight, norm.bias, output.weight, output.bias)
-    return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *second)
+    return (None,) * 4 if norm is None or output is None else (norm.weight, norm.bias, output.weight, output.bias)
+
+
+def _propose(sums: Tensor, scale: Any, shift: Any, to_made: Tensor, bias: Any, made: Tensor) -> None:
+    """Writes what the second layer makes of the first one's sums (B, D) to `made` (B, P)."""
+    seen = F.silu(F.layer_norm(sums, sums.shape[-1:], scale, shift, EPSILON), inplace=True)
+    torch.addmm(bias, seen, to_made, out=made)
 
 
 class _Unroll(torch.autograd.Function):
@@ -44,24 +71,25 @@ class _Unroll(torch.autograd.Function):
         ctx: Any, rule: rules.Rule, x: Tensor, h: Tensor, is_first: Tensor, recurrent: Tensor, *second: Tensor | None
     ) -> Tensor:
         scale, shift, output, bias = second
-        first, states, width = h, [], (recurrent.shape[1],)
+        first, width = h, recurrent.shape[1]
+        states = x.new_empty(*x.shape[:2], width)
         made = torch.empty_like(x) if output is None else x.new_empty(*x.shape[:2], len(output))
         inner = None if output is None else torch.empty_like(x)
         sums, proposals = (made if inner is None else inner).unbind(), made.unbind()
-        count, from_h = made.shape[-1] // width[0], recurrent.T
+        step = BY_HAND[rule].forward(made)
+        from_h, to_made = recurrent.T, None if output is None else output.T
         ctx.rule, ctx.resets = rule, _resets(is_first)
-        for x_t, reset, sum_t, made_t in zip(x.unbind(), ctx.resets, sums, proposals, strict=True):
+        rows = zip(x.unbind(), ctx.resets, sums, proposals, states.unbind(), strict=True)
+        for t, (x_t, reset, sum_t, made_t, state) in enumerate(rows):
             if reset is not None:
                 h = h.masked_fill(reset, 0.0)
             torch.addmm(x_t, h, from_h, out=sum_t)
-            if output is not None:
-                seen = F.silu(F.layer_norm(sum_t, width, scale, shift), inplace=True)
-                torch.addmm(bias, seen, output.T, out=made_t)  # type: ignore[arg-type]
-            h = rule(h, *made_t.chunk(count, dim=-1))
-            states.append(h)
-        kept = torch.stack(states)
-        ctx.save_for_backward(first, is_first, recurrent, *second, kept, made, inner)
-        return kept
+            if to_made is not None:
+                _propose(sum_t, scale, shift, to_made, bias, made_t)
+            step(t, h, state)
+            h = state
+        ctx.save_for_backward(first, is_first, recurrent, *second, states, made, inner)
+        return states
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -69,42 +97,49 @@ class _Unroll(torch.autograd.Function):
             raise RuntimeError(
                 "the unroll is differentiable once: take the states from LatentPredictor.states(by_step=True)"
             )
-        (grad,) = gradients
         first, is_first, recurrent, scale, shift, output, bias, states, made, inner = ctx.saved_tensors
         before = torch.cat([first.unsqueeze(0), states[:-1]]).masked_fill(is_first.unsqueeze(-1), 0.0)
-        pull = PULLBACKS[ctx.rule](before, made, states)
-        through = None if output is None else _SecondLayer(inner, scale, shift, output)
-        of_h, of_made, of_x = torch.zeros_like(first), torch.empty_like(made), []
-        for t, reset in reversed(list(enumerate(ctx.resets))):
-            of_proposals = of_made[t]
-            direct = pull(t, of_h + grad[t], of_proposals)
+        rule, width = BY_HAND[ctx.rule], first.shape[-1]
+        of_h, of_made = torch.zeros_like(first), torch.empty_like(made)
+        pull = rule.backward(before, made, states, of_made)
+        candidate = slice(made.shape[-1] - width, None)
+        maker = recurrent if output is None else output
+        if rule.centres:
+            maker = torch.cat([maker[: candidate.start], centred(maker[candidate], 0)])
+        through = None if output is None else _SecondLayer(inner, scale, shift, maker)
+        into_h = maker if through is None else centred(recurrent, 0)
+        rows = zip(gradients[0].unbind(), of_made.unbind(), ctx.resets, strict=True)
+        for t, (grad, of_proposals, reset) in reversed(list(enumerate(rows))):
+            direct = pull(t, of_h + grad)
             if through is not None:
                 of_proposals = through(t, of_proposals)
-                of_x.append(of_proposals)
-            of_h = of_proposals @ recurrent if direct is None else torch.addmm(direct, of_proposals, recurrent)
+            of_h = of_proposals @ into_h if direct is None else torch.addmm(direct, of_proposals, into_h)
             if reset is not None:
                 of_h.masked_fill_(reset, 0.0)
-        of_x = of_made if through is None else torch.stack(of_x[::-1])
+        if rule.centres:
+            of_made[..., candidate] = centred(of_made[..., candidate], -1)
+        of_x = of_made if through is None else centred(through.of_inner, -1)
         of_recurrent = of_x.flatten(0, 1).T @ before.flatten(0, 1)
         second = (None,) * 4 if through is None else through.gradients(of_made)
         return None, of_x, of_h, None, of_recurrent, *second
 
 
 class _SecondLayer:
-    """Backward through W_o silu(LayerNorm(inner)) + b_o."""
+    """Backward through W_o silu(LayerNorm(inner)) + b_o; `of_inner` is left with a mean, as in `through_norm`."""
 
     def __init__(self, inner: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
-        self.output, self.width = output, [inner.shape[-1]]
-        self.normed, mean, rstd = torch.native_layer_norm(inner, self.width, None, None, 1e-5)
+        self.output, width = output, inner.shape[-1]
+        self.normed, _, rstd = torch.native_layer_norm(inner, [width], None, None, EPSILON)
         self.scaled = torch.addcmul(shift, self.normed, scale)
         share = torch.sigmoid(self.scaled)
         self.slope = share * (1 + self.scaled * (1 - share))  # of silu
-        self.of_seen = torch.empty_like(inner)
-        self.steps = _by_step(self.slope * scale, inner, mean, rstd, self.of_seen)
+        self.of_seen, self.of_inner = torch.empty_like(inner), torch.empty_like(inner)
+        self.steps = by_step(self.of_seen, self.slope * scale * rstd, self.normed, self.of_inner)
 
     def __call__(self, t: int, of_proposals: Tensor) -> Tensor:
-        slope, inner, mean, rstd, of_seen = self.steps[t]
-        return _norm_backward(torch.mm(of_proposals, self.output, out=of_seen) * slope, inner, mean, rstd)
+        of_seen, scaled, normed, of_inner = self.steps[t]
+        through_norm(torch.mm(of_proposals, self.output, out=of_seen) * scaled, normed, of_inner)
+        return of_inner
 
     def gradients(self, of_made: Tensor) -> tuple[Tensor, ...]:
         """Of the norm's weight and bias, and of the output's."""
@@ -113,78 +148,9 @@ class _SecondLayer:
         return (of_scaled * self.normed).sum((0, 1)), of_scaled.sum((0, 1)), of_output, of_made.sum((0, 1))
 
 
-def _residual(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    return lambda t, g, out: out.copy_(g)
-
-
-def _direct(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    def pull(t: int, g: Tensor, out: Tensor) -> None:
-        out.copy_(g)
-
-    return pull
-
-
-def _gated(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    gate, candidate = made.chunk(2, dim=-1)
-    alpha = torch.sigmoid(gate)
-    keep = 1 - alpha
-    steps = _by_step((candidate - before).mul_(alpha).mul_(keep), alpha, keep)
-
-    def pull(t: int, g: Tensor, out: Tensor) -> Tensor:
-        by_gate, by_candidate, keep = steps[t]
-        torch.cat([g * by_gate, g * by_candidate], dim=-1, out=out)
-        return g * keep
-
-    return pull
-
-
-def _gated_norm(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    gate, candidate = made.chunk(2, dim=-1)
-    width = candidate.shape[-1]
-    alpha, bound = torch.sigmoid(gate), (width - 1) ** 0.5
-    keep, clamped = 1 - alpha, candidate.clamp(-1e15, 1e15)
-    normed, mean, rstd = torch.native_layer_norm(clamped, [width], None, None, 1e-5)
-    by_gate = normed.clamp_(-bound, bound).sub_(before).mul_(alpha).mul_(keep)
-    steps = _by_step(by_gate, alpha, keep, clamped, mean, rstd)
-
-    def pull(t: int, g: Tensor, out: Tensor) -> Tensor:
-        by_gate, by_normed, keep, clamped, mean, rstd = steps[t]
-        # the clamps cut nothing that is not zero up to rounding: LayerNorm's Jacobian vanishes at the bound, and is
-        # below 1e-13 beyond 1e15
-        of_candidate = _norm_backward(g * by_normed, clamped, mean, rstd)
-        torch.cat([g * by_gate, of_candidate], dim=-1, out=out)
-        return g * keep
-
-    return pull
-
-
-def _unit_norm(before: Tensor, made: Tensor, after: Tensor) -> Pull:
-    length = (before + made).norm(dim=-1, keepdim=True)
-    floor = 1e-12  # of F.normalize; below it the length is a constant
-    steps = _by_step(after.masked_fill(length < floor, 0.0), length.clamp(min=floor).reciprocal())
-
-    def pull(t: int, g: Tensor, out: Tensor) -> Tensor:
-        radial, shrink = steps[t]
-        along = (g * radial).sum(dim=-1, keepdim=True)
-        return torch.mul(torch.addcmul(g, radial, along, value=-1), shrink, out=out)
-
-    return pull
-
-
-# From the states before the steps (T, B, D), the proposals (T, B, P) and the states after.
-PULLBACKS: dict[rules.Rule, Callable[[Tensor, Tensor, Tensor], Pull]] = {
-    rules.residual: _residual,
-    rules.gated: _gated,
-    rules.gated_norm: _gated_norm,
-    rules.direct: _direct,
-    rules.unit_norm: _unit_norm,
-}
-
-
-def _norm_backward(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """Of LayerNorm without affine, at x."""
-    of_x, _, _ = NORM_BACKWARD(g, x, x.shape[-1:], mean, rstd, None, None, [True, False, False])
-    return of_x
+def centred(x: Tensor, dim: int) -> Tensor:
+    """Without its mean along an axis."""
+    return x - x.mean(dim=dim, keepdim=True)
 
 
 def _resets(is_first: Tensor) -> list[Tensor | None]:
@@ -193,7 +159,3 @@ def _resets(is_first: Tensor) -> list[Tensor | None]:
     if is_first.device.type != "cpu":
         return list(masks)
     return [mask if some else None for mask, some in zip(masks, is_first.any(dim=1).tolist(), strict=True)]
-
-
-def _by_step(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    return list(zip(*(tensor.unbind() for tensor in tensors), strict=True))

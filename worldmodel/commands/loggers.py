@@ -66,19 +66,20 @@ class _WandbLogger(WandbLogger):
             return super().experiment
 
 
-def define_metrics(logger: Logger, horizons: Iterable[int]) -> None:
-    """Keep the least and the last value of what is compared in the run's summary, beside its history.
+def define_metrics(logger: Logger, names: Iterable[str], best: Literal["min", "max"]) -> None:
+    """Keep the best and the last value of what is compared in the run's summary, beside its history.
 
     Lightning has set the training step as everybody's axis. Of several patterns that fit a name W&B takes any, so that
     these are defined by their full names.
 
     Args:
         logger: any; only W&B's is told.
-        horizons: H, of `rollout/nmse@H`.
+        names: of metrics.
+        best: of their values.
     """
     if isinstance(logger, WandbLogger):
-        for name in ("val/loss", *(f"rollout/nmse@{horizon}" for horizon in horizons)):
-            logger.experiment.define_metric(name, step_metric=STEP, step_sync=True, summary="min,last")
+        for name in names:
+            logger.experiment.define_metric(name, step_metric=STEP, step_sync=True, summary=f"{best},last")
 
 
 def _settings(mode: WandbMode) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from worldmodel.envs.evaluate import Played
 from worldmodel.evaluation.horizon import HorizonCurves
 from worldmodel.evaluation.sequences import Recalled
 
@@ -16,6 +17,7 @@ FILES = (
     "rollout.gif",
     "recall.csv",
     "recall.png",
+    "returns.png",
     "checkpoints/last.ckpt",
     "checkpoints/best.ckpt",
 )
@@ -46,6 +48,41 @@ def print_result(
     losses = {name: metrics[name] for name in shown if name in metrics}
     if losses:
         console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+    print_files(folder)
+
+
+def print_policy(metrics: dict[str, float], played: Played | None, stage: str, reset_every: int | None) -> None:
+    """What a policy returns.
+
+    Args:
+        metrics: the Trainer's callback_metrics as numbers.
+        played: whole episodes, if some were.
+        stage: that they were played in.
+        reset_every: K, where its state was thrown away at every K-th frame.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    if "policy/return_mean" in metrics:
+        steps, speed = (metrics.get(f"policy/{name}", 0.0) for name in ("steps", "steps_per_second"))
+        console.print(
+            f"training: mean return {metrics['policy/return_mean']:.4g} in the last episodes,"
+            f" {steps:,.0f} environment steps, {speed:,.0f} of them a second"
+        )
+    if played is None:
+        return
+    (mean, low, high), length = played.mean, float(played.lengths.mean())
+    without = "" if reset_every is None else f", the state reset at every {reset_every}th frame"
+    console.print(
+        f"{stage}: mean return {mean:.4g} (95% interval {low:.4g} to {high:.4g}) over {len(played.returns)} episodes"
+        f" of {length:.4g} steps{without}"
+    )
+    if played.success is not None:
+        mean, low, high = played.success_rate
+        console.print(f"{stage}: success {mean:.1%} (95% interval {low:.1%} to {high:.1%})")
+
+
+def print_files(folder: Path) -> None:
+    """What a run's folder holds, and where it is."""
+    console = Console(soft_wrap=True, highlight=False)
     files = [name for name in FILES if (folder / name).exists()] + sorted(
         p.name for p in folder.glob("predictions*.h5")
     )

@@ -1,120 +1,53 @@
 """`worldmodel fit | validate | test | predict`: LightningCLI around WorldModel and EpisodeDataModule."""
 
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser
 
-from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpoint
-from worldmodel.callbacks.final_validation import FinalValidation
-from worldmodel.callbacks.guard import NumericalGuard
-from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
-from worldmodel.callbacks.last_checkpoint import BestCheckpoint, LastCheckpoint
-from worldmodel.callbacks.metrics_file import LOGGED
 from worldmodel.callbacks.predictions import PredictionWriter
-from worldmodel.callbacks.progress import FitProgress
-from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.recall import RecallEvaluation
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, finished
-from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
-from worldmodel.commands.parser import explain, fail
+from worldmodel.commands.experiment import ExperimentCLI, ExperimentParser, SaveConfig
 from worldmodel.commands.result import print_result
-from worldmodel.commands.resume import RunLock, find_run, newest_good
-from worldmodel.commands.run_folder import file_name, hand_down, is_first_rank, run_folder
+from worldmodel.commands.run_folder import is_first_rank
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 
 
-class TrainingParser(LightningArgumentParser):
-    """LightningCLI's parser, with this program's errors: one line, the nearest right choice, status 2."""
+class TrainingParser(ExperimentParser):
+    """Of world models, whose data may be collected."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # --model.rul is a mistake, not --model.rule
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        fail(explain(message, self._keys()))
-
-    def _keys(self) -> list[str]:
-        parsers: list[Any] = [self]
-        for action in self._actions:
-            if isinstance(action.choices, dict):
-                parsers += action.choices.values()
-        options = [name for parser in parsers for name in parser._option_string_actions if name.startswith("--")]
-        return options + [f"--data.collect.{name}" for name in CollectOptions.__annotations__]
+    further_keys = tuple(f"--data.collect.{name}" for name in CollectOptions.__annotations__)
 
 
-class SaveConfig(SaveConfigCallback):
-    """config.yaml in the run's folder, and the same configuration in every logger that takes one."""
+class SaveTraining(SaveConfig):
+    """Runs are compared by the open-loop error too."""
 
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        config, data = self.config.as_dict(), getattr(trainer, "datamodule", None)
+    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
         multiples = config["rollout"]["multiples"] or MULTIPLES
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-            define_metrics(logger, [multiple * data.steps for multiple in multiples] if data else [])
+        horizons = [multiple * data.steps for multiple in multiples] if data else []
+        return ["val/loss", *(f"rollout/nmse@{horizon}" for horizon in horizons)]
 
 
-class TrainingCLI(LightningCLI):
-    """The four subcommands that need a Trainer. Each run gets a folder, loggers and the callbacks of this package."""
+class TrainingCLI(ExperimentCLI):
+    """The four subcommands of a world model."""
+
+    model: WorldModel
+    datamodule: EpisodeDataModule
 
     def __init__(self, argv: list[str], parser_class: type[TrainingParser] = TrainingParser) -> None:
-        super().__init__(
-            WorldModel,
-            EpisodeDataModule,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            trainer_defaults={
-                "log_every_n_steps": 50,
-                "gradient_clip_val": 1.0,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,  # the lane schedule divides lanes among the ranks itself
-                "num_sanity_val_steps": 0,
-            },
-            parser_class=parser_class,
-            parser_kwargs={"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."},
-            auto_configure_optimizers=False,
-            args=argv,
-        )
+        about = {"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."}
+        defaults = {"gradient_clip_val": 1.0}
+        super().__init__(argv, WorldModel, EpisodeDataModule, parser_class, SaveTraining, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add = parser.add_argument
-        add("--experiment", type=str | None, default=None, help="groups runs; default: the config file's name")
-        add("--run_dir", type=Path | None, default=None, help="the run's folder; default: runs/<experiment>/<run>")
-        add("--wandb", type=WandbMode, default="offline", help="Weights & Biases; online without account: offline")
-        add("--project", type=str, default="worldmodel", help="the project in Weights & Biases")
-        add(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="of torch on the CPU; one is often fastest for small models",
-        )
-        add(
-            "--matmul_precision",
-            type=Literal["highest", "high", "medium"],
-            default="high",
-            help="of float32 matmuls on a GPU; high: TF32",
-        )
-        add("--checkpoint_every", type=int, default=500, help="optimizer steps between two saves of last.ckpt")
-        add("--checkpoint_keep", type=int, default=2, help="last.ckpt, and as many before it as make this number")
-        add(
-            "--resume",
-            action="store_true",
-            help="fit: go on with the newest run of this name, or the one in --run_dir, from its newest whole"
-            " checkpoint; begin it, if there is none. --ckpt_path last is the same",
-        )
+        super().add_arguments_to_parser(parser)
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
-        parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
         parser.add_lightning_class_args(RecallEvaluation, "recall")
         parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
@@ -122,74 +55,8 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=_needs_whole_episodes)
         parser.link_arguments("data.images", "model.images", apply_on="instantiate")
 
-    def _parse_ckpt_path(self) -> None:
-        """Not as LightningCLI does, which silently replaces model arguments by the checkpoint's."""
-        self.checkpoint = None
-        config = self.config[self.config["subcommand"]]
-        self.resume = bool(config.get("resume")) or config.get("ckpt_path") == "last"
-        if self.resume:
-            if self.config["subcommand"] != "fit" or config.get("ckpt_path") not in (None, "last"):
-                raise UserError("--resume is for fit, and finds its checkpoint itself: leave out one of the two")
-            config["ckpt_path"], config["resume"] = None, False  # config.yaml serves for other runs too
-        elif path := config.get("ckpt_path"):
-            config["ckpt_path"] = str(find_checkpoint(Path(path)))
-            self.checkpoint = read_checkpoint(Path(config["ckpt_path"]))
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.config["subcommand"]]
-        if threads := config["threads"]:
-            torch.set_num_threads(threads)
-        if torch.cuda.is_available():
-            torch.set_float32_matmul_precision(config["matmul_precision"])
-        # config.yaml must serve for another run: it keeps the experiment's name, and not the folder that is taken now
-        if config["experiment"] is None:
-            config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"
-        self.run_dir, config["run_dir"] = config["run_dir"], None
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        resumed = self._resumed_folder() if self.resume else None
-        if self.checkpoint is not None:
-            check_arguments(self.checkpoint, self.model)
-            if self.subcommand == "fit" and (said := finished(self.checkpoint, self._get(self.config_init, "trainer"))):
-                if not resumed:
-                    raise UserError(said)
-                print(said, flush=True)  # so that the same command may be given until a run is through
-                raise SystemExit(0)
-        elif self.subcommand != "fit":
-            raise UserError(
-                f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a run's folder or a checkpoint"
-            )
-        self.check_options()
-        self.folder = resumed or self._make_folder()
-        job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
-        callbacks: list[Callback] = [PredictionWriter(), FinalValidation()]
-        if config["trainer"]["enable_progress_bar"] is not False:
-            callbacks.append(FitProgress())
-        if job == "fit":
-            callbacks.append(NumericalGuard(self.folder))
-            if is_first_rank():
-                self.lock = RunLock(self.folder)
-        if job == "fit" and config["trainer"]["enable_checkpointing"] is not False:
-            checkpoints = self.folder / "checkpoints"
-            last = LastCheckpoint(checkpoints, config["checkpoint_every"], config["checkpoint_keep"])
-            callbacks += [RandomState(), last, BestCheckpoint(checkpoints)]
-        given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
-        name, variant = self.names()
-        names = {"name": name, "group": config["experiment"], "job_type": job, "config": {"variant": variant}}
-        tags = [self.model.hparams["rule"], self._get(self.config_init, "tbptt").start, self.datamodule.env_id]
-        logged = (self.checkpoint or {}).get(LOGGED) if resumed else None
-        loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, logged, **names)
-        try:
-            return self.checked_trainer(
-                logger=loggers + _as_list(None if isinstance(given, bool) else given),
-                callbacks=callbacks + _as_list(config["trainer"]["callbacks"]),
-                plugins=[DurableCheckpointIO(), *_as_list(config["trainer"]["plugins"])],
-                **kwargs,
-            )
-        except UserError:
-            with suppress(OSError):
-                self.folder.rmdir()  # nothing is in it yet
-            raise
+    def first_callbacks(self) -> list[Callback]:
+        return [PredictionWriter(), *super().first_callbacks()]
 
     def check_options(self) -> None:
         """What model, data and callback cannot see alone; a UserError if it does not go together."""
@@ -199,36 +66,6 @@ class TrainingCLI(LightningCLI):
     def names(self) -> tuple[str, str]:
         """Of the run, and of what is compared, as W&B shows and groups them."""
         return self.folder.name, f"{self.model.hparams['rule']}, {self._get(self.config_init, 'tbptt').start}"
-
-    def checked_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer of the configuration and these options; what it refuses is the user's mistake."""
-        try:
-            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
-        except (ValueError, ImportError, MisconfigurationException) as error:
-            raise UserError(f"the Trainer refuses its options: {error}") from error
-
-    def _make_folder(self) -> Path:
-        return run_folder(self.config[str(self.subcommand)]["experiment"], self._run_name(), self.run_dir)
-
-    def _run_name(self) -> str:
-        env = file_name(self.datamodule.env_id)
-        prefix = "" if self.subcommand == "fit" else f"{self.subcommand}-"
-        seed = self.config[str(self.subcommand)]["seed_everything"]
-        return f"{prefix}{self.model.hparams['rule']}-{env}-s{seed}"
-
-    def _resumed_folder(self) -> Path | None:
-        """Of the run that goes on, its checkpoint read; None, where a new one begins."""
-        folder = find_run(Path("runs", self.config["fit"]["experiment"]), self._run_name(), self.run_dir)
-        path = None if folder is None else newest_good(folder)
-        if is_first_rank():
-            if folder is not None:
-                hand_down(folder)
-            where = "no run to go on with" if folder is None else f"no checkpoint in {folder} yet"
-            print(f"resume: {where}: it begins" if path is None else f"resume: from {path}", flush=True)
-        if path is not None:
-            self.checkpoint = read_checkpoint(path)
-            self.config_init["fit"]["ckpt_path"] = str(path)
-        return folder
 
     def predict(self, **kwargs: Any) -> None:
         """PredictionWriter writes what is wanted of the outputs; kept in memory they would grow with the data."""
@@ -271,7 +108,3 @@ def check_gradient(model: WorldModel, starts: list[str]) -> None:
 
 def _needs_whole_episodes(gradient: str) -> bool:
     return gradient == "bptt"
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 from scipy import special, stats
 
-ALPHA = 0.05  # of every test
+from worldmodel.interval import t_interval
+
 EQUAL = 1e-9  # relative: runs that agree to nine digits are the same runs
 MAX_EXPONENT = math.log(np.finfo(float).max)
 TINY = float(np.finfo(float).tiny)  # an error of exactly zero counts as this, so that it has a logarithm
@@ -70,16 +71,6 @@ def scaled(estimate: Estimate, factor: float) -> Estimate:
     )
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and mean -+ t(0.975, n - 1) s / sqrt(n), as (mean, low, high). NaN where n is too small for them."""
-    n = len(values)
-    mean = float(np.mean(values)) if n else math.nan
-    if n < 2:
-        return mean, math.nan, math.nan
-    half = _t(ALPHA, n) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return mean, mean - half, mean + half
-
-
 def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
     """log(a / b) of each pair; exactly 0 where the two agree to nine digits."""
     logs = [_log(x) - _log(y) for x, y in zip(a, b, strict=True)]
@@ -133,11 +124,6 @@ def holm(p: Sequence[float]) -> list[float]:
 def exp(value: float) -> float:
     """e to the value; infinite where a float cannot hold it."""
     return math.inf if value > MAX_EXPONENT else math.exp(value)
-
-
-def _t(alpha: float, n: int) -> float:
-    """What |t| passes with probability alpha by chance, of n values."""
-    return float(special.stdtrit(n - 1, 1 - alpha / 2))
 
 
 def _log(value: float) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from worldmodel.data.spaces import describe, describe_observation
+from worldmodel.envs.masks import MaskShown, tells_mask
 from worldmodel.envs.render import GL_HINT, Pixels, has_own_image, is_mujoco, may_fork, prepare_display, prepare_mujoco
 from worldmodel.envs.time_limit import MixedTimeLimit
 from worldmodel.envs.vector import Factory, reason_of
@@ -35,10 +36,12 @@ def make_simulator(
     vectorization: Literal["sync", "async"] = "sync",
     pixels: tuple[int, int] | None = None,
     min_episode_steps: int | None = None,
+    masks: bool = False,
 ) -> Simulator:
     """`num_envs` copies of an environment that step together; with `pixels` (H, W) wrapped in `Pixels`.
 
-    With `min_episode_steps` each episode has a time limit of its own (`MixedTimeLimit`).
+    With `min_episode_steps` each episode has a time limit of its own (`MixedTimeLimit`), with `masks` an environment
+    whose info has an `action_mask` shows it as a part of its observation (`MaskShown`).
     The step after an episode's end resets (`AutoresetMode.NEXT_STEP`), so that the last observation is the true one.
 
     Raises:
@@ -57,6 +60,7 @@ def make_simulator(
         describe(probe.action_space)
         about = {"env_entry_point": _entry(env_id), "versions": _versions(probe)}
         rate, rendered = rate_of(probe), pixels is not None and not has_own_image(probe)
+        masks = masks and _made(lambda: tells_mask(probe), env_id, env_kwargs)
         if rendered and no_backend and is_mujoco(probe):
             raise UserError(no_backend)
     finally:
@@ -69,6 +73,7 @@ def make_simulator(
         env = gym.make(env_id, **options)
         if min_episode_steps is not None and max_episode_steps is not None:
             env = MixedTimeLimit(env, min_episode_steps, max_episode_steps)
+        env = MaskShown(env) if masks else env
         return Pixels(env, pixels, native="width" in options or "height" in options) if pixels else env
 
     factories = [Factory(make, i) for i in range(num_envs)]

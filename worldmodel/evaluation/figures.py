@@ -63,6 +63,19 @@ def recall_figure(recalled: Recalled, steps: int, title: str) -> Figure:
     return figure
 
 
+def learning_figure(trained: list[tuple[int, float]], played: list[tuple[int, float]], title: str) -> Figure:
+    """Mean returns against environment steps: of the last training episodes, and of validations."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for points, color, label, marker in ((trained, COPY, "training", ""), (played, MODEL, "validation", "o")):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=4)
+    axes.set(title=title, xlabel="environment steps", ylabel="mean return of an episode")
+    axes.legend(frameon=False, loc="best")
+    axes.grid(alpha=0.25)
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG."""
     figure.savefig(path, dpi=110)

@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 INPUTS = ("obs", "action", "is_first")  # of a batch, that `observe` takes
+OnWeightChange = Literal["keep", "zero", "burn_in", "replay"]
 
 
 class WeightWatch:
@@ -139,6 +140,23 @@ class InputHistory:
 def _segment(batch: Mapping[str, Any]) -> Segment:
     obs, action, is_first = (batch[name].detach() for name in INPUTS)
     return Segment(obs[:, : is_first.shape[1]], action, is_first)
+
+
+def history_for(how: OnWeightChange, steps: int) -> InputHistory | None:
+    """What must be remembered for it: the last `steps` for burn_in, an episode for replay, else nothing."""
+    return None if how in ("keep", "zero") else InputHistory(steps if how == "burn_in" else None)
+
+
+def mended(
+    state: Tensor, how: OnWeightChange, history: InputHistory | None, observe: Callable[..., Any] | None
+) -> Tensor:
+    """What becomes of a state (B, D) that other weights made; zeros too where nothing is remembered to make it of."""
+    if how == "keep":
+        return state
+    if history is None or not history.held or observe is None:
+        return torch.zeros_like(state)
+    remade = history.replay(observe)
+    return torch.zeros_like(state) if remade is None else remade
 
 
 class PostSwapRatio:

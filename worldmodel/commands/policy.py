@@ -1,0 +1,124 @@
+"""`worldmodel policy fit | validate | test`: LightningCLI around Policy and RolloutDataModule."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
+
+from worldmodel.callbacks.last_checkpoint import BestCheckpoint
+from worldmodel.callbacks.learning_curve import LearningCurve
+from worldmodel.callbacks.progress import FitProgress
+from worldmodel.commands.breakdown import training_errors
+from worldmodel.commands.experiment import ExperimentCLI, ExperimentParser, SaveConfig
+from worldmodel.commands.parser import fail
+from worldmodel.commands.result import print_files, print_policy
+from worldmodel.commands.run_folder import is_first_rank
+from worldmodel.errors import UserError, nearest
+from worldmodel.modules.policy import Policy
+from worldmodel.modules.rollout_data import RolloutDataModule
+
+SUBCOMMANDS = ("fit", "validate", "test")
+SHOWN = {"policy/return_mean": "return", "val/return_mean": "val return", "train/entropy": "entropy"}
+USAGE = """usage: worldmodel policy {fit,validate,test} [OPTIONS]
+
+Trains a policy with memory by PPO, and plays whole episodes with it.
+
+  fit       train a policy: worldmodel policy fit --config conf/policy/cartpole.yaml
+  validate  the mean return of a checkpoint, with its 95% interval
+  test      the same on other episodes
+
+`worldmodel policy SUBCOMMAND --help` lists the options."""
+
+
+class SavePolicy(SaveConfig):
+    """Runs are compared by what they return."""
+
+    best = "max"
+
+    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
+        return ["policy/return_mean", "val/return_mean"]
+
+
+class PolicyCLI(ExperimentCLI):
+    """The three subcommands of a policy."""
+
+    model: Policy
+    datamodule: RolloutDataModule
+
+    def __init__(self, argv: list[str]) -> None:
+        about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
+        defaults = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
+        super().__init__(argv, Policy, RolloutDataModule, ExperimentParser, SavePolicy, defaults, about)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = ExperimentCLI.subcommands()
+        return {name: every[name] for name in SUBCOMMANDS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--reset_every",
+            type=int | None,
+            default=None,
+            help="K; validate, test: the state starts from zeros at every K-th frame, which shows what it is worth",
+        )
+        parser.link_arguments("reset_every", "data.reset_every")
+        parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
+        parser.link_arguments("data.action_space", "model.action_space", apply_on="instantiate")
+        parser.link_arguments("data.images", "model.images", apply_on="instantiate")
+
+    def first_callbacks(self) -> list[Callback]:
+        return [*super().first_callbacks(), *([LearningCurve(self.folder)] if self.subcommand == "fit" else [])]
+
+    def progress(self) -> FitProgress:
+        data = self.datamodule
+        return FitProgress(shown=SHOWN, done=lambda: (data.steps, data.total_steps))
+
+    def best_checkpoint(self, folder: Path) -> BestCheckpoint:
+        return BestCheckpoint(folder, "val/return_mean", "max")
+
+    def finished(self, checkpoint: dict[str, Any]) -> str | None:
+        data, rollout = self.datamodule, self.datamodule.num_envs * self.datamodule.rollout_steps
+        steps = checkpoint.get(type(data).__qualname__, {}).get("steps", 0)
+        if steps + rollout > data.total_steps:
+            return (
+                f"the checkpoint's run is finished: data.total_steps {data.total_steps} is reached; raise it to go on"
+            )
+        return super().finished(checkpoint)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1:
+            raise UserError("a policy is trained by one process: leave out trainer.devices, or set it to 1")
+        return trainer
+
+    def before_fit(self) -> None:
+        if is_first_rank():
+            model, data = self.model, self.datamodule
+            size = sum(p.numel() for p in model.parameters())
+            print(f"policy: {model.hparams['rule']}, {size:,} parameters, a state of {model.state_dim}")
+            envs = f"{data.num_envs} environments, {data.obs_dim} entries seen, actions {data.action_space['type']}"
+            print(f"data: {data.env_id}, {envs}, {data.total_steps:,} steps")
+
+    def after_fit(self) -> None:
+        stage = "test" if self.trainer.state.fn == TrainerFn.TESTING else "validation"
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        print_policy(metrics, self.datamodule.played, stage, self.datamodule.reset_every)
+        print_files(self.folder)
+
+    after_validate = after_test = after_fit
+
+
+def main(argv: list[str]) -> None:
+    """Run a subcommand, named by the first argument."""
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE)
+    elif command not in SUBCOMMANDS:
+        fail(f"unknown command 'policy {command}': {nearest(command, SUBCOMMANDS)}")
+    else:
+        with training_errors(argv):
+            PolicyCLI(argv)
