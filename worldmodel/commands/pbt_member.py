@@ -130,7 +130,8 @@ def _argv(shared: Membership, member: int, folder: Path, values: Mapping[str, fl
         "trainer.check_val_every_n_epoch": NEVER,
         **values,
     }
-    return ["fit", *(f"--{name}={value}" for name, value in options.items()), "--resume"]  # behind what config says of it
+    # --resume at the end: the configuration says no to it
+    return ["fit", *(f"--{name}={value}" for name, value in options.items()), "--resume"]
 
 
 def _checkpoint_of(folder: Path, step: int) -> Path:
