@@ -18,6 +18,7 @@ from worldmodel.weight_change import PostSwapRatio
 STATE = "Exchange"  # where a checkpoint keeps the report
 CLIP = "trainer.gradient_clip_val"
 MODEL = "model."
+RATIO = "pbt/post_exploit_loss_ratio"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Exchange(pl.Callback):
     ) -> None:
         heard = outputs.get("value_loss", outputs["loss"]) if isinstance(outputs, dict) else None
         if heard is not None and (ratio := self._ratio.hear(heard)) is not None:
-            log_at_once(trainer, {"pbt/post_exploit_loss_ratio": ratio})
+            log_at_once(trainer, {RATIO: ratio})
         self._due |= trainer.global_step % self.interval == 0 and trainer.global_step != self._reported()
         if not self._due or is_before_validation(trainer):
             return

@@ -1,5 +1,6 @@
 """`worldmodel pbt`: members train side by side; every so often the worst copy the best, and vary what they copied."""
 
+import csv
 import gc
 import os
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -217,7 +219,7 @@ def conclude(prepared: Prepared, lineage: Lineage) -> None:
     save(population_figure(lineage, metric, title, log), out / PICTURE)
     SAID.print(_table(lineage, order, metric))
     ancestors = "".join(f", from member {e.donor} at step {e.step}" for e in lineage.ancestors(order[0]))
-    SAID.print(f"{len(lineage.exploits)} exploits; the best is member {order[0]}{ancestors}")
+    SAID.print(f"{len(lineage.exploits)} exploits{_cost(out, order)}; the best is member {order[0]}{ancestors}")
     SAID.print(f"files: {CONFIG}, population.csv, lineage.csv, {PICTURE}, member-0/ ...")
     SAID.print(f"best: {out / BEST}")
 
@@ -233,6 +235,18 @@ def _table(lineage: Lineage, order: list[int], metric: str) -> Table:
         values = [f"{last[member].hyperparameters[key]:.4g}" for key in keys]
         table.add_row(str(member), f"{last[member].score:.5g}", str(copied), str(was), *values)
     return table
+
+
+def _cost(out: Path, members: list[int]) -> str:
+    """What the states cost that were carried through the swaps, in words."""
+    from worldmodel.callbacks.exchange import RATIO
+    from worldmodel.population.engine import member_folder
+
+    ratios: list[float] = []
+    for member in members:
+        with (member_folder(out, member) / "metrics.csv").open(newline="") as file:
+            ratios += [float(row[RATIO]) for row in csv.DictReader(file) if row.get(RATIO)]
+    return f" (loss of the first batch behind one / of the second: median {median(ratios):.3f})" if ratios else ""
 
 
 def _copy(run: Path, place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,14 @@ def train(shared: Membership, member: int, start: Mapping[str, float]) -> None:
     os.chdir(shared.cwd)
     folder = member_folder(shared.folder, member)
     _log_to(folder.with_suffix(".log"))
+    try:
+        _train(shared, member, folder, start)
+    except BaseException:  # Ray takes it away; the log is where it is looked for
+        traceback.print_exc()
+        raise
+
+
+def _train(shared: Membership, member: int, folder: Path, start: Mapping[str, float]) -> None:
     last = folder / "checkpoints" / NAME
     report = report_of(last) if last.is_file() else None
     if report is None or report.step < shared.last_step:
@@ -121,7 +130,8 @@ def _argv(shared: Membership, member: int, folder: Path, values: Mapping[str, fl
         "trainer.check_val_every_n_epoch": NEVER,
         **values,
     }
-    return ["fit", "--resume", *(f"--{name}={value}" for name, value in options.items())]
+    # --resume at the end: the configuration says no to it
+    return ["fit", *(f"--{name}={value}" for name, value in options.items()), "--resume"]
 
 
 def _checkpoint_of(folder: Path, step: int) -> Path:
