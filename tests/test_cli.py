@@ -131,6 +131,7 @@ def test_every_conf_runs(worldmodel, conf, tmp_path):
     assert run_of(again).endswith("-2"), "a second run gets a folder of its own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "conf" / "imagine").glob("*.yaml")))
 def test_every_conf_of_imagine_runs(worldmodel, name, tmp_path):
     """In the world of conf/plan's file of that name."""
