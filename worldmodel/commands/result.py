@@ -69,15 +69,18 @@ def print_policy(metrics: dict[str, float], played: Played | None, stage: str, r
         )
     if played is None:
         return
-    (mean, low, high), length = played.mean, float(played.lengths.mean())
-    without = "" if reset_every is None else f", the state reset at every {reset_every}th frame"
-    console.print(
-        f"{stage}: mean return {mean:.4g} (95% interval {low:.4g} to {high:.4g}) over {len(played.returns)} episodes"
-        f" of {length:.4g} steps{without}"
-    )
+    length = float(played.lengths.mean())
+    without = "" if reset_every is None else f", the state reset at frame 0 and at every {reset_every} further ones"
+    shown = _with_interval(played.mean, "{:.4g}")
+    console.print(f"{stage}: mean return {shown} over {len(played.returns)} episodes of {length:.4g} steps{without}")
     if played.success is not None:
-        mean, low, high = played.success_rate
-        console.print(f"{stage}: success {mean:.1%} (95% interval {low:.1%} to {high:.1%})")
+        console.print(f"{stage}: success {_with_interval(played.success_rate, '{:.1%}')}")
+
+
+def _with_interval(found: tuple[float, float, float], pattern: str) -> str:
+    """Mean and 95% interval in words; of one number alone there is none."""
+    mean, low, high = map(pattern.format, found)
+    return mean if found[1] != found[1] else f"{mean} (95% interval {low} to {high})"
 
 
 def print_files(folder: Path) -> None:
