@@ -3,14 +3,14 @@
     python -m venv .venv-peers
     .venv-peers/bin/pip install torch==2.13.0 sb3-contrib==2.9.2 popgym==1.0.7 .
     .venv-peers/bin/python benchmarks/policy.py [--tasks cartpole,...] [--ways memory,...] [--seeds 0,1,2]
-    .venv-peers/bin/python benchmarks/policy.py --speed [--rounds 5]
+    .venv-peers/bin/python benchmarks/policy.py --speed [--rounds 5] [--ways recurrent_ppo,recurrent_ppo_zoo]
     .venv-peers/bin/python benchmarks/policy.py --json FILE                     # with both
 
 Every run is a process of its own with one thread, and lands in runs/policy_benchmark; the next call takes it from
-there. `memory` and `feed_forward` are conf/policy/TASK.yaml with this budget; `reset` is `memory` whose state is
-forgotten every few steps while it is judged. RecurrentPPO is set as rl-baselines3-zoo tuned it (sb3's defaults for
-repeat_first) but for two things that cost it time: LSTMs as wide as our memory, and Pendulum's minibatches.
-`recurrent_ppo_zoo` undoes both. It does not see its last action, as our memory does.
+there. `memory` and `feed_forward` are conf/policy/TASK.yaml with this budget; `reset every K` is `memory` whose state
+starts from zeros at every K-th frame while it is judged. RecurrentPPO is set as rl-baselines3-zoo tuned it (sb3's
+defaults for repeat_first) but for two things that cost it time: LSTMs as wide as our memory, and Pendulum's
+minibatches. `recurrent_ppo_zoo` undoes both. It does not see its last action, as our memory does.
 
 The policy at the end plays 20 episodes with its likeliest actions and 20 as it was trained, from the same starts. Speed
 is of collecting and training alone, in CPU time (other processes do not count), in turns.
@@ -40,6 +40,7 @@ RUNS = ROOT / "runs" / "policy_benchmark"
 ENVS, EPISODES, EVALUATION_SEED = 8, 20, 10_000
 PEER, ZOO = "recurrent_ppo", "recurrent_ppo_zoo"
 WAYS = (PEER, "memory", "feed_forward")
+FORGETTING = (1, 2, 4, 8, 16)  # frames between two resets of the state in mid-episode
 GOAL = 1.5
 
 
@@ -51,7 +52,6 @@ class Task:
     observe: list[int] | None  # entries of the observation; None: all
     steps: int  # of all environments together
     short: int  # the same where only speed is measured
-    forget: int  # `reset`: steps between two resets
     peer: dict[str, Any] = field(default_factory=dict)
     zoo: dict[str, Any] = field(default_factory=dict)  # what of it the zoo has otherwise
 
@@ -63,17 +63,17 @@ def falling(first: float) -> Callable[[float], float]:
 
 TASKS = {
     "cartpole": Task(
-        "CartPole-v1", [0, 2], 50_000, 2048, 8,
+        "CartPole-v1", [0, 2], 50_000, 2048,
         {"n_steps": 32, "batch_size": 256, "gamma": 0.98, "gae_lambda": 0.8, "n_epochs": 20,
          "learning_rate": falling(1e-3), "clip_range": falling(0.2)},
     ),
     "pendulum": Task(
-        "Pendulum-v1", [0, 1], 80_000, 4096, 8,
+        "Pendulum-v1", [0, 1], 80_000, 4096,
         {"n_steps": 512, "batch_size": 512, "gamma": 0.9, "n_epochs": 10, "learning_rate": 1e-3, "use_sde": True,
          "sde_sample_freq": 4},
         {"batch_size": 128},
     ),
-    "repeat_first": Task("popgym:popgym-RepeatFirstEasy-v0", None, 50_000, 2048, 8),
+    "repeat_first": Task("popgym:popgym-RepeatFirstEasy-v0", None, 50_000, 2048),
 }  # fmt: skip
 EQUAL = {"policy_kwargs": {"lstm_hidden_size": 64}}  # our hidden_dim; sb3's is 256
 
@@ -139,7 +139,7 @@ def of_ours(name: str, seed: int, steps: int, options: list[str], folder: Path, 
         checkpoint = folder / "checkpoints" / "last.ckpt"
         found["likeliest"], found["sampled"] = (_played_by_ours(checkpoint, name, likely) for likely in (True, False))
         if options == OURS["memory"]:
-            found["reset"] = _played_by_ours(checkpoint, name, True, TASKS[name].forget)
+            found["reset"] = {str(k): _played_by_ours(checkpoint, name, True, k) for k in FORGETTING}
     return found
 
 
@@ -198,8 +198,9 @@ def returns_of(names: list[str], ways: list[str], seeds: list[int]) -> dict[str,
             runs = [run(way, name, s, task.steps, RUNS / f"{name}-{way}-{task.steps}-{s}.json") for s in seeds]
             judged = ("likeliest", "sampled", "training")
             figures[name][way] = _row(way, runs, judged) | {"runs": runs}
-            if "reset" in runs[0]:
-                figures[name]["reset"] = _row(f"reset every {task.forget} steps", runs, ("reset",))
+            for k in runs[0].get("reset", {}):
+                forgetful = [{"likeliest": one["reset"][k]} for one in runs]
+                figures[name][f"reset {k}"] = _row(f"  reset every {k}", forgetful, ("likeliest",))
     return figures
 
 
@@ -210,11 +211,11 @@ def _row(title: str, runs: list[dict[str, Any]], judged: tuple[str, ...]) -> dic
     return {kind: dict(zip(("mean", "low", "high"), interval, strict=True)) for kind, interval in found.items()}
 
 
-def speed_of(names: list[str], rounds: int) -> dict[str, Any]:
+def speed_of(names: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
     """Environment steps a second of CPU time, short runs taking turns, and the ratio within each round."""
     figures: dict[str, Any] = {}
     for name in names:
-        rates: dict[str, list[float]] = {way: [] for way in ("memory", PEER, ZOO)}
+        rates: dict[str, list[float]] = {way: [] for way in ("memory", *peers)}
         for number in range(rounds):
             for way, measured in rates.items():
                 path = RUNS / f"speed-{name}-{way}-{number}.json"
@@ -241,13 +242,13 @@ def main() -> None:
     if options.run:
         way, name, seed, steps, path, judged = json.loads(options.run)
         return run_here(way, name, seed, steps, Path(path), judged)
-    names = options.tasks.split(",")
+    names, ways = options.tasks.split(","), options.ways.split(",")
     figures: dict[str, Any] = {"threads": 1, "environments": ENVS, "versions": _versions()}
     if not options.speed:
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        figures["returns"] = returns_of(names, options.ways.split(","), seeds)
+        figures["returns"] = returns_of(names, ways, seeds)
     if options.speed or options.json:
-        figures["speed"] = speed_of(names, options.rounds)
+        figures["speed"] = speed_of(names, [way for way in ways if way in (PEER, ZOO)], options.rounds)
     save(options.json, figures)
 
 
