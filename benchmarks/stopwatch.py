@@ -47,10 +47,10 @@ class TrainingStopwatch(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.watch.stop()
         data = trainer.datamodule
-        assert isinstance(data, RolloutDataModule) and data.collector is not None
+        assert isinstance(data, RolloutDataModule)
         TrainingStopwatch.last = self.watch.figures(data.steps) | {
             "parameters": sum(p.numel() for p in pl_module.parameters()),
-            "training": list(data.collector.returns),
+            "training": list(data.returns),
         }
 
 
