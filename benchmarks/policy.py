@@ -5,6 +5,7 @@
     .venv-peers/bin/python benchmarks/policy.py [--tasks cartpole,...] [--ways memory,...] [--seeds 0,1,2]
     .venv-peers/bin/python benchmarks/policy.py --speed [--rounds 5] [--ways recurrent_ppo,recurrent_ppo_zoo]
     .venv-peers/bin/python benchmarks/policy.py --json FILE                     # with both
+    .venv-peers/bin/python benchmarks/policy.py --ready                         # of the runs there are
 
 Every run is a process of its own with one thread, and lands in runs/policy_benchmark; the next call takes it from
 there. `memory` and `feed_forward` are conf/policy/TASK.yaml with this budget; `reset every K` is `memory` whose state
@@ -40,6 +41,7 @@ RUNS = ROOT / "runs" / "policy_benchmark"
 ENVS, EPISODES, EVALUATION_SEED = 8, 20, 10_000
 PEER, ZOO = "recurrent_ppo", "recurrent_ppo_zoo"
 WAYS = (PEER, "memory", "feed_forward")
+CPU = "steps_per_cpu_second"
 FORGETTING = (1, 2, 4, 8, 16)  # frames between two resets of the state in mid-episode
 GOAL = 1.5
 
@@ -187,17 +189,21 @@ def run(way: str, name: str, seed: int, steps: int, path: Path, judged: bool = T
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def returns_of(names: list[str], ways: list[str], seeds: list[int]) -> dict[str, Any]:
-    """Train what has not been, and print mean returns over the seeds with their 95% intervals."""
+def returns_of(names: list[str], ways: list[str], seeds: list[int], ready: bool) -> dict[str, Any]:
+    """Train what has not been (`ready`: leave it out), and print mean returns over the seeds with 95% intervals."""
     figures: dict[str, Any] = {}
     for name in names:
         task, figures[name] = TASKS[name], {}
-        print(f"\n{name}: mean return after {task.steps:,} steps, {len(seeds)} seeds")
+        print(f"\n{name}: mean return after {task.steps:,} steps (seeds)")
         print(f"  {'':20}{'likeliest actions':>28}{'drawn':>28}{'last of training':>28}")
         for way in ways:
-            runs = [run(way, name, s, task.steps, RUNS / f"{name}-{way}-{task.steps}-{s}.json") for s in seeds]
+            paths = {seed: RUNS / f"{name}-{way}-{task.steps}-{seed}.json" for seed in seeds}
+            runs = [run(way, name, s, task.steps, path) for s, path in paths.items() if path.exists() or not ready]
+            if not runs:
+                continue
             judged = ("likeliest", "sampled", "training")
-            figures[name][way] = _row(way, runs, judged) | {"runs": runs}
+            figures[name][way] = _row(f"{way} ({len(runs)})", runs, judged)
+            figures[name][way] |= {key: [one[key] for one in runs] for key in ("seed", "steps", "parameters", CPU)}
             for k in runs[0].get("reset", {}):
                 forgetful = [{"likeliest": one["reset"][k]} for one in runs]
                 figures[name][f"reset {k}"] = _row(f"  reset every {k}", forgetful, ("likeliest",))
@@ -205,10 +211,12 @@ def returns_of(names: list[str], ways: list[str], seeds: list[int]) -> dict[str,
 
 
 def _row(title: str, runs: list[dict[str, Any]], judged: tuple[str, ...]) -> dict[str, Any]:
-    found = {kind: t_interval([float(np.mean(one[kind])) for one in runs]) for kind in judged}
-    cells = [f"{mean:.3g} [{low:.3g}, {high:.3g}]" for mean, low, high in found.values()]
+    means = {kind: [float(np.mean(one[kind])) for one in runs] for kind in judged}
+    intervals = {kind: t_interval(values) for kind, values in means.items()}
+    cells = [f"{mean:.3g} [{low:.3g}, {high:.3g}]" for mean, low, high in intervals.values()]
     print(f"  {title:20}" + "".join(f"{cell:>28}" for cell in cells), flush=True)
-    return {kind: dict(zip(("mean", "low", "high"), interval, strict=True)) for kind, interval in found.items()}
+    bounds = {kind: interval[1:] if len(runs) > 1 else None for kind, interval in intervals.items()}
+    return {kind: {"mean": intervals[kind][0], "interval": bounds[kind], "of_seeds": means[kind]} for kind in judged}
 
 
 def speed_of(names: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
@@ -219,14 +227,14 @@ def speed_of(names: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
         for number in range(rounds):
             for way, measured in rates.items():
                 path = RUNS / f"speed-{name}-{way}-{number}.json"
-                measured.append(run(way, name, number, TASKS[name].short, path, False)["steps_per_cpu_second"])
+                measured.append(run(way, name, number, TASKS[name].short, path, False)[CPU])
         print(f"\n{name}: environment steps a second of CPU time, {rounds} rounds   goal >= {GOAL} of {PEER}")
         figures[name] = {}
         for way, measured in rates.items():
             ratios = [ours / peer for ours, peer in zip(rates["memory"], measured, strict=True)]
             ratio, low, high = statistics.median(ratios), min(ratios), max(ratios)
             print(f"  {way:20}{statistics.median(measured):10.0f}     memory / it: {ratio:.2f} ({low:.2f}-{high:.2f})")
-            figures[name][way] = {"steps_per_cpu_second": measured, "ratio": ratio, "low": low, "high": high}
+            figures[name][way] = {CPU: measured, "ratio": ratio, "low": low, "high": high}
     return figures
 
 
@@ -237,6 +245,7 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join((*WAYS, ZOO))}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--speed", action="store_true", help="speed alone")
+    parser.add_argument("--ready", action="store_true", help="returns of the runs that there are, without new ones")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -246,7 +255,7 @@ def main() -> None:
     figures: dict[str, Any] = {"threads": 1, "environments": ENVS, "versions": _versions()}
     if not options.speed:
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        figures["returns"] = returns_of(names, ways, seeds)
+        figures["returns"] = returns_of(names, ways, seeds, options.ready)
     if options.speed or options.json:
         figures["speed"] = speed_of(names, [way for way in ways if way in (PEER, ZOO)], options.rounds)
     save(options.json, figures)
