@@ -1,25 +1,19 @@
 """`worldmodel policy fit | validate | test`: LightningCLI around Policy and RolloutDataModule."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.trainer.states import TrainerFn
 
-from worldmodel.callbacks.last_checkpoint import BestCheckpoint
 from worldmodel.callbacks.learning_curve import LearningCurve
 from worldmodel.callbacks.progress import FitProgress
-from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.experiment import ExperimentCLI, ExperimentParser, SaveConfig
-from worldmodel.commands.parser import fail
-from worldmodel.commands.result import print_files, print_policy
+from worldmodel.commands.experiment import ExperimentParser
+from worldmodel.commands.judged import JudgedCLI, SaveJudged, run_subcommand
 from worldmodel.commands.run_folder import is_first_rank
-from worldmodel.errors import UserError, nearest
+from worldmodel.envs.evaluate import Played
 from worldmodel.modules.policy import Policy
 from worldmodel.modules.rollout_data import RolloutDataModule
 
-SUBCOMMANDS = ("fit", "validate", "test")
 SHOWN = {"policy/return_mean": "return", "val/return_mean": "val return", "train/entropy": "entropy"}
 USAGE = """usage: worldmodel policy {fit,validate,test} [OPTIONS]
 
@@ -32,16 +26,12 @@ Trains a policy with memory by PPO, and plays whole episodes with it.
 `worldmodel policy SUBCOMMAND --help` lists the options."""
 
 
-class SavePolicy(SaveConfig):
-    """Runs are compared by what they return."""
-
-    best = "max"
-
+class SavePolicy(SaveJudged):
     def compared(self, config: dict[str, Any], data: Any) -> list[str]:
         return ["policy/return_mean", "val/return_mean"]
 
 
-class PolicyCLI(ExperimentCLI):
+class PolicyCLI(JudgedCLI):
     """The three subcommands of a policy."""
 
     model: Policy
@@ -51,11 +41,6 @@ class PolicyCLI(ExperimentCLI):
         about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
         defaults = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
         super().__init__(argv, Policy, RolloutDataModule, ExperimentParser, SavePolicy, defaults, about)
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        every = ExperimentCLI.subcommands()
-        return {name: every[name] for name in SUBCOMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -77,8 +62,8 @@ class PolicyCLI(ExperimentCLI):
         data = self.datamodule
         return FitProgress(shown=SHOWN, done=lambda: (data.steps, data.total_steps))
 
-    def best_checkpoint(self, folder: Path) -> BestCheckpoint:
-        return BestCheckpoint(folder, "val/return_mean", "max")
+    def played(self) -> tuple[Played | None, int | None]:
+        return self.datamodule.played, self.datamodule.reset_every
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         data, rollout = self.datamodule, self.datamodule.num_envs * self.datamodule.rollout_steps
@@ -89,12 +74,6 @@ class PolicyCLI(ExperimentCLI):
             )
         return super().finished(checkpoint)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1:
-            raise UserError("a policy is trained by one process: leave out trainer.devices, or set it to 1")
-        return trainer
-
     def before_fit(self) -> None:
         if is_first_rank():
             model, data = self.model, self.datamodule
@@ -103,22 +82,7 @@ class PolicyCLI(ExperimentCLI):
             envs = f"{data.num_envs} environments, {data.obs_dim} entries seen, actions {data.action_space['type']}"
             print(f"data: {data.env_id}, {envs}, {data.total_steps:,} steps")
 
-    def after_fit(self) -> None:
-        stage = "test" if self.trainer.state.fn == TrainerFn.TESTING else "validation"
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        print_policy(metrics, self.datamodule.played, stage, self.datamodule.reset_every)
-        print_files(self.folder)
-
-    after_validate = after_test = after_fit
-
 
 def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
-    command = argv[0] if argv else "--help"
-    if command in ("-h", "--help", "help"):
-        print(USAGE)
-    elif command not in SUBCOMMANDS:
-        fail(f"unknown command 'policy {command}': {nearest(command, SUBCOMMANDS)}")
-    else:
-        with training_errors(argv):
-            PolicyCLI(argv)
+    run_subcommand(argv, "policy", USAGE, PolicyCLI)
