@@ -70,7 +70,7 @@ def pendulum_data(tmp_path_factory) -> Path:
 def worldmodel(tmp_path):
     """Run the program in an empty folder; returns the finished process."""
 
-    def run(*arguments, cwd=tmp_path, timeout=120) -> subprocess.CompletedProcess:
+    def run(*arguments, cwd=tmp_path, timeout=400) -> subprocess.CompletedProcess:
         environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         command = [sys.executable, "-m", "worldmodel", *map(str, arguments)]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)

@@ -176,7 +176,7 @@ def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
     """Files may not grow beyond 100 kB: to HDF5 and to us that is a disk without room."""
     collect = f"{sys.executable} -m worldmodel collect CartPole-v1 --out d --steps 2000000 --num_envs 64"
     command = ["bash", "-c", f"ulimit -f 100; exec {collect}"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
     line = one_line(process)
     assert "d cannot be written: File too large" in line
     kept = len(list(open_dataset(tmp_path / "d").episodes())) if (tmp_path / "d").exists() else 0
@@ -187,6 +187,6 @@ def test_a_recording_goes_on_when_nobody_reads_its_output(tmp_path):
     program = "import worldmodel.commands.collect as c; c.EVERY = 0; from worldmodel.cli import main; main()"
     collect = f'{sys.executable} -c "{program}" collect CartPole-v1 --out d --steps 2000'
     command = ["bash", "-c", f"{collect} | head -1"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert process.stderr == "" and process.stdout.startswith("collecting CartPole-v1")
     assert sum(len(episode) for _, episode in open_dataset(tmp_path / "d").episodes()) == 2000
