@@ -69,7 +69,7 @@ def test_several_ranks_train_as_one(folder, ranks):
         expected, expected_weights, expected_moments = outcome(folder / f"{objective}-auto-1")
         assert len(losses) == len(expected) == STEPS
         assert losses == pytest.approx(expected, rel=1e-6, abs=1e-6), (strategy, objective)
-        torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-5)
+        torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-5)  # relative where above 1
         torch.testing.assert_close(moments, expected_moments, rtol=1e-3, atol=1e-5)
         assert sum(losses[-16:]) < sum(losses[:16]), "something was learned"
 
@@ -88,7 +88,7 @@ def test_a_run_goes_on_under_another_strategy(folder):
     losses, weights, _ = outcome(folder / "legs")
     expected, expected_weights, _ = outcome(folder / "whole")
     assert losses == pytest.approx(expected, rel=1e-6, abs=1e-6) and len(losses) == STEPS
-    torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-5)  # relative where above 1
 
 
 MONITOR = "worldmodel.callbacks.diagnosis.DiagnosisMonitor"
@@ -101,7 +101,7 @@ MONITOR = "worldmodel.callbacks.diagnosis.DiagnosisMonitor"
         ("fit", ["--model.gradient", "rtrl"], "model.gradient rtrl needs all weights on every rank"),
         ("fit", ["--model.compile", "true"], "model.compile or cuda_graph needs all weights on every rank"),
         ("fit", ["--trainer.callbacks", MONITOR], "DiagnosisMonitor looks at whole gradients"),
-        ("compare", ["--rules", "gated", "--seeds", "0", "--out", "out"], "compare measures whole models"),
+        ("compare", ["--rules", "gated", "--seeds", "0", "--out", "out"], "compare takes whole models"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(folder, worldmodel, command, options, said):
