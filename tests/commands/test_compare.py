@@ -287,9 +287,10 @@ def test_horizons_that_the_episodes_do_not_reach_are_named(conf):
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same(whole, conf, tmp_path):
+def test_ray_gives_the_same(whole, conf, tmp_path, ray_alone):
     pytest.importorskip("ray")
-    compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "2")
+    with ray_alone:
+        compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "2")
     assert results(tmp_path / "out") == results(whole[0] / "out")
 
 

@@ -41,11 +41,18 @@ def conf(toy_data, tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def with_ray(ray_alone):
+    with ray_alone:
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole(conf, tmp_path_factory):
+def whole(conf, tmp_path_factory, ray_alone):
     """A population that nothing happened to, and what it said."""
     folder = tmp_path_factory.mktemp("whole")
-    process = run(["pbt", "--config", conf, "--out", folder / "out"], folder, timeout=600)
+    with ray_alone:
+        process = run(["pbt", "--config", conf, "--out", folder / "out"], folder, timeout=600)
     assert process.returncode == 0, process.stderr[-3000:]
     return folder / "out", process.stdout
 
@@ -101,7 +108,7 @@ def test_a_member_is_an_ordinary_run_and_the_best_an_ordinary_checkpoint(whole, 
 
 
 @pytest.mark.slow
-def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path):
+def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path, with_ray):
     """kill -9 of the program alone, behind the second exchange: no process is left, no member is lost."""
     arguments = ["pbt", "--config", conf, "--out", tmp_path / "out"]
     process = start(arguments, tmp_path)
@@ -134,7 +141,7 @@ def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(co
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
+def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path, with_ray):
     process = start(["pbt", "--config", conf, "--out", "out", "--trainer.max_steps", "60000"], tmp_path)
     deadline = time.monotonic() + 500
     while not (tmp_path / "out" / "decisions" / "6.json").exists():
@@ -150,7 +157,7 @@ def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conf", sorted((ROOT / "conf" / "pbt").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_conf_evolves(conf, tmp_path):
+def test_every_conf_evolves(conf, tmp_path, with_ray):
     config = yaml.safe_load(conf.read_text())
     collect = config["data"]["collect"] | {"steps": 1600, "max_episode_steps": 200}
     options = ["--data.collect", json.dumps(collect), "--population", "2", "--interval", "2"]
