@@ -160,7 +160,7 @@ def _segment(batch: Mapping[str, Any]) -> Segment:
 
 
 class PostSwapRatio:
-    """The loss of the first batch behind a swap relative to the second's: what the state that it began with cost.
+    """The loss of the first segment behind a swap relative to the second's: what the state that it began with cost.
 
     Both under the new weights, and the second begins with a state that is a whole segment old. The loss before the swap
     would compare the weights instead.
@@ -171,11 +171,11 @@ class PostSwapRatio:
         self._waits = False
 
     def start(self) -> None:
-        """The next batch is the first."""
+        """The next segment is the first."""
         self._first, self._waits = None, True
 
     def hear(self, loss: Tensor) -> float | None:
-        """A batch's loss (); the ratio at the second, else None."""
+        """A segment's loss (); the ratio at the second, else None."""
         if not self._waits:
             return None
         if self._first is None:

@@ -1,12 +1,13 @@
 """A fit as a member of a population: it tells how it does, and may go on with another member's weights."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.callbacks.checkpoint_io import read_checkpoint
@@ -50,8 +51,9 @@ class Exchange(pl.Callback):
     have been followed. What is due on an epoch's last step comes behind the next one, for LastCheckpoint's reason.
 
     The module names what may be set in `mutable`, and sets it in `change(values)`. Logged, at once:
-    `pbt/exploitation_count`, swaps since the beginning; `pbt/post_exploit_loss_ratio` (see PostSwapRatio), of the
-    outputs' `value_loss` where there is one.
+    `pbt/exploitation_count`, swaps since the beginning; `pbt/post_exploit_loss_ratio` (see PostSwapRatio), of
+    the steps' losses, or of the outputs' `segment_losses` (N,), where a batch is not the segment behind the one before:
+    a policy's value loss.
 
     Must stand before LastCheckpoint among the callbacks, behind all that carry something from step to step.
 
@@ -87,9 +89,9 @@ class Exchange(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        heard = outputs.get("value_loss", outputs["loss"]) if isinstance(outputs, dict) else None
-        if heard is not None and (ratio := self._ratio.hear(heard)) is not None:
-            log_at_once(trainer, {RATIO: ratio})
+        for loss in _segment_losses(outputs):
+            if (ratio := self._ratio.hear(loss)) is not None:
+                log_at_once(trainer, {RATIO: ratio})
         self._due |= trainer.global_step % self.interval == 0 and trainer.global_step != self._reported()
         if not self._due or is_before_validation(trainer):
             return
@@ -146,6 +148,12 @@ class Exchange(pl.Callback):
         pl_module.change({key.removeprefix(MODEL): value for key, value in values.items() if key.startswith(MODEL)})
         if CLIP in values:
             trainer.gradient_clip_val = values[CLIP]
+
+
+def _segment_losses(outputs: Any) -> Iterable[Tensor]:
+    if not isinstance(outputs, dict):
+        return ()
+    return outputs.get("segment_losses", outputs["loss"].reshape(1)).unbind()
 
 
 def report_of(checkpoint: Path) -> Report | None:

@@ -4,9 +4,10 @@ import argparse
 import re
 from pathlib import Path
 
+from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.commands.config import ConfigCLI
 from worldmodel.commands.parser import Parser
-from worldmodel.commands.training import TrainingParser
+from worldmodel.commands.training import TrainingCLI, TrainingParser
 from worldmodel.comparison.launch import LAUNCHERS
 from worldmodel.comparison.matching import MATCHES
 from worldmodel.errors import UserError, choose
@@ -51,10 +52,29 @@ class CompareParser(TrainingParser):
         return [name for name in parser()._option_string_actions if name.startswith("--")] + super()._keys()
 
 
-class CompareCLI(ConfigCLI):
-    """The configuration that all runs share."""
+class CompareCLI(ConfigCLI, TrainingCLI):
+    """The configuration that all runs share.
 
-    command, not_here, parser = "compare", NOT_HERE, CompareParser
+    Args:
+        argv: of `fit`.
+        experiment: what groups the runs, where the configuration does not say.
+    """
+
+    command, not_here, parses = "compare", NOT_HERE, CompareParser
+
+    def __init__(self, argv: list[str], experiment: str) -> None:
+        self._experiment = experiment
+        super().__init__(argv)
+
+    def before_instantiate_classes(self) -> None:
+        if self.settings["experiment"] is None:
+            self.settings["experiment"] = self._experiment
+        super().before_instantiate_classes()
+
+    @property
+    def rollout(self) -> RolloutEvaluation:
+        """How far, from where and on how many episodes is evaluated."""
+        return self._get(self.config_init, "rollout")
 
 
 def axes_of(rules: str, start: str | None, vary: list[str], config_start: str) -> dict[str, list[str]]:

@@ -5,35 +5,20 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from worldmodel.callbacks.rollout import RolloutEvaluation
-from worldmodel.commands.training import TrainingCLI, TrainingParser
+from worldmodel.commands.experiment import ExperimentCLI
 from worldmodel.errors import UserError
 from worldmodel.modules.sharding import FullySharded
 
 
-class ConfigCLI(TrainingCLI):
+class ConfigCLI(ExperimentCLI):
     """`fit` up to the point where a run would begin: all options are read and tried, nothing is written.
 
-    For commands that train several runs of one configuration. A subclass says which `command`, which options of `fit`
-    have no place there and why (`not_here`), and whose `parser` knows all options.
-
-    Args:
-        argv: of `fit`.
-        experiment: what groups the runs; None: as the configuration says, or its file is called.
+    For commands that train several runs of one configuration; beside the CLI of what is trained among the bases. A
+    subclass says which `command`, and which options of `fit` have no place there and why (`not_here`).
     """
 
     command: str
     not_here: dict[str, str]
-    parser: type[TrainingParser]
-
-    def __init__(self, argv: list[str], experiment: str | None = None) -> None:
-        self._experiment = experiment
-        super().__init__(argv, self.parser)
-
-    def before_instantiate_classes(self) -> None:
-        if self.config["fit"]["experiment"] is None and self._experiment is not None:
-            self.config["fit"]["experiment"] = self._experiment
-        super().before_instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         for option, taken in {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint}.items():
@@ -52,11 +37,6 @@ class ConfigCLI(TrainingCLI):
     def settings(self) -> Any:
         """The configuration of the fit, which may be changed before it is dumped."""
         return self.config["fit"]
-
-    @property
-    def rollout(self) -> RolloutEvaluation:
-        """How far, from where and on how many episodes is evaluated."""
-        return self._get(self.config_init, "rollout")
 
     def dump(self) -> str:
         """The complete configuration as YAML, which `fit --config` takes."""

@@ -82,9 +82,11 @@ class DiagnoseParser(TrainingParser):
 class DiagnoseCLI(TrainingCLI):
     """`fit` up to the point where training would begin, with the weights of a checkpoint if there is one."""
 
+    parses = DiagnoseParser
+
     def __init__(self, argv: list[str], weights: Path | None) -> None:
         self.weights = weights
-        super().__init__(argv, DiagnoseParser)
+        super().__init__(argv)
 
     def _parse_ckpt_path(self) -> None:
         """A run that went on from another has that one's in its configuration."""

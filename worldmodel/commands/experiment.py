@@ -71,7 +71,6 @@ class ExperimentCLI(LightningCLI):
         argv: a subcommand and its options.
         module: what is trained; its `hparams["rule"]` names the run.
         data: a LightningDataModule with an `env_id`.
-        parser_class: of all options.
         save_config: what goes to the loggers.
         trainer_defaults: beside those that all have.
         about: `prog` and `description` of the parser.
@@ -79,13 +78,13 @@ class ExperimentCLI(LightningCLI):
 
     model: Any
     datamodule: Any
+    parses: ClassVar[type[ExperimentParser]] = ExperimentParser  # all options
 
     def __init__(
         self,
         argv: list[str],
         module: type,
         data: type,
-        parser_class: type[ExperimentParser],
         save_config: type[SaveConfig],
         trainer_defaults: dict[str, Any],
         about: dict[str, str],
@@ -103,7 +102,7 @@ class ExperimentCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 **trainer_defaults,
             },
-            parser_class=parser_class,
+            parser_class=self.parses,
             parser_kwargs=about,
             auto_configure_optimizers=False,
             args=argv,

@@ -28,11 +28,12 @@ class ImagineCLI(JudgedCLI):
 
     model: Imagine
     datamodule: EpisodeDataModule
+    parses = TrainingParser
 
     def __init__(self, argv: list[str]) -> None:
         about = {"prog": "worldmodel imagine", "description": "Train policies in a world model, and evaluate them."}
         defaults = {"gradient_clip_val": 1.0, "limit_val_batches": 4, "limit_test_batches": 4}
-        super().__init__(argv, Imagine, EpisodeDataModule, TrainingParser, SaveJudged, defaults, about)
+        super().__init__(argv, Imagine, EpisodeDataModule, SaveJudged, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

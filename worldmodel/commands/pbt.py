@@ -20,7 +20,8 @@ from rich.table import Table
 from worldmodel.cluster import ray_cluster, share
 from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.config import check_options
-from worldmodel.commands.pbt_options import NOT_HERE, PopulationCLI, help_text
+from worldmodel.commands.pbt_kinds import KINDS, PopulationCLI
+from worldmodel.commands.pbt_options import NOT_HERE, help_text, kind_of
 from worldmodel.commands.work_folder import alone, interruptible
 from worldmodel.comparison.launch import failure_reason
 from worldmodel.comparison.plan import config_differences
@@ -64,7 +65,8 @@ def main(argv: list[str]) -> None:
     _check_extra()
     fit = ["fit", *argv]
     with training_errors(fit):
-        prepared = _prepare(PopulationCLI(fit))
+        kind = kind_of(argv)
+        prepared = _prepare(kind, KINDS[kind](fit))
     gc.collect()  # the data that was looked at
     with alone(prepared.out, "pbt"):
         lineage = _begin(prepared)
@@ -83,7 +85,7 @@ def _check_extra() -> None:
         raise UserError("pbt needs Ray Tune: pip install 'worldmodel[pbt]'") from error
 
 
-def _prepare(cli: PopulationCLI) -> Prepared:
+def _prepare(kind: str, cli: PopulationCLI) -> Prepared:
     from worldmodel.population.engine import Rules
 
     interval, last = cli.check_evolution()
@@ -92,8 +94,7 @@ def _prepare(cli: PopulationCLI) -> Prepared:
     seed = cli.settings["seed_everything"]
     rules = Rules(population, interval, last, mutations, cli.option("quantile"), cli.option("mode"), int(seed))
     plan = {name: cli.option(name) for name in ("population", "mutate", "quantile", "metric", "mode")}
-    plan |= {"interval": interval, "data": cli.datamodule.source.fingerprint[:12]}
-    _ = cli.datamodule.splits  # read once, before several do so at a time
+    plan |= {"trains": kind, "interval": interval, "data": cli.data()}
     return Prepared(
         cli.out(),
         cli.member_config(),
@@ -157,7 +158,7 @@ def _evolve(prepared: Prepared, lineage: Lineage) -> None:
         worst = float("inf") if rules.mode == "min" else float("-inf")
         shared = Membership(
             Path.cwd(), out, out / CONFIG, rules.interval, rules.last_step, prepared.plan["metric"], worst, rules.seed,
-            prepared.data_seed, prepared.threads, prepared.keep,
+            prepared.data_seed, prepared.threads, prepared.keep, prepared.plan["trains"],
         )  # fmt: skip
         sign = 1 if rules.mode == "min" else -1
         progress = PopulationProgress(lineage, rules.population, rules.last_step, shared.metric, sign)

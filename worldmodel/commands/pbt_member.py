@@ -15,6 +15,8 @@ from worldmodel.callbacks.exchange import Exchange, Report, Swap, report_of
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.last_checkpoint import NAME, LastCheckpoint
 from worldmodel.commands.breakdown import training_errors
+from worldmodel.commands.experiment import ExperimentCLI
+from worldmodel.commands.policy import PolicyCLI
 from worldmodel.commands.training import TrainingCLI
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
@@ -39,14 +41,18 @@ class Membership:
     data_seed: int
     threads: int
     keep: int  # checkpoints
+    trains: str  # of MEMBERS
 
 
-class MemberCLI(TrainingCLI):
-    """`fit` with an Exchange. Updates that are not finite never end it: the population takes care of a bad member."""
+class MemberCLI(ExperimentCLI):
+    """`fit` with an Exchange; beside the CLI of what is trained among the bases.
+
+    Updates that are not finite never end it: the population takes care of a bad member.
+    """
 
     def __init__(self, argv: list[str], name: str, exchange: Any) -> None:
         self._name, self._exchange = name, exchange
-        super().__init__(argv)
+        super().__init__(argv)  # pyright: ignore[reportCallIssue]  # of the CLI beside it
 
     def names(self) -> tuple[str, str]:
         return self._name, self._name
@@ -60,6 +66,15 @@ class MemberCLI(TrainingCLI):
         self.exchange: Exchange = self._exchange(last)
         trainer.callbacks.insert(trainer.callbacks.index(last), self.exchange)
         return trainer
+
+
+class WorldModelMember(MemberCLI, TrainingCLI): ...
+
+
+class PolicyMember(MemberCLI, PolicyCLI): ...
+
+
+MEMBERS: dict[str, type[MemberCLI]] = {"world_model": WorldModelMember, "policy": PolicyMember}
 
 
 def train(shared: Membership, member: int, start: Mapping[str, float]) -> None:
@@ -108,7 +123,7 @@ def _fit(shared: Membership, member: int, folder: Path, values: Mapping[str, flo
     argv = _argv(shared, member, folder, values)
     name = f"{shared.folder.name}-{member}"
     with training_errors(argv):
-        cli = MemberCLI(argv, name, exchange)
+        cli = MEMBERS[shared.trains](argv, name, exchange)
     assert cli.exchange.report is not None
     _keep_in_config(folder / "config.yaml", cli.exchange.report.hyperparameters)
     return cli.exchange.report

@@ -7,7 +7,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.callbacks.learning_curve import LearningCurve
 from worldmodel.callbacks.progress import FitProgress
-from worldmodel.commands.experiment import ExperimentParser
 from worldmodel.commands.judged import JudgedCLI, SaveJudged, run_subcommand
 from worldmodel.commands.run_folder import is_first_rank
 from worldmodel.envs.evaluate import Played
@@ -40,7 +39,7 @@ class PolicyCLI(JudgedCLI):
     def __init__(self, argv: list[str]) -> None:
         about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
         defaults = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
-        super().__init__(argv, Policy, RolloutDataModule, ExperimentParser, SavePolicy, defaults, about)
+        super().__init__(argv, Policy, RolloutDataModule, SavePolicy, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

@@ -39,11 +39,12 @@ class TrainingCLI(ExperimentCLI):
 
     model: WorldModel
     datamodule: EpisodeDataModule
+    parses = TrainingParser
 
-    def __init__(self, argv: list[str], parser_class: type[TrainingParser] = TrainingParser) -> None:
+    def __init__(self, argv: list[str]) -> None:
         about = {"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."}
         defaults = {"gradient_clip_val": 1.0}
-        super().__init__(argv, WorldModel, EpisodeDataModule, parser_class, SaveTraining, defaults, about)
+        super().__init__(argv, WorldModel, EpisodeDataModule, SaveTraining, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

@@ -63,9 +63,14 @@ class Collector:
         """Listen to the policy no more."""
         self._watch.leave()
 
+    @property
+    def outdated(self) -> bool:
+        """Whether weights were loaded since the last rollout: another policy has acted in it."""
+        return self._made_at != self._watch.loads
+
     def mend(self) -> bool:
         """Bring the states up to the weights there are, if others made them; whether it was so."""
-        if self._made_at == self._watch.loads:
+        if not self.outdated:
             return False
         self._made_at = self._watch.loads
         self.actor.h = mended(self.actor.h, self.on_weight_change, self._history, self.policy.observe).clone()

@@ -48,15 +48,15 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def retune(optimizer: Any, scheduler: Any, learning_rate: float, weight_decay: float) -> None:
-    """Give what `adamw` made another rate and decay; the schedule goes on where it is.
+def retune(trainer: Any, learning_rate: float, weight_decay: float) -> None:
+    """Give what `adamw` made another rate and decay, in the midst of a fit; the schedule goes on where it is.
 
     Args:
-        optimizer: of `adamw`, in training.
-        scheduler: of it.
+        trainer: of the fit.
         learning_rate: at its highest.
         weight_decay: on matrices.
     """
+    optimizer, scheduler = trainer.optimizers[0], trainer.lr_scheduler_configs[0].scheduler
     for number, group in enumerate(optimizer.param_groups):
         group["lr"] *= learning_rate / scheduler.base_lrs[number]
         group["initial_lr"] = scheduler.base_lrs[number] = learning_rate

@@ -1,5 +1,6 @@
 """How a policy with memory is trained: PPO on chunks of rollouts."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -9,10 +10,12 @@ from torch import Tensor
 from worldmodel.actor_critic import ActorCritic
 from worldmodel.errors import UserError
 from worldmodel.losses import masked_mean
-from worldmodel.modules.optimizer import Schedule, adamw
+from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.policy_losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss
 
 TERMS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+SEGMENT_LOSSES = "segment_losses"  # of a batch: the value loss of its rollout's first chunk, and of the second
+MUTABLE = ("learning_rate", "weight_decay", "discount", "trace", "clip", "value_weight", "entropy_weight")
 
 
 class Policy(ActorCritic, pl.LightningModule):
@@ -47,6 +50,8 @@ class Policy(ActorCritic, pl.LightningModule):
         lr_schedule: constant, or a cosine to a hundredth over the planned steps.
         warmup_steps: over which the learning rate rises linearly.
     """
+
+    mutable = MUTABLE
 
     def __init__(
         self,
@@ -135,6 +140,7 @@ class Policy(ActorCritic, pl.LightningModule):
         told = {name: value.detach() for name, value in terms.items()}
         self._kl.append(told["kl"])
         states = h.detach()
+        told |= {name: batch[name] for name in (SEGMENT_LOSSES,) if name in batch}
         return {"loss": self.loss(terms), "carry": states[:, -1].clone(), "h": states, **told}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -147,6 +153,11 @@ class Policy(ActorCritic, pl.LightningModule):
         """Of whole episodes: `return` and `length` (N,), and `success` where it is known."""
         for name, values in batch.items():
             self.log(f"{stage}/{name}_mean", values.float().mean(), batch_size=len(values))
+
+    def change(self, values: Mapping[str, float]) -> None:
+        """Hyperparameters, of those that are `mutable`, take other values in the midst of a fit."""
+        self.hparams.update(values)
+        retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is data: nothing in it says what to import."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.actor_critic import ActorCritic
+from worldmodel.losses import masked_mean
 from worldmodel.returns import gae
 
 
@@ -63,6 +64,17 @@ class Rollout:
             "advantage": (advantage - kept.mean()) / (kept.std() + 1e-8),
             "value_error": (normalized - target).square(),
         }
+
+    def of_segments(self, error: Tensor, steps: int) -> Tensor:
+        """The mean of an error (N, T) over the valid steps of the first C steps, and of the next C: (2,).
+
+        Args:
+            error: of each step.
+            steps: C; half of the rollout where it is more.
+        """
+        steps = min(steps, max(1, error.shape[1] // 2))
+        segments = zip(error.split(steps, dim=1), self.valid.split(steps, dim=1), strict=True)
+        return torch.stack([masked_mean(part, valid, valid.sum()) for part, valid in list(segments)[:2]])
 
     def chunks(self, steps: int, assessed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cut into pieces of `steps` steps and the L frames before them; the last piece of a lane is padded.

@@ -17,7 +17,7 @@ from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError
 from worldmodel.modules.acting import Actor
 from worldmodel.modules.collector import Collector
-from worldmodel.modules.policy import Policy
+from worldmodel.modules.policy import SEGMENT_LOSSES, Policy
 from worldmodel.weight_change import OnWeightChange
 
 SEEDS = {"val": 1_000_000, "test": 2_000_000}  # added to the seed: episodes of their own
@@ -191,7 +191,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.trainer.should_stop = True
 
     def _trained_on(self, collector: Collector, policy: Policy) -> Iterator[Chunks]:
-        """The minibatches of one rollout."""
+        """The minibatches of one rollout, as long as its policy's weights are trained on and not replaced."""
         begin, hp = time.perf_counter(), policy.hparams
         draws = torch.Generator(policy.device).manual_seed(self.seed * 1_000_003 + self.rollouts)
         order = torch.Generator().manual_seed(self.seed * 1_000_003 + self.rollouts)
@@ -206,12 +206,16 @@ class RolloutDataModule(pl.LightningDataModule):
             policy.obs_norm.update(*frames)
             rollout.refresh(policy)
         assessed = rollout.assess(policy, hp["discount"], hp["trace"])
-        self._acknowledge(collector, rollout.valid, assessed.pop("value_error"))
+        error = assessed.pop("value_error")
+        self._acknowledge(collector, rollout.valid, error)
+        first_and_second = {SEGMENT_LOSSES: rollout.of_segments(error, self.chunk_steps)}
         chunks = rollout.chunks(self.chunk_steps, assessed)
         for number in range(self.passes):
             pieces = torch.randperm(len(chunks["obs"]), generator=order).to(policy.device).chunk(self.minibatches)
             for chosen in pieces:
-                yield {name: values[chosen] for name, values in chunks.items()}
+                yield {name: values[chosen] for name, values in chunks.items()} | first_and_second
+                if collector.outdated:  # also what is normalised came with the weights
+                    return
             divergence = policy.mean_kl()
             if self.max_kl is not None and divergence > self.max_kl:
                 break

@@ -290,9 +290,7 @@ class WorldModel(Model, pl.LightningModule):
         """Hyperparameters, of those that are `mutable`, take other values in the midst of a fit."""
         self.hparams.update(values)
         self.weights = self._term_weights()
-        trainer: Any = self.trainer
-        scheduler = trainer.lr_scheduler_configs[0].scheduler
-        retune(trainer.optimizers[0], scheduler, self.hparams["learning_rate"], self.hparams["weight_decay"])
+        retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is data: nothing in it says what to import."""
