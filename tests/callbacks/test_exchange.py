@@ -15,6 +15,8 @@ from worldmodel.callbacks.metrics_file import MetricsFile
 from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
+from worldmodel.modules.policy import Policy
+from worldmodel.modules.rollout_data import RolloutDataModule
 
 RATE, DECAY = "model.learning_rate", "model.weight_decay"
 SMALL = {"latent_dim": 4, "hidden_dim": 6, "width": 8, "open_loop_steps": 4}
@@ -145,3 +147,58 @@ def test_a_score_that_is_no_number_is_the_worst(pendulum_data, tmp_path):
 def test_a_metric_that_there_is_not_is_told(pendulum_data, tmp_path):
     with pytest.raises(UserError, match="no metric 'val/los': did you mean 'val/loss'"):
         fit(pendulum_data, tmp_path, 2, metric="val/los")
+
+
+class Steps(pl.Callback):
+    """What each step of a policy's training came to."""
+
+    def __init__(self):
+        self.kl, self.segments, self.rollouts, self.discount = [], [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.kl.append(outputs["kl"].item())
+        self.segments.append(outputs["segment_losses"])
+        self.rollouts.append(trainer.datamodule.rollouts)
+        self.discount.append(pl_module.hparams["discount"])
+
+
+def fit_policy(folder, seed, answers, passes=3, minibatches=2):
+    """Four rollouts of 4 x 16 steps, six optimizer steps each; reports every 8 steps: in the midst of one."""
+    pl.seed_everything(seed)
+    asked, steps = [], Steps()
+
+    def ask(report):
+        asked.append(report)
+        return answers.get(report.step)
+
+    data = RolloutDataModule(
+        "CartPole-v1", observe=[0, 2], num_envs=4, total_steps=256, rollout_steps=16, chunk_steps=8, passes=passes,
+        minibatches=minibatches, episodes=2, val_every=256, max_episode_steps=40, seed=seed,
+    )  # fmt: skip
+    last = LastCheckpoint(Path(folder) / "checkpoints", 10**9)
+    exchange = Exchange(8, "val/return_mean", float("-inf"), {"model.discount": 0.99}, last, ask)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=20, max_epochs=-1, check_val_every_n_epoch=10**9, logger=MetricsFile(folder),
+        plugins=[DurableCheckpointIO()], enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        use_distributed_sampler=False, gradient_clip_val=0.5,
+        callbacks=[FinalValidation(), RandomState(), steps, exchange, last],
+    )  # fmt: skip
+    module = Policy(data.obs_dim, data.action_space, hidden_dim=8, latent_dim=8, width=8, lr_schedule="constant")
+    trainer.fit(module, datamodule=data)
+    return trainer, asked, steps
+
+
+def test_a_rollout_is_left_where_its_policy_is_replaced(tmp_path):
+    fit_policy(tmp_path / "donor", 1, {})
+    donor = tmp_path / "donor" / "checkpoints" / "last-1.ckpt"
+    swap = Swap(donor, {"model.discount": 0.9, "model.learning_rate": 0.002})
+    trainer, asked, steps = fit_policy(tmp_path / "here", 2, {8: swap})
+    assert [report.step for report in asked] == [8, 16]
+    assert steps.rollouts == [1] * 6 + [2] * 2 + [3] * 6 + [4] * 6, "of the second, two steps of six"
+    fresh = [0, 6, 8, 14]  # steps on what their own policy has just played
+    assert all(abs(steps.kl[step]) < 1e-7 for step in fresh) and abs(steps.kl[7]) > 1e-6
+    assert steps.discount == [0.99] * 8 + [0.9] * 12
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.002
+    first, second = steps.segments[8].tolist()
+    assert trainer.callback_metrics["pbt/post_exploit_loss_ratio"].item() == pytest.approx(first / second)
+    assert trainer.callback_metrics["pbt/exploitation_count"] == 1

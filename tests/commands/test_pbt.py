@@ -159,13 +159,43 @@ def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path, with_ray):
 @pytest.mark.parametrize("conf", sorted((ROOT / "conf" / "pbt").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_conf_evolves(conf, tmp_path, with_ray):
     config = yaml.safe_load(conf.read_text())
-    collect = config["data"]["collect"] | {"steps": 1600, "max_episode_steps": 200}
-    options = ["--data.collect", json.dumps(collect), "--population", "2", "--interval", "2"]
-    process = run(["pbt", "--config", conf, *options, "--trainer.max_steps", "4"], tmp_path, timeout=600)
+    short = ["--data.total_steps", "2048", "--interval", "32"]  # two rollouts
+    if collect := config["data"].get("collect"):
+        short = ["--data.collect", json.dumps(collect | {"steps": 1600, "max_episode_steps": 200})]
+        short += ["--interval", "2", "--trainer.max_steps", "4"]
+    process = run(["pbt", "--config", conf, *short, "--population", "2", "--out", "out"], tmp_path, timeout=600)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert (
-        len(rows(tmp_path / process.stdout.strip().splitlines()[-1].removeprefix("best: ") / ".." / "lineage.csv")) == 1
-    )
+    assert len(rows(tmp_path / "out" / "lineage.csv")) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_path, with_ray):
+    """Simulators are not in a checkpoint: what was decided stays, and the rest is played on new episodes."""
+    conf = ROOT / "conf" / "pbt" / "cartpole_policy.yaml"
+    arguments = ["pbt", "--config", conf, "--population", "3", "--interval", "32", "--data.total_steps", "4096"]
+    arguments += ["--out", tmp_path / "out"]
+    process = start(arguments, tmp_path)
+    deadline = time.monotonic() + 500
+    while not (tmp_path / "out" / "decisions" / "64.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.01)
+    others = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert gone(others, timeout=150)
+    end(process)
+    decided = [(tmp_path / "out" / "decisions" / f"{step}.json").read_text() for step in (32, 64)]
+    again = run(arguments, tmp_path, timeout=600)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert decided == [(tmp_path / "out" / "decisions" / f"{step}.json").read_text() for step in (32, 64)]
+    reports = rows(tmp_path / "out" / "population.csv")
+    assert [(int(row["step"]), int(row["member"])) for row in reports] == [
+        (step, member) for step in (32, 64, 96, 128) for member in range(3)
+    ]
+    last = [float(row["score"]) for row in reports if row["step"] == "128"]
+    assert f"the best is member {last.index(max(last))}" in again.stdout, "the highest return"
+    best = report_of(tmp_path / "out" / "best" / "checkpoints" / "last.ckpt")
+    assert (best.step, best.score) == (128, max(last))
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -187,6 +217,12 @@ def test_every_conf_evolves(conf, tmp_path, with_ray):
         (["--config", "CONF", "--run_dir", "x"], "--run_dir is no option of pbt: .* with --out"),
         (["--config", "CONF", "--trainer.devices", "2"], "one device: use --trainer.devices 1"),
         (["--config", "CONF", "--out", "full"], "full holds files, and no population: choose another --out"),
+        (["--config", "CONF", "--trains", "polcy"], "did you mean 'policy'"),
+        (["--config", "POLICY", "--interval", "100"], "in whole rollouts of 32 steps: --interval 96"),
+        (["--config", "POLICY", "--data.max_kl", "0.1"], "data.max_kl leaves rollouts early"),
+        (["--config", "POLICY", "--trainer.max_steps", "5000"], "data.total_steps 50000 are over behind 1536"),
+        (["--config", "POLICY", "--data.total_steps", "1500"], "32 optimizer steps leave no room for an exchange"),
+        (["--config", "POLICY", "--mutate", "data.passes=1,2"], "data.passes: it cannot change while a member trains"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -194,8 +230,9 @@ def test_a_mistake_is_one_clear_line(conf, tmp_path, monkeypatch, capfd, argumen
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
+    words = {"CONF": str(conf), "POLICY": str(ROOT / "conf" / "pbt" / "cartpole_policy.yaml")}
     with pytest.raises(SystemExit) as stop:
-        main(["pbt", *[str(conf) if word == "CONF" else word for word in arguments]])
+        main(["pbt", *[words.get(word, word) for word in arguments]])
     assert stop.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("worldmodel: error: ")
