@@ -14,7 +14,7 @@ from conftest import one_line
 from safetensors.torch import save_file
 
 from worldmodel import WorldModel, load_exported
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.export import write_export
 from worldmodel.rules import RULES

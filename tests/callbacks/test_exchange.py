@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpoint
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO
 from worldmodel.callbacks.exchange import CLIP, Exchange, Report, Swap, report_of
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint
 from worldmodel.callbacks.metrics_file import MetricsFile
 from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.modules.policy import Policy
 from worldmodel.modules.rollout_data import RolloutDataModule

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, damage, read_checkpoint
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO
+from worldmodel.checkpoint import damage, read_checkpoint
 from worldmodel.durable import digests, keep_as, sha256, write_digests
 from worldmodel.errors import UserError
 

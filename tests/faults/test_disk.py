@@ -24,7 +24,8 @@ FILL = """
 import sys
 from pathlib import Path
 import torch
-from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpoint
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
 
 folder = Path(sys.argv[1])

@@ -11,7 +11,7 @@ from conftest import one_line
 from faults.processes import children, end, gone, kill_all, run, start, wait_for
 from faults.same_run import differences
 
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.modules import data_module
 
 ENDLESS = ["--trainer.max_steps", "1000000", "--checkpoint_every", "2"]

@@ -10,9 +10,9 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from worldmodel.callbacks.at_once import log_at_once
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
 from worldmodel.callbacks.final_validation import validate
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint, is_before_validation
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError, nearest
 from worldmodel.weight_change import PostSwapRatio
 

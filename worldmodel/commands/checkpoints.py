@@ -1,13 +1,10 @@
-"""Checkpoints that a user names: found, read as plain data, and held against the model that was asked for."""
+"""Checkpoints that a user names, held against the model that was asked for."""
 
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint import find_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.modules.world_model import WorldModel
-
-__all__ = ["check_arguments", "config_of", "find_checkpoint", "finished", "load_weights"]
 
 
 def config_of(checkpoint: Path) -> Path | None:

@@ -23,10 +23,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
 from worldmodel.callbacks.guard import Diverged
+from worldmodel.checkpoint import find_checkpoint, read_checkpoint
 from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.checkpoints import find_checkpoint
 from worldmodel.commands.parser import fail
 from worldmodel.commands.run_folder import is_first_rank
 from worldmodel.commands.training import TrainingCLI

@@ -11,9 +11,9 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from worldmodel.batch import Batch
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
+from worldmodel.checkpoint import find_checkpoint, read_checkpoint
 from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.checkpoints import check_arguments, config_of, find_checkpoint, load_weights
+from worldmodel.commands.checkpoints import check_arguments, config_of, load_weights
 from worldmodel.commands.parser import Parser
 from worldmodel.commands.run_folder import check_free, file_name, run_folder
 from worldmodel.commands.training import TrainingCLI, TrainingParser

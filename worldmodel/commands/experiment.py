@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO, read_checkpoint
+from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
@@ -20,7 +20,8 @@ from worldmodel.callbacks.last_checkpoint import BestCheckpoint, LastCheckpoint
 from worldmodel.callbacks.metrics_file import LOGGED
 from worldmodel.callbacks.progress import FitProgress
 from worldmodel.callbacks.random_state import RandomState
-from worldmodel.commands.checkpoints import check_arguments, find_checkpoint, finished
+from worldmodel.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.commands.checkpoints import check_arguments, finished
 from worldmodel.commands.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.commands.parser import explain, fail
 from worldmodel.commands.resume import RunLock, find_run, newest_good

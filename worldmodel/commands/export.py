@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 
 from worldmodel import __version__
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
-from worldmodel.commands.checkpoints import find_checkpoint
+from worldmodel.checkpoint import find_checkpoint, read_checkpoint
 from worldmodel.commands.parser import Parser
 from worldmodel.export import DIGESTS, write_export
 

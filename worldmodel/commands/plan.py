@@ -14,7 +14,8 @@ from rich.table import Table
 
 from worldmodel.acting import Trained, environments, read_trained
 from worldmodel.agent import Chooser
-from worldmodel.commands.checkpoints import config_of, find_checkpoint
+from worldmodel.checkpoint import find_checkpoint
+from worldmodel.commands.checkpoints import config_of
 from worldmodel.commands.collect import entries_or_keys
 from worldmodel.commands.parser import Parser
 from worldmodel.commands.playing import Film, OnStep, steps_shown

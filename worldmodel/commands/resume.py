@@ -7,8 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from worldmodel.callbacks.checkpoint_io import damage
 from worldmodel.callbacks.last_checkpoint import NAME
+from worldmodel.checkpoint import damage
 from worldmodel.commands.run_folder import is_first_rank
 from worldmodel.errors import UserError
 

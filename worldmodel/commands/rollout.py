@@ -9,9 +9,9 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from worldmodel.callbacks.checkpoint_io import read_checkpoint
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
-from worldmodel.commands.checkpoints import config_of, find_checkpoint
+from worldmodel.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.commands.checkpoints import config_of
 from worldmodel.commands.result import horizon_lines, horizon_table
 from worldmodel.commands.rollout_plan import Plan, plan_rollouts
 from worldmodel.commands.run_folder import file_name, run_folder
