@@ -1,21 +1,17 @@
 """What `worldmodel policy` and `worldmodel imagine` share: policies, judged by what whole episodes return."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
 
 from worldmodel.callbacks.last_checkpoint import BestCheckpoint
-from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.experiment import ExperimentCLI, SaveConfig
-from worldmodel.commands.parser import fail
 from worldmodel.commands.result import print_files, print_policy
+from worldmodel.commands.subcommands import SUBCOMMANDS
 from worldmodel.envs.evaluate import Played
-from worldmodel.errors import UserError, nearest
-
-SUBCOMMANDS = ("fit", "validate", "test")
+from worldmodel.errors import UserError
 
 
 class SaveJudged(SaveConfig):
@@ -56,15 +52,3 @@ class JudgedCLI(ExperimentCLI):
         print_files(self.folder)
 
     after_validate = after_test = after_fit
-
-
-def run_subcommand(argv: list[str], group: str, usage: str, cli: Callable[[list[str]], Any]) -> None:
-    """Run a subcommand of a group of them, named by the first argument; without one, its usage is printed."""
-    command = argv[0] if argv else "--help"
-    if command in ("-h", "--help", "help"):
-        print(usage)
-    elif command not in SUBCOMMANDS:
-        fail(f"unknown command '{group} {command}': {nearest(command, SUBCOMMANDS)}")
-    else:
-        with training_errors(argv):
-            cli(argv)

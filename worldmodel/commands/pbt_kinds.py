@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from worldmodel.callbacks.exchange import CLIP, MODEL
 from worldmodel.commands.config import ConfigCLI
 from worldmodel.commands.pbt_options import NOT_HERE, OPTIONS
-from worldmodel.commands.policy import PolicyCLI
+from worldmodel.commands.policy_cli import PolicyCLI
 from worldmodel.commands.training import TrainingCLI
 from worldmodel.errors import UserError
 

@@ -16,7 +16,7 @@ from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.last_checkpoint import NAME, LastCheckpoint
 from worldmodel.commands.breakdown import training_errors
 from worldmodel.commands.experiment import ExperimentCLI
-from worldmodel.commands.policy import PolicyCLI
+from worldmodel.commands.policy_cli import PolicyCLI
 from worldmodel.commands.training import TrainingCLI
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
