@@ -1,4 +1,4 @@
-"""Ray: the cluster that is up, or one on this machine for as long as it is needed."""
+"""Ray: the cluster that RAY_ADDRESS names, or one on this machine for as long as it is needed."""
 
 import os
 import signal
@@ -16,33 +16,48 @@ TRIES = 5
 def ray_cluster(asked_by: str, cores: int, extra: str = "ray") -> Iterator[Any]:
     """Yield the module `ray`, connected. What still runs behind the block is ended.
 
+    A cluster is joined where RAY_ADDRESS names it, and nowhere else: one that is merely found on the machine may be
+    another program's, and end with that.
+
     Args:
         asked_by: the option or command that needs it.
-        cores: of a cluster that is started here; one that is up has its own.
+        cores: of a cluster that is started here; one that is joined has its own.
         extra: of this package, that installs what is needed.
 
     Raises:
-        UserError: without Ray, or where it does not start.
+        UserError: without Ray, where it does not start, or where none is up at RAY_ADDRESS.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without GPUs, leave their variable alone
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves beside any other program
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # Ray's own 20 wait 12 minutes where nobody answers
     try:
         import ray
     except ImportError as error:
         raise UserError(f"{asked_by} needs Ray: pip install 'worldmodel[{extra}]'") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:  # none is up
-        _start(ray, num_cpus=cores, include_dashboard=False, **quiet)
+    if address:
+        _join(ray, address, **quiet)
+    else:
+        _start(ray, address="local", num_cpus=cores, include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray sets one of its own, which ends the process without a word
     try:
         yield ray
     finally:
         ray.shutdown()  # ends the tasks that still run, and with them their processes
+
+
+def _join(ray: Any, address: str, **options: Any) -> None:
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # Ray raises no kind of its own
+        raise UserError(
+            f"no Ray cluster can be joined at RAY_ADDRESS {address}: unset it, and one is started on this machine"
+        ) from error
 
 
 def _start(ray: Any, **options: Any) -> None:

@@ -287,10 +287,9 @@ def test_horizons_that_the_episodes_do_not_reach_are_named(conf):
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same(whole, conf, tmp_path, ray_alone):
+def test_ray_gives_the_same(whole, conf, tmp_path):
     pytest.importorskip("ray")
-    with ray_alone:
-        compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "2")
+    compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "2")
     assert results(tmp_path / "out") == results(whole[0] / "out")
 
 

@@ -78,8 +78,8 @@ def launch(out: Path, runs: list[dict[str, Any]], launcher: Launcher, jobs: int,
     Args:
         out: of the comparison.
         runs: of its plan.
-        launcher: `local` processes, or `ray`: the cluster that is up, else one on this machine. A cluster's machines
-            must share the folder, the data and the installation, at the same paths.
+        launcher: `local` processes, or `ray`: the cluster that RAY_ADDRESS names, else one on this machine. A cluster's
+            machines must share the folder, the data and the installation, at the same paths.
         jobs: runs side by side; a Ray cluster decides by its cores and GPUs.
         resources: of each.
     """
