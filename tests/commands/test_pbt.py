@@ -159,7 +159,7 @@ def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path, with_ray):
 @pytest.mark.parametrize("conf", sorted((ROOT / "conf" / "pbt").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_conf_evolves(conf, tmp_path, with_ray):
     config = yaml.safe_load(conf.read_text())
-    short = ["--data.total_steps", "2048", "--interval", "32"]  # two rollouts
+    short = ["--data.total_steps", "1024", "--interval", "32"]  # two rollouts
     if collect := config["data"].get("collect"):
         short = ["--data.collect", json.dumps(collect | {"steps": 1600, "max_episode_steps": 200})]
         short += ["--interval", "2", "--trainer.max_steps", "4"]
@@ -172,7 +172,7 @@ def test_every_conf_evolves(conf, tmp_path, with_ray):
 def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_path, with_ray):
     """Simulators are not in a checkpoint: what was decided stays, and the rest is played on new episodes."""
     conf = ROOT / "conf" / "pbt" / "cartpole_policy.yaml"
-    arguments = ["pbt", "--config", conf, "--population", "3", "--interval", "32", "--data.total_steps", "4096"]
+    arguments = ["pbt", "--config", conf, "--population", "3", "--interval", "32", "--data.total_steps", "2048"]
     arguments += ["--out", tmp_path / "out"]
     process = start(arguments, tmp_path)
     deadline = time.monotonic() + 500
