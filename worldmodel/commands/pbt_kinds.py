@@ -21,7 +21,11 @@ class PopulationCLI(ConfigCLI):
     command, not_here = "pbt", NOT_HERE
     metric: str  # where none is given
     mode: Literal["min", "max"]
-    unit = 1  # optimizer steps that an interval is made of
+
+    @property
+    def unit(self) -> int:
+        """Optimizer steps that an interval is a multiple of."""
+        return 1
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -102,7 +106,7 @@ class Policies(PopulationCLI, PolicyCLI):
     metric, mode = "val/return_mean", "max"
 
     @property
-    def unit(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def unit(self) -> int:
         return self.datamodule.passes * self.datamodule.minibatches
 
     def data(self) -> str:
