@@ -91,6 +91,7 @@ def _prepare(kind: str, cli: PopulationCLI) -> Prepared:
     interval, last = cli.check_evolution()
     own, population = cli.own(), cli.option("population")
     mutations = parse(cli.option("mutate"), list(own))
+    cli.check_score(mutation.key for mutation in mutations)
     seed = cli.settings["seed_everything"]
     rules = Rules(population, interval, last, mutations, cli.option("quantile"), cli.option("mode"), int(seed))
     plan = {name: cli.option(name) for name in ("population", "mutate", "quantile", "metric", "mode")}

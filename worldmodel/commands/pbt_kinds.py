@@ -1,6 +1,7 @@
 """What the members of a population can be, and what is asked of the configuration that they share."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,11 +59,14 @@ class PopulationCLI(ConfigCLI):
         clip = self.settings["trainer"]["gradient_clip_val"]
         return values if clip is None else {**values, CLIP: float(clip)}
 
-    def last_step(self) -> int:
-        """Optimizer steps of a member."""
-        if (last := self.settings["trainer"]["max_steps"]) <= 0:
+    def check_score(self, mutated: Iterable[str]) -> None:
+        """Raise UserError where these keys would change what the score says."""
+
+    def steps(self) -> int:
+        """Optimizer steps that a member has room for."""
+        if (steps := self.settings["trainer"]["max_steps"]) <= 0:
             raise UserError("pbt counts optimizer steps: say how many with --trainer.max_steps")
-        return last
+        return steps
 
     def check_evolution(self) -> tuple[int, int]:
         """The interval and the last step.
@@ -70,16 +74,17 @@ class PopulationCLI(ConfigCLI):
         Raises:
             UserError: where the options make no population.
         """
-        last, interval = self.last_step(), self.option("interval")
-        possible = [step for step in range(self.unit, last, self.unit) if last % step == 0]
+        given, asked = self.settings["trainer"]["max_steps"] > 0, self.option("interval")
+        steps, unit = self.steps(), self.unit
+        possible = [n for n in range(unit, steps // 2 + 1, unit) if steps % n == 0 or not given]
         if not possible:
-            raise UserError(f"{last} optimizer steps leave no room for an exchange: train longer")
-        near = max(step for step in possible if step <= max(self.unit, last // 10 if interval is None else interval))
-        if interval not in (None, near):
-            whole = f", in whole rollouts of {self.unit} steps" if self.unit > 1 else ""
+            raise UserError(f"{steps} optimizer steps leave no room for an exchange: train longer")
+        interval = max((n for n in possible if n <= (asked or steps // 10)), default=possible[0])
+        if asked not in (None, interval):
+            of = f"--trainer.max_steps {steps}" if given else f"{steps} optimizer steps"
+            whole = f", in whole rollouts of {unit}," if unit > 1 else ""
             raise UserError(
-                f"--interval {interval} does not divide --trainer.max_steps {last} into exchanges{whole}:"
-                f" --interval {near} does"
+                f"--interval {asked} does not divide {of} into exchanges{whole}: --interval {interval} does"
             )
         if self.option("population") < 2:
             raise UserError(f"--population {self.option('population')}: it takes two to copy")
@@ -87,7 +92,9 @@ class PopulationCLI(ConfigCLI):
             raise UserError(f"--quantile {self.option('quantile')}: it must be above 0, and at most 0.5")
         if self.processes() != 1:
             raise UserError("pbt trains each member on one device: use --trainer.devices 1, and a larger --population")
-        return near, last
+        last = steps - steps % interval
+        self.settings["trainer"]["max_steps"] = last
+        return interval, last
 
 
 class WorldModels(PopulationCLI, TrainingCLI):
@@ -98,6 +105,15 @@ class WorldModels(PopulationCLI, TrainingCLI):
     def data(self) -> str:
         _ = self.datamodule.splits  # read once, before several do so at a time
         return self.datamodule.source.fingerprint[:12]
+
+    def check_score(self, mutated: Iterable[str]) -> None:
+        """val/loss is the sum of the terms by their weights: the least weights would win."""
+        weights = [key for key in mutated if key.startswith(MODEL) and key.endswith("_weight")]
+        if weights and self.option("metric") == "val/loss":
+            raise UserError(
+                f"--mutate {weights[0]} changes what val/loss is, and the least weight would win: judge by the"
+                f" open-loop error, --metric rollout/nmse@{self.datamodule.steps}, or by one term"
+            )
 
 
 class Policies(PopulationCLI, PolicyCLI):
@@ -112,7 +128,7 @@ class Policies(PopulationCLI, PolicyCLI):
     def data(self) -> str:
         return self.datamodule.env_id
 
-    def last_step(self) -> int:
+    def steps(self) -> int:
         """Of data.total_steps; and all of them are one epoch, as a report on an epoch's last step comes a step late."""
         data, asked = self.datamodule, self.settings["trainer"]["max_steps"]
         if data.max_kl is not None:
@@ -124,10 +140,8 @@ class Policies(PopulationCLI, PolicyCLI):
                 f"--trainer.max_steps {asked}: data.total_steps {data.total_steps} are over behind"
                 f" {data.planned_batches}: leave it out"
             )
-        last = asked if asked > 0 else data.planned_batches
-        self.settings["trainer"]["max_steps"] = last
         self.settings["data"]["val_every"] = data.total_steps
-        return last
+        return asked if asked > 0 else data.planned_batches
 
 
 KINDS: dict[str, type[WorldModels] | type[Policies]] = {"world_model": WorldModels, "policy": Policies}
