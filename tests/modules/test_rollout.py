@@ -84,6 +84,25 @@ def test_a_cut_off_episode_is_worth_its_last_frame_and_a_terminal_one_nothing():
     torch.testing.assert_close(assessed["advantage"], (advantage - kept.mean()) / (kept.std() + 1e-8))
 
 
+def test_segments_are_judged_as_if_each_were_a_rollout():
+    made, policy = collector(limit=20)
+    rollout = made.collect(12)
+    h = policy.states(rollout.obs, rollout.last_action, rollout.is_first, rollout.before[:, 0])
+    value, expected = policy.value(h).detach(), []
+    for first in (0, 5):
+        now = slice(first, first + 5)
+        advantage = gae(
+            rollout.reward[:, now], value[:, first : first + 6], ~rollout.terminated[:, now], rollout.valid[:, now],
+            0.9, 0.8,
+        )  # fmt: skip
+        squares = advantage[rollout.valid[:, now]].square()
+        expected.append(squares.mean())
+    found = rollout.segment_losses(policy, 0.9, 0.8, 5)
+    assert torch.allclose(found, torch.stack(expected), rtol=1e-12, atol=0)
+    halves = rollout.segment_losses(policy, 0.9, 0.8, 100)
+    assert torch.equal(halves, rollout.segment_losses(policy, 0.9, 0.8, 6)) and not torch.equal(halves, found)
+
+
 @pytest.mark.parametrize("rule", ["gated_norm", "lstm", "none"])
 def test_stored_states_are_those_of_an_unroll_from_the_start(rule):
     made, policy = collector(rule)

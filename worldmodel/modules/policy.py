@@ -14,7 +14,7 @@ from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.policy_losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss
 
 TERMS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
-SEGMENT_LOSSES = "segment_losses"  # of a batch: the value loss of its rollout's first chunk, and of the second
+SEGMENT_LOSSES = "segment_losses"  # of a batch: the critic's, in its rollout's first chunk and in the second
 MUTABLE = ("learning_rate", "weight_decay", "discount", "trace", "clip", "value_weight", "entropy_weight")
 
 

@@ -47,10 +47,7 @@ class Rollout:
         log_prob, value and target (the latter two on the critic's scale, which takes in the targets first), advantage
         (of mean 0 and deviation 1 over the valid steps), and value_error: the squared error before any training on it.
         """
-        # only the last state is new: those before are in the next frame's `before`
-        frame = self.obs[:, -1], self.last_action[:, -1], self.is_first[:, -1], self.before[:, -1]
-        last = policy.advance(*frame)
-        h = torch.cat([self.before[:, self.earlier + 1 :], last.unsqueeze(1)], dim=1)
+        h = self._states(policy)
         value = policy.value(h)
         advantage = gae(self.reward, value, ~self.terminated, self.valid, discount, trace)
         target = advantage + value[:, :-1]
@@ -65,16 +62,32 @@ class Rollout:
             "value_error": (normalized - target).square(),
         }
 
-    def of_segments(self, error: Tensor, steps: int) -> Tensor:
-        """The mean of an error (N, T) over the valid steps of the first C steps, and of the next C: (2,).
+    def _states(self, policy: ActorCritic) -> Tensor:
+        """Behind each frame, (N, T + 1, D). Only the last is new: those before are in the next frame's `before`."""
+        frame = self.obs[:, -1], self.last_action[:, -1], self.is_first[:, -1], self.before[:, -1]
+        last = policy.advance(*frame)
+        return torch.cat([self.before[:, self.earlier + 1 :], last.unsqueeze(1)], dim=1)
+
+    @torch.no_grad()
+    def segment_losses(self, policy: ActorCritic, discount: float, trace: float, steps: int) -> Tensor:
+        """The critic's squared error over the first C steps, and over the next C, each as if it were a rollout: (2,).
+
+        In the midst of a longer one: at its end the targets are the critic's own values, which are never far off.
 
         Args:
-            error: of each step.
+            policy: that acted.
+            discount: of a reward that comes a step later.
+            trace: lambda of the targets.
             steps: C; half of the rollout where it is more.
         """
-        steps = min(steps, max(1, error.shape[1] // 2))
-        segments = zip(error.split(steps, dim=1), self.valid.split(steps, dim=1), strict=True)
-        return torch.stack([masked_mean(part, valid, valid.sum()) for part, valid in list(segments)[:2]])
+        steps, losses = min(steps, max(1, self.action.shape[1] // 2)), []
+        value = policy.value(self._states(policy))
+        for first in (0, steps):
+            now, valid = slice(first, first + steps), self.valid[:, first : first + steps]
+            values = value[:, first : first + steps + 1]
+            error = gae(self.reward[:, now], values, ~self.terminated[:, now], valid, discount, trace).square()
+            losses.append(masked_mean(error, valid, valid.sum()))
+        return torch.stack(losses)
 
     def chunks(self, steps: int, assessed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cut into pieces of `steps` steps and the L frames before them; the last piece of a lane is padded.

@@ -205,15 +205,14 @@ class RolloutDataModule(pl.LightningDataModule):
         if not int(policy.obs_norm.batches):  # its first actions hardly depend on what it sees
             policy.obs_norm.update(*frames)
             rollout.refresh(policy)
-        assessed = rollout.assess(policy, hp["discount"], hp["trace"])
-        error = assessed.pop("value_error")
-        self._acknowledge(collector, rollout.valid, error)
-        first_and_second = {SEGMENT_LOSSES: rollout.of_segments(error, self.chunk_steps)}
+        ahead = hp["discount"], hp["trace"]
+        assessed, segments = rollout.assess(policy, *ahead), rollout.segment_losses(policy, *ahead, self.chunk_steps)
+        self._acknowledge(collector, rollout.valid, assessed.pop("value_error"))
         chunks = rollout.chunks(self.chunk_steps, assessed)
         for number in range(self.passes):
             pieces = torch.randperm(len(chunks["obs"]), generator=order).to(policy.device).chunk(self.minibatches)
             for chosen in pieces:
-                yield {name: values[chosen] for name, values in chunks.items()} | first_and_second
+                yield {name: values[chosen] for name, values in chunks.items()} | {SEGMENT_LOSSES: segments}
                 if collector.outdated:  # also what is normalised came with the weights
                     return
             divergence = policy.mean_kl()
