@@ -1,6 +1,7 @@
 """The latent predictor: a cell, a head, and the two time loops."""
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -10,7 +11,7 @@ from worldmodel.cells import make_cell
 from worldmodel.cells.triad import Triad
 from worldmodel.cells.unroll import has_backward, rolled
 from worldmodel.nets import MLP, StagewiseHead
-from worldmodel.recurrence import Unroll, initial_state, states, stepped
+from worldmodel.recurrence import Unroll, advance, initial_state, states, stepped
 
 
 class ClosedLoop(NamedTuple):
@@ -95,12 +96,13 @@ class LatentPredictor(nn.Module):
         """The states of `closed_loop`, (T, B, D); see recurrence.states."""
         return states(self.cell, z, a, is_first, h, by_step, self._compiled)
 
-    def compile_unroll(self, **options: Any) -> None:
-        """Take the loop of `closed_loop` from torch.compile with these options: equal up to rounding.
+    def compile_step(self) -> None:
+        """In training `closed_loop` takes its step from torch.compile: equal up to rounding.
 
-        Each number of lanes and steps, in training and in evaluation, is compiled once, in a minute or more.
+        Each number of lanes is compiled once, in seconds, whatever the segment's length; the loop as a whole takes a
+        minute and more (docs/speed.md).
         """
-        self._compiled = torch.compile(stepped, dynamic=False, **options)
+        self._compiled = partial(stepped, step=torch.compile(advance, dynamic=False))
 
     def closed_loop(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None) -> ClosedLoop:
         """Unroll over a segment, seeing z_t at every step. Resets h to zeros before each frame with `is_first`.

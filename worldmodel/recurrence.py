@@ -9,7 +9,7 @@ from torch import Tensor
 from worldmodel.cells import Cell
 from worldmodel.cells.unroll import has_backward, unrolled
 
-Unroll = Callable[[Cell, Tensor, Tensor, Tensor], Tensor]
+Unroll = Callable[[Cell, Tensor, Tensor, Tensor], Tensor]  # of a segment, or of one step
 
 
 def initial_state(cell: Cell, z: Tensor) -> Tensor:
@@ -37,13 +37,13 @@ def states(
         h: (B, D), the state before frame 0; None: zeros.
         by_step: keep to autograd's own backward pass, where the cell has one by hand (cells/unroll.py): torch.func and
             second derivatives need it.
-        compiled: `stepped`, compiled, to be taken instead.
+        compiled: `stepped` with a compiled step, to be taken instead where gradients are wanted.
     """
     zeros = initial_state(cell, z)
     h = zeros if h is None else h.to(zeros.dtype)
     x_TBX, is_first_TB = rearrange(cell.project(z, a), "b t x -> t b x"), rearrange(is_first, "b t -> t b")
     segment = x_TBX, h, is_first_TB
-    if compiled is not None and not by_step:
+    if compiled is not None and not by_step and torch.is_grad_enabled():
         return compiled(cell, *segment)
     if by_step or torch.is_autocast_enabled(z.device.type) or not has_backward(cell):
         return stepped(cell, *segment)
@@ -55,11 +55,11 @@ def advance(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
     return cell.step(x, h.masked_fill(is_first.unsqueeze(-1), 0.0))
 
 
-def stepped(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
+def stepped(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor, step: Unroll = advance) -> Tensor:
     """The states of a segment, one step after the other: x (T, B, X) of `project`, h (B, D), is_first (T, B)."""
     made = []
     for x_t, first_t in zip(x.unbind(), is_first.unbind(), strict=True):
-        h = advance(cell, x_t, h, first_t)
+        h = step(cell, x_t, h, first_t)
         made.append(h)
     return torch.stack(made)
 

@@ -78,9 +78,11 @@ class NumericalGuard(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         left_out, self._left_out = self._left_out, False
         carry = outputs.get("carry")
-        if carry is not None and (left_out or not is_finite_tensor(carry)):
+        if carry is not None:
             before = batch.get("carry")
-            outputs["carry"] = torch.zeros_like(carry) if before is None else before.detach().clone()
+            before = torch.zeros_like(carry) if before is None else before.detach().to(carry.dtype, copy=True)
+            # decided where the state is: a look at it would wait for the GPU a second time in a step
+            outputs["carry"] = before if left_out else torch.where(carry.isfinite().all(), carry, before)
         if not left_out:
             self.in_row = 0
             every = trainer.log_every_n_steps

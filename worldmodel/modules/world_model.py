@@ -18,6 +18,7 @@ from worldmodel.model import Model
 from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
 from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.modules.sharding import check_can_shard, shard
+from worldmodel.modules.step_graph import Step, StepGraph, check_can_capture
 from worldmodel.nets import StagewiseHead
 from worldmodel.rtrl import RTRL
 
@@ -72,8 +73,8 @@ class WorldModel(Model, pl.LightningModule):
         weight_decay: of AdamW, on matrices only.
         lr_schedule: constant, or a cosine to a hundredth over the planned steps.
         warmup_steps: over which the learning rate rises linearly.
-        compile: the recurrence goes through torch.compile. For GPUs: on a CPU it does not pay, after minutes.
-        cuda_graph: on a GPU the recurrence is captured, and launched as one.
+        compile: the step of the recurrence goes through torch.compile. It pays together with cuda_graph alone.
+        cuda_graph: on a GPU a training step, forward and backward, is captured, and launched as one.
     """
 
     obs_weights: Tensor
@@ -118,6 +119,7 @@ class WorldModel(Model, pl.LightningModule):
         )  # fmt: skip
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
+        self._graph: StepGraph | None = None
         for name in ("open_loop_steps", "warmup_steps"):
             if self.hparams[name] < 0:
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
@@ -214,18 +216,26 @@ class WorldModel(Model, pl.LightningModule):
         if mesh is not None and not isinstance(self.encoder, FSDPModule):
             check_can_shard(self.hparams["gradient"], self._compile or self._cuda_graph)
             shard(self, mesh["data_parallel"])
-        if self._cuda_graph and self.trainer.strategy.root_device.type != "cuda":
-            raise UserError("model.cuda_graph is for a GPU, and this run is on the CPU: leave it out")
+        trainer: Any = self.trainer
+        if self._cuda_graph:
+            check_can_capture(self.hparams, trainer.precision, trainer.world_size, trainer.strategy.root_device)
         if self._compile:
-            self.predictor.compile_unroll(mode="reduce-overhead" if self._cuda_graph else "default")
-        elif self._cuda_graph:
-            self.predictor.compile_unroll(backend="cudagraphs")
+            self.predictor.compile_step()
+        self._graph = None  # the weights may be elsewhere than in an earlier fit
+
+    def step(self, batch: Batch) -> Step:
+        """The weighted loss of a segment, and what `losses` gives."""
+        terms, h, carry = self.losses(batch)
+        return Step(self.total(terms), terms, h, carry)
+
+    def _captured(self, batch: Batch) -> Step:
+        """The same as one CUDA graph."""
+        if self._graph is None:
+            self._graph = StepGraph(self.step, self.parameters())
+        return self._graph({"carry": self.predictor.initial_state(batch["obs"]), **batch})
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        if self._cuda_graph:
-            torch.compiler.cudagraph_mark_step_begin()  # what the graph gave in the step before may be overwritten
-        terms, h, carry = self.losses(batch)
-        loss = self.total(terms)
+        loss, terms, h, carry = self._captured(batch) if self._cuda_graph else self.step(batch)
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
@@ -289,7 +299,7 @@ class WorldModel(Model, pl.LightningModule):
     def change(self, values: Mapping[str, float]) -> None:
         """Hyperparameters, of those that are `mutable`, take other values in the midst of a fit."""
         self.hparams.update(values)
-        self.weights = self._term_weights()
+        self.weights, self._graph = self._term_weights(), None  # a graph holds the weights of its terms
         retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
