@@ -16,7 +16,11 @@ NOT_HERE = {
     "--resume": "the same command goes on where it was interrupted",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--trains": {"type": str, "default": TRAINS[0], "help": "what members are: world_model, or policy"},
+    "--trains": {
+        "type": str | None,
+        "default": None,
+        "help": "what members are: world_model, or policy; default: policy where data.env_id says what to act in",
+    },
     "--population": {"type": int, "default": 4, "help": "members, side by side"},
     "--interval": {
         "type": int | None,
@@ -78,8 +82,10 @@ def kind_of(argv: list[str]) -> str:
     parser.add_argument("--trains")
     parser.add_argument("--config", "-c", action="append", default=[])
     told = parser.parse_known_args(argv)[0]
-    found = [values["trains"] for path in told.config if "trains" in (values := _read(Path(path)))]
-    kind = str(told.trains or (found or [OPTIONS["--trains"]["default"]])[-1])
+    configs = [_read(Path(path)) for path in told.config]
+    acts = any("env_id" in (config.get("data") or {}) for config in configs)
+    found = [config["trains"] for config in configs if config.get("trains")]
+    kind = str(told.trains or (found or [TRAINS[acts]])[-1])
     choose("--trains", kind, TRAINS)
     return kind
 
