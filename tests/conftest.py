@@ -1,12 +1,11 @@
 """What several tests need: small real datasets and the program as a user runs it."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from filelock import FileLock
 
 from worldmodel.envs.collect import CollectOptions, collect
@@ -78,9 +77,7 @@ def worldmodel(tmp_path):
     """Run the program in an empty folder; returns the finished process."""
 
     def run(*arguments, cwd=tmp_path, timeout=400) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        command = [sys.executable, "-m", "worldmodel", *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+        return warm.run(arguments, cwd, timeout)
 
     return run
 

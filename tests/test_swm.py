@@ -79,6 +79,7 @@ def test_mistakes(run):
 
 @pytest.mark.skipif(importlib.util.find_spec("stable_worldmodel") is None, reason="worldmodel[swm] is not installed")
 def test_in_its_own_evaluator(run):
+    """Skipped where torch is a CPU build: it imports torchvision, and PyPI's lacks its operators there (nms)."""
     import stable_worldmodel as swm
 
     world = swm.World("Pendulum-v1", num_envs=2, add_pixels=False, max_episode_steps=10)

@@ -1,18 +1,14 @@
 """The program in processes of its own, which can be killed."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from conftest import TESTS
-
-PROGRAM = ["-m", "worldmodel"]
+import warm
+from warm import PROGRAM, TESTS, variables
 
 
 def start(
@@ -23,10 +19,11 @@ def start(
     **environment: str,
 ) -> subprocess.Popen:
     """The program, or what stands for it, in a process group of its own; with `kill`, (step, signal), see killed.py."""
-    variables = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
     program = [str(TESTS / "faults" / "killed.py"), *map(str, kill)] if kill else program
     command = [sys.executable, *program, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=variables, stdout=-1, stderr=-1, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=variables(**environment), stdout=-1, stderr=-1, text=True, start_new_session=True
+    )
 
 
 def end(process: subprocess.Popen, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -39,14 +36,15 @@ def end(process: subprocess.Popen, timeout: float = 300) -> subprocess.Completed
 
 
 def run(arguments: Iterable[Any], cwd: Path, kill: Sequence[Any] = (), timeout: float = 300, **environment: str):
-    """From its start to its end."""
+    """From its start to its end; warm, where nothing is to happen to it."""
+    if not kill and not environment:
+        return warm.run(arguments, cwd, timeout)
     return end(start(arguments, cwd, kill, **environment), timeout)
 
 
 def kill_all(process: subprocess.Popen) -> None:
     """SIGKILL to the whole group, as far as it is still there."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    warm.kill(process.pid)
     process.wait()
 
 

@@ -58,12 +58,11 @@ def test_the_gradient_reaches_actor_and_critic_and_never_the_world(world):
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.world.state_dict().items())
 
 
+@pytest.mark.parametrize("world", ["Pendulum-v1"], indirect=True)  # discrete actions: REINFORCE
 def test_a_boxs_gradient_is_that_of_the_imagined_return(world):
     """Through the dynamics: the actor's loss falls as finite differences of the returns say; float64."""
     torch.manual_seed(0)
     module = Imagine(str(world[0]), **SMALL, entropy_weight=0.0).double().eval()
-    if not module.actions.is_box:
-        pytest.skip("discrete: REINFORCE")
     module.returns_range.fill_(1.0)
     module.world.heads[-1].bias[1] = 40.0  # every step goes on: how likely a step is reached has no gradient
     z, h = torch.randn(5, 4).double(), torch.randn(5, 6).double()
