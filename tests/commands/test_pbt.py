@@ -61,6 +61,16 @@ def rows(path):
     return list(csv.DictReader(path.open()))
 
 
+def started(arguments, folder, step):
+    """A population that has just decided about this step, and the processes that it started."""
+    process = start(arguments, folder)
+    deadline = time.monotonic() + 500
+    while not (folder / "out" / "decisions" / f"{step}.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.01)
+    return process, children(process.pid)
+
+
 @pytest.mark.slow
 def test_a_population_exchanges_and_tells(whole):
     out, said = whole
@@ -111,12 +121,7 @@ def test_a_member_is_an_ordinary_run_and_the_best_an_ordinary_checkpoint(whole, 
 def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path, with_ray):
     """kill -9 of the program alone, behind the second exchange: no process is left, no member is lost."""
     arguments = ["pbt", "--config", conf, "--out", tmp_path / "out"]
-    process = start(arguments, tmp_path)
-    deadline = time.monotonic() + 500
-    while not (tmp_path / "out" / "decisions" / "12.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.01)
-    others = children(process.pid)
+    process, others = started(arguments, tmp_path, 12)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(others) >= MEMBERS and gone(others, timeout=150), "members at once, the last of Ray in a minute"
@@ -142,12 +147,7 @@ def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(co
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path, with_ray):
-    process = start(["pbt", "--config", conf, "--out", "out", "--trainer.max_steps", "60000"], tmp_path)
-    deadline = time.monotonic() + 500
-    while not (tmp_path / "out" / "decisions" / "6.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.01)
-    others = children(process.pid)
+    process, others = started(["pbt", "--config", conf, "--out", "out", "--trainer.max_steps", "60000"], tmp_path, 6)
     process.send_signal(signal.SIGINT)
     ended = end(process)
     assert ended.returncode == 130, ended.stderr[-3000:]
@@ -174,12 +174,7 @@ def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_pat
     conf = ROOT / "conf" / "pbt" / "cartpole_policy.yaml"
     arguments = ["pbt", "--config", conf, "--population", "3", "--interval", "32", "--data.total_steps", "2048"]
     arguments += ["--out", tmp_path / "out"]
-    process = start(arguments, tmp_path)
-    deadline = time.monotonic() + 500
-    while not (tmp_path / "out" / "decisions" / "64.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.01)
-    others = children(process.pid)
+    process, others = started(arguments, tmp_path, 64)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert gone(others, timeout=150)
