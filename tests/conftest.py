@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import warm
-from filelock import FileLock
 
 from worldmodel.envs.collect import CollectOptions, collect
 
@@ -45,12 +44,6 @@ def often(request):
 def seen(record_property):
     """Tell the table of docs/reliability.md what was seen."""
     return lambda text: record_property("seen", text)
-
-
-@pytest.fixture(scope="session")
-def ray_alone(tmp_path_factory):
-    """A lock: a program joins the Ray cluster that it finds on the machine, and another test's ends with that test."""
-    return FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock")
 
 
 @pytest.fixture(autouse=True)

@@ -41,18 +41,11 @@ def conf(toy_data, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def with_ray(ray_alone):
-    with ray_alone:
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(conf, tmp_path_factory, ray_alone):
+def whole(conf, tmp_path_factory):
     """A population that nothing happened to, and what it said."""
     folder = tmp_path_factory.mktemp("whole")
-    with ray_alone:
-        process = run(["pbt", "--config", conf, "--out", folder / "out"], folder, timeout=600)
+    process = run(["pbt", "--config", conf, "--out", folder / "out"], folder, timeout=600)
     assert process.returncode == 0, process.stderr[-3000:]
     return folder / "out", process.stdout
 
@@ -118,7 +111,7 @@ def test_a_member_is_an_ordinary_run_and_the_best_an_ordinary_checkpoint(whole, 
 
 
 @pytest.mark.slow
-def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path, with_ray):
+def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path):
     """kill -9 of the program alone, behind the second exchange: no process is left, no member is lost."""
     arguments = ["pbt", "--config", conf, "--out", tmp_path / "out"]
     process, others = started(arguments, tmp_path, 12)
@@ -146,7 +139,7 @@ def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(co
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path, with_ray):
+def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
     process, others = started(["pbt", "--config", conf, "--out", "out", "--trainer.max_steps", "60000"], tmp_path, 6)
     process.send_signal(signal.SIGINT)
     ended = end(process)
@@ -157,7 +150,7 @@ def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path, with_ray):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conf", sorted((ROOT / "conf" / "pbt").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_conf_evolves(conf, tmp_path, with_ray):
+def test_every_conf_evolves(conf, tmp_path):
     config = yaml.safe_load(conf.read_text())
     short = ["--data.total_steps", "1024", "--interval", "32"]  # two rollouts
     if collect := config["data"].get("collect"):
@@ -169,7 +162,7 @@ def test_every_conf_evolves(conf, tmp_path, with_ray):
 
 
 @pytest.mark.slow
-def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_path, with_ray):
+def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_path):
     """Simulators are not in a checkpoint: what was decided stays, and the rest is played on new episodes."""
     conf = ROOT / "conf" / "pbt" / "cartpole_policy.yaml"
     arguments = ["pbt", "--config", conf, "--population", "3", "--interval", "32", "--data.total_steps", "2048"]
