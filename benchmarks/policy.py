@@ -11,7 +11,8 @@ Every run is a process of its own with one thread, and lands in runs/policy_benc
 there. `memory` and `feed_forward` are conf/policy/TASK.yaml with this budget; `reset every K` is `memory` whose state
 starts from zeros at every K-th frame while it is judged. RecurrentPPO is set as rl-baselines3-zoo tuned it (sb3's
 defaults for repeat_first) but for two things that cost it time: LSTMs as wide as our memory, and Pendulum's
-minibatches. `recurrent_ppo_zoo` undoes both. It does not see its last action, as our memory does.
+minibatches. `recurrent_ppo_zoo` undoes both; `recurrent_ppo_alike` has the discount, trace and entropy weight of ours
+(on CartPole; elsewhere they are the same). It does not see its last action, as our memory does.
 
 The policy at the end plays 20 episodes with its likeliest actions and 20 as it was trained, from the same starts. Speed
 is of collecting and training alone, in CPU time (other processes do not count), in turns.
@@ -39,7 +40,7 @@ from worldmodel.interval import t_interval
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "policy_benchmark"
 ENVS, EPISODES, EVALUATION_SEED = 8, 20, 10_000
-PEER, ZOO = "recurrent_ppo", "recurrent_ppo_zoo"
+PEER, ZOO, ALIKE = "recurrent_ppo", "recurrent_ppo_zoo", "recurrent_ppo_alike"
 WAYS = (PEER, "memory", "feed_forward")
 CPU = "steps_per_cpu_second"
 FORGETTING = (1, 2, 4, 8, 16)  # frames between two resets of the state in mid-episode
@@ -56,6 +57,7 @@ class Task:
     short: int  # the same where only speed is measured
     peer: dict[str, Any] = field(default_factory=dict)
     zoo: dict[str, Any] = field(default_factory=dict)  # what of it the zoo has otherwise
+    alike: dict[str, Any] = field(default_factory=dict)  # of conf/policy/TASK.yaml, where it differs
 
 
 def falling(first: float) -> Callable[[float], float]:
@@ -68,6 +70,7 @@ TASKS = {
         "CartPole-v1", [0, 2], 50_000, 2048,
         {"n_steps": 32, "batch_size": 256, "gamma": 0.98, "gae_lambda": 0.8, "n_epochs": 20,
          "learning_rate": falling(1e-3), "clip_range": falling(0.2)},
+        alike={"gamma": 0.995, "gae_lambda": 0.95, "ent_coef": 0.01},
     ),
     "pendulum": Task(
         "Pendulum-v1", [0, 1], 80_000, 4096,
@@ -169,7 +172,9 @@ def run_here(way: str, name: str, seed: int, steps: int, path: Path, judged: boo
     if way in OURS:
         found = of_ours(name, seed, steps, OURS[way], path.with_suffix(""), judged)
     else:
-        found = of_peer(TASKS[name], seed, steps, EQUAL if way == PEER else TASKS[name].zoo, judged)
+        task = TASKS[name]
+        settings = {PEER: EQUAL, ZOO: task.zoo, ALIKE: EQUAL | task.alike}[way]
+        found = of_peer(task, seed, steps, settings, judged)
     path.write_text(json.dumps({"way": way, "task": name, "seed": seed} | found) + "\n")
 
 
@@ -242,7 +247,7 @@ def main() -> None:
     """Tables of what was asked for."""
     parser = options_parser(__doc__, rounds=5)
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join((*WAYS, ZOO))}")
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join((*WAYS, ZOO, ALIKE))}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--speed", action="store_true", help="speed alone")
     parser.add_argument("--ready", action="store_true", help="returns of the runs that there are, without new ones")
@@ -257,7 +262,7 @@ def main() -> None:
         seeds = [int(seed) for seed in options.seeds.split(",")]
         figures["returns"] = returns_of(names, ways, seeds, options.ready)
     if options.speed or options.json:
-        figures["speed"] = speed_of(names, [way for way in ways if way in (PEER, ZOO)], options.rounds)
+        figures["speed"] = speed_of(names, [way for way in ways if way in (PEER, ZOO, ALIKE)], options.rounds)
     save(options.json, figures)
 
 

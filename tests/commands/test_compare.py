@@ -203,7 +203,7 @@ def test_a_comparison_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(whol
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp_path, number, status):
-    process = begin(conf, tmp_path, *TWO, "--jobs", "2")
+    process = begin(conf, tmp_path, *TWO, "--jobs", "2", "--trainer.max_steps", "60000")  # which none of them reaches
     wait_until(lambda: len(list((tmp_path / "out").glob("runs/*/*/config.yaml"))) == 2)
     workers = children(process.pid)
     os.kill(process.pid, number)

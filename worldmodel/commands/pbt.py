@@ -5,7 +5,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,8 +71,8 @@ def main(argv: list[str]) -> None:
     with alone(prepared.out, "pbt"):
         lineage = _begin(prepared)
         if len(_through(lineage, prepared)) < prepared.rules.population:
-            with interruptible(lambda: _kept(prepared, lineage), SAID):
-                _evolve(prepared, lineage)
+            with interruptible(lambda: _kept(prepared, lineage), SAID) as stop_if_asked:
+                _evolve(prepared, lineage, stop_if_asked)
         else:
             SAID.print(f"the population in {prepared.out} is finished; train anew in another --out")
         conclude(prepared, lineage)
@@ -144,7 +144,7 @@ def _wait_for_members(out: Path, population: int) -> None:
             raise UserError(f"another process still trains into {lock.parent}: wait for it, or stop it") from error
 
 
-def _evolve(prepared: Prepared, lineage: Lineage) -> None:
+def _evolve(prepared: Prepared, lineage: Lineage, stop_if_asked: Callable[[], None]) -> None:
     rules, out = prepared.rules, prepared.out.resolve()
     with ray_cluster("pbt", max(_cores(), 1), "pbt") as ray:
         from worldmodel.commands.pbt_member import Membership, train
@@ -162,7 +162,7 @@ def _evolve(prepared: Prepared, lineage: Lineage) -> None:
             prepared.data_seed, prepared.threads, prepared.keep, prepared.plan["trains"],
         )  # fmt: skip
         sign = 1 if rules.mode == "min" else -1
-        progress = PopulationProgress(lineage, rules.population, rules.last_step, shared.metric, sign)
+        progress = PopulationProgress(lineage, rules.population, rules.last_step, shared.metric, sign, stop_if_asked)
         try:
             with progress:
                 evolve(out, rules, prepared.starts, partial(train, shared), resources, lineage, progress)

@@ -30,19 +30,30 @@ def alone(out: Path, command: str) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(kept: Callable[[], str], console: Console) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end with a word on what is kept, status 130 and 143."""
+def interruptible(kept: Callable[[], str], console: Console) -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM end with a word on what is kept, status 130 and 143.
 
-    def terminate(number: int, frame: Any) -> None:
-        raise SystemExit(TERMINATED)
+    What is raised where a signal comes can be lost: Python ignores it in a destructor, of which Ray has many. What is
+    yielded raises it again, to be called every now and then.
+    """
+    came: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def stop(number: int, frame: Any = None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
+
+    def stop_if_asked() -> None:
+        if came:
+            stop(came[0])
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code not in (TERMINATED, signal.SIGTERM):
+        yield stop_if_asked
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code not in (TERMINATED, signal.SIGTERM):
             raise
         console.print(f"interrupted: {kept()}; the same command goes on from there")
-        raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else TERMINATED) from None
+        raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else TERMINATED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -216,8 +216,8 @@ class WorldModel(Model, pl.LightningModule):
         if mesh is not None and not isinstance(self.encoder, FSDPModule):
             check_can_shard(self.hparams["gradient"], self._compile or self._cuda_graph)
             shard(self, mesh["data_parallel"])
-        trainer: Any = self.trainer
         if self._cuda_graph:
+            trainer: Any = self.trainer
             check_can_capture(self.hparams, trainer.precision, trainer.world_size, trainer.strategy.root_device)
         if self._compile:
             self.predictor.compile_step()

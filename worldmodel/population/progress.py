@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,11 +21,20 @@ class PopulationProgress:
         last_step: of each.
         metric: as the score is called.
         sign: 1 where the least score is the best, else -1.
+        stop_if_asked: called at each report.
     """
 
-    def __init__(self, lineage: Lineage, population: int, last_step: int, metric: str, sign: int) -> None:
+    def __init__(
+        self,
+        lineage: Lineage,
+        population: int,
+        last_step: int,
+        metric: str,
+        sign: int,
+        stop_if_asked: Callable[[], None],
+    ) -> None:
         self._lineage, self._population, self._last_step = lineage, population, last_step
-        self._metric, self._sign = metric, sign
+        self._metric, self._sign, self._stop_if_asked = metric, sign, stop_if_asked
         self._begin, self._before = time.monotonic(), self._reached()
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
@@ -46,6 +56,7 @@ class PopulationProgress:
 
     def report(self, report: Told) -> None:
         """A member has reported."""
+        self._stop_if_asked()
         if self._bar is not None:
             self._bar.update(self._task, completed=self._reached())
         if report.step == self._last_step:
