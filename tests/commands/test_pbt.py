@@ -207,6 +207,9 @@ def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_pat
         (["--config", "CONF", "--trainer.devices", "2"], "one device: use --trainer.devices 1"),
         (["--config", "CONF", "--out", "full"], "full holds files, and no population: choose another --out"),
         (["--config", "CONF", "--trains", "polcy"], "did you mean 'policy'"),
+        (["--config", "CONF", "--trains"], "--trains: expected one argument"),
+        (["--config"], "--config"),
+        (["--config", "FIVE"], "data"),
         (["--config", "POLICY", "--interval", "100"], "in whole rollouts of 32,: --interval 96 does"),
         (["--config", "PLAIN", "--interval", "100"], "in whole rollouts of 32,"),
         (["--config", "POLICY", "--data.max_kl", "0.1"], "data.max_kl leaves rollouts early"),
@@ -222,6 +225,8 @@ def test_a_mistake_is_one_clear_line(conf, tmp_path, monkeypatch, capfd, argumen
     (tmp_path / "full" / "file").touch()
     words = {"CONF": str(conf), "POLICY": str(ROOT / "conf" / "pbt" / "cartpole_policy.yaml")}
     words["PLAIN"] = str(ROOT / "conf" / "policy" / "cartpole.yaml")  # it does not say that policies are trained
+    words["FIVE"] = str(tmp_path / "five.yaml")
+    (tmp_path / "five.yaml").write_text("data: 5")
     with pytest.raises(SystemExit) as stop:
         main(["pbt", *[words.get(word, word) for word in arguments]])
     assert stop.value.code == 2

@@ -78,12 +78,12 @@ def kind_of(argv: list[str]) -> str:
     Raises:
         UserError: for another one.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    parser.add_argument("--trains")
-    parser.add_argument("--config", "-c", action="append", default=[])
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--trains", nargs="?")  # what is given without a value is told when all options are read
+    parser.add_argument("--config", "-c", nargs="?", action="append", default=[])
     told = parser.parse_known_args(argv)[0]
-    configs = [_read(Path(path)) for path in told.config]
-    acts = any("env_id" in (config.get("data") or {}) for config in configs)
+    configs = [_read(Path(path)) for path in told.config if path]
+    acts = any(isinstance(data := config.get("data"), dict) and "env_id" in data for config in configs)
     found = [config["trains"] for config in configs if config.get("trains")]
     kind = str(told.trains or (found or [TRAINS[acts]])[-1])
     choose("--trains", kind, TRAINS)
