@@ -80,9 +80,9 @@ class NumericalGuard(pl.Callback):
         carry = outputs.get("carry")
         if carry is not None:
             before = batch.get("carry")
-            before = torch.zeros_like(carry) if before is None else before.detach().to(carry.dtype, copy=True)
+            before = torch.zeros_like(carry) if before is None else before.detach().to(carry.dtype)
             # decided where the state is: a look at it would wait for the GPU a second time in a step
-            outputs["carry"] = before if left_out else torch.where(carry.isfinite().all(), carry, before)
+            outputs["carry"] = before.clone() if left_out else torch.where(carry.isfinite().all(), carry, before)
         if not left_out:
             self.in_row = 0
             every = trainer.log_every_n_steps
