@@ -82,7 +82,7 @@ class PopulationCLI(ConfigCLI):
         interval = max((n for n in possible if n <= (asked or steps // 10)), default=possible[0])
         if asked not in (None, interval):
             of = f"--trainer.max_steps {steps}" if given else f"{steps} optimizer steps"
-            whole = f", in whole rollouts of {unit}," if unit > 1 else ""
+            whole = f" in whole rollouts of {unit}" if unit > 1 else ""
             raise UserError(
                 f"--interval {asked} does not divide {of} into exchanges{whole}: --interval {interval} does"
             )
@@ -129,7 +129,7 @@ class Policies(PopulationCLI, PolicyCLI):
         return self.datamodule.env_id
 
     def steps(self) -> int:
-        """Of data.total_steps; and all of them are one epoch, as a report on an epoch's last step comes a step late."""
+        """Of data.total_steps, where no fewer are asked for."""
         data, asked = self.datamodule, self.settings["trainer"]["max_steps"]
         if data.max_kl is not None:
             raise UserError(
@@ -140,8 +140,12 @@ class Policies(PopulationCLI, PolicyCLI):
                 f"--trainer.max_steps {asked}: data.total_steps {data.total_steps} are over behind"
                 f" {data.planned_batches}: leave it out"
             )
-        self.settings["data"]["val_every"] = data.total_steps
         return asked if asked > 0 else data.planned_batches
+
+    def member_config(self) -> str:
+        """All steps are one epoch: a report on an epoch's last step would come a step late."""
+        self.settings["data"]["val_every"] = self.datamodule.total_steps
+        return super().member_config()
 
 
 KINDS: dict[str, type[WorldModels] | type[Policies]] = {"world_model": WorldModels, "policy": Policies}

@@ -140,7 +140,8 @@ class Policy(ActorCritic, pl.LightningModule):
         told = {name: value.detach() for name, value in terms.items()}
         self._kl.append(told["kl"])
         states = h.detach()
-        told |= {name: batch[name] for name in (SEGMENT_LOSSES,) if name in batch}
+        if SEGMENT_LOSSES in batch:
+            told[SEGMENT_LOSSES] = batch[SEGMENT_LOSSES]
         return {"loss": self.loss(terms), "carry": states[:, -1].clone(), "h": states, **told}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
