@@ -25,9 +25,9 @@ from timing import in_turns, options_parser, save
 from torch import Tensor, nn
 
 from worldmodel import LatentPredictor, WorldModel
+from worldmodel.cells.recurrence import stepped
 from worldmodel.modules.optimizer import adamw
 from worldmodel.modules.step_graph import Step, StepGraph
-from worldmodel.recurrence import stepped
 
 OBS, ACTIONS, LATENT = 24, 6, 32
 SIZES = "128x16x32,512x64x64,1024x128x64"

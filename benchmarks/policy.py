@@ -35,7 +35,7 @@ import torch
 from stopwatch import Stopwatch, TrainingStopwatch
 from timing import options_parser, save
 
-from worldmodel.interval import t_interval
+from worldmodel.statistics import t_interval
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "policy_benchmark"
@@ -149,10 +149,10 @@ def of_ours(name: str, seed: int, steps: int, options: list[str], folder: Path, 
 
 
 def _played_by_ours(checkpoint: Path, name: str, likeliest: bool, reset_every: int | None = None) -> list[float]:
+    from worldmodel.agents.actor import Actor
     from worldmodel.envs.as_vectors import AsVectors
     from worldmodel.envs.evaluate import play
     from worldmodel.envs.make import make_simulator
-    from worldmodel.modules.acting import Actor
     from worldmodel.modules.policy import Policy
 
     task, policy = TASKS[name], Policy.load_from_checkpoint(checkpoint, map_location="cpu").eval()

@@ -22,8 +22,8 @@ import yaml
 
 from worldmodel.comparison.matching import matched, size_of
 from worldmodel.comparison.statistics import geometric
-from worldmodel.envs.sequences import make_task
 from worldmodel.rules import RULES
+from worldmodel.tasks.sequences import make_task
 
 ROOT = Path(__file__).parents[1]
 RUNS, DOCS = ROOT / "runs" / "scorecard", ROOT / "docs" / "results"

@@ -14,10 +14,10 @@ from conftest import one_line
 from safetensors.torch import save_file
 
 from worldmodel import WorldModel, load_exported
-from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.export import write_export
 from worldmodel.rules import RULES
+from worldmodel.runs.checkpoint import read_checkpoint
 
 SIZES = {"obs_dim": 3, "action_dim": 2, "latent_dim": 4, "hidden_dim": 12, "width": 8}
 ALONE = """

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from worldmodel import RULES, LatentPredictor
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
-from worldmodel.recurrence import previous_states
 
 B, T, Z, A, D = 3, 24, 4, 2, 6
 every_cell = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in RULES for layers in (1, 2)])

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from worldmodel import RULES, LatentPredictor, rtrl
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
 from worldmodel.nets import MLP
-from worldmodel.recurrence import previous_states
 from worldmodel.rtrl import RTRL
 
 B, T, OBS, Z, A, D = 3, 12, 2, 3, 1, 4

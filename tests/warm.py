@@ -24,13 +24,15 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
-COMMANDS = ["training", "policy_cli", "imagine_cli", "compare", "diagnose", "rollout", "plan", "export", "collect"]
+COMMANDS = ["fit", "compare", "diagnose", "rollout", "plan", "export", "collect"]
+EXPERIMENTS = ["policy", "imagine"]
 OWN = {"PYTEST_CURRENT_TEST"}  # every test's; nobody reads it
 
 
 def variables(**further: str) -> dict[str, str]:
     """The environment of the program under test."""
-    return os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | further
+    path = f"{TESTS}{os.pathsep}{TESTS.parent}"  # this checkout's program, whichever is installed
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | further
 
 
 def run(arguments: Iterable[Any], cwd: Path, timeout: float, **further: str) -> subprocess.CompletedProcess:
@@ -137,6 +139,8 @@ def main() -> None:
     """What was imported must have left no thread, which a fork would lose."""
     for command in COMMANDS:
         import_module(f"worldmodel.commands.{command}")
+    for experiment in EXPERIMENTS:
+        import_module(f"worldmodel.experiments.{experiment}")
     import numpy as np
 
     assert len(os.listdir("/proc/self/task")) == 1

@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 
-from worldmodel.commands.parser import fail
+from worldmodel.arguments import fail
 from worldmodel.errors import UserError, nearest
 
 COMMANDS = {
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 def _run(command: str, argv: list[str]) -> None:
     try:
         if command in TRAINING:
-            from worldmodel.commands.training import main as training
+            from worldmodel.commands.fit import main as fit
 
-            training(argv)
+            fit(argv)
         else:
             import_module(f"worldmodel.commands.{command}").main(argv[1:])
     except UserError as error:

@@ -22,9 +22,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.cells.diagonal import Diagonal
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
 from worldmodel.predictor import LatentPredictor
-from worldmodel.recurrence import previous_states
 from worldmodel.rtrl import clear, is_over, link, pack, unpack
 
 PROPOSALS = 4  # a complex number has: keep, angle, and the candidate's two entries

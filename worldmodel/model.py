@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.batch import Batch
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
 from worldmodel.nets import MLP, observation_decoder, observation_encoder
 from worldmodel.normalizer import Normalizer
 from worldmodel.predictor import LatentPredictor
-from worldmodel.recurrence import previous_states
 
 
 class Imagined(NamedTuple):

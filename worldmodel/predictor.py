@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.cells import make_cell
+from worldmodel.cells.recurrence import Unroll, advance, initial_state, states, stepped
 from worldmodel.cells.triad import Triad
 from worldmodel.cells.unroll import has_backward, rolled
 from worldmodel.nets import MLP, StagewiseHead
-from worldmodel.recurrence import Unroll, advance, initial_state, states, stepped
 
 
 class ClosedLoop(NamedTuple):

@@ -85,7 +85,7 @@ def test_huge_candidates_stay_under_the_bound_and_gradients_finite():
 
 def test_the_loss_takes_it_and_mixed_precision_does_not(monkeypatch):
     predictor, (z, a, is_first, h) = make("gated_norm", 2), inputs()
-    monkeypatch.setattr("worldmodel.recurrence.unrolled", lambda *_: pytest.fail("taken"))
+    monkeypatch.setattr("worldmodel.cells.recurrence.unrolled", lambda *_: pytest.fail("taken"))
     predictor.states(z, a, is_first, h, by_step=True)
     with torch.autocast("cpu", torch.bfloat16):
         predictor.states(z, a, is_first, h)

@@ -15,12 +15,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from worldmodel.cli import main
-from worldmodel.commands.compare_options import CompareCLI
-from worldmodel.commands.compare_plan import unreached
-from worldmodel.commands.compare_run import RunCLI
-from worldmodel.commands.work_folder import alone
+from worldmodel.comparison.options import CompareCLI
 from worldmodel.comparison.plan import Variant, load, plan_runs
+from worldmodel.comparison.prepare import unreached
 from worldmodel.comparison.results import read_json
+from worldmodel.comparison.run import RunCLI
+from worldmodel.runs.work import alone
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
 TWO = ["--rules", "gated_norm,lstm", "--seeds", "0"]

@@ -15,7 +15,7 @@ from faults.same_run import differences
 
 from worldmodel.callbacks.exchange import report_of
 from worldmodel.cli import main
-from worldmodel.cluster import share
+from worldmodel.runs.cluster import share
 
 MEMBERS, STEPS = 3, 24
 RATE = "model.learning_rate"

@@ -12,13 +12,13 @@ from PIL import Image
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.cli import main
-from worldmodel.commands.rollout_plan import plan_rollouts
 from worldmodel.data.episode import Episode
 from worldmodel.data.spaces import box_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
 from worldmodel.evaluation.horizon import horizon_curves
 from worldmodel.evaluation.rollouts import Ruler
+from worldmodel.evaluation.selection import plan_rollouts
 
 STEPS = 4
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}

@@ -14,7 +14,7 @@ from worldmodel.comparison.statistics import (
     paired_test,
     scaled,
 )
-from worldmodel.interval import t_interval
+from worldmodel.statistics import t_interval
 
 NAN, INF = math.nan, math.inf
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import one_line
 from envs import odd_envs
 from toy_env import next_observation
+from warm import variables
 
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.store import open_dataset
@@ -122,7 +123,7 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(tmp_path, vectorizatio
     command = [sys.executable, "-m", "worldmodel", "collect", "envs.odd_envs:Failing-v0", "--out", str(folder)]
     command += ["--steps", "100000000", "--num_envs", "3", "--vectorization", vectorization]
     command += ["--env_kwargs", json.dumps({"what": "nothing"})]
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment = variables()
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

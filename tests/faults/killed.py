@@ -6,7 +6,7 @@ import sys
 
 import lightning.pytorch as pl
 
-import worldmodel.commands.training as training
+import worldmodel.experiments.world_model as training
 from worldmodel.cli import main
 
 STEP, SIGNALS = int(sys.argv[1]), [signal.Signals[name] for name in sys.argv[2].split(",")]

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import TESTS, one_line
+from conftest import one_line
+from warm import variables
 
 SMALL_DISK = "1600k"
 
@@ -24,9 +25,10 @@ FILL = """
 import sys
 from pathlib import Path
 import torch
-from worldmodel.callbacks.checkpoint_io import DurableCheckpointIO
-from worldmodel.checkpoint import read_checkpoint
+from worldmodel.runs.checkpoint_io import DurableCheckpointIO
+from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
+from warm import variables
 
 folder = Path(sys.argv[1])
 path, io = folder / "last.ckpt", DurableCheckpointIO()
@@ -82,7 +84,7 @@ def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
     command = in_a_small_disk(disk, SMALL_DISK, ["sh", "-c", program, "sh", *arguments])
     process = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "TMPDIR": "/tmp"},
+        env=variables(TMPDIR="/tmp"),
     )  # fmt: skip
     said = one_line(process)
     assert str(disk / "run" / "checkpoints") in said and "bytes cannot be written" in said and "--resume" in said
@@ -111,7 +113,7 @@ def test_a_folder_without_permission_is_told_before_the_first_step(config, seen)
         command += ["--run_dir", folder / "runs" / "new", "--trainer.max_steps", "3"]
         process = subprocess.run(
             list(map(str, [*(unprivileged if os.getuid() == 0 else []), *command])),
-            cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(TESTS)},
+            cwd=folder, capture_output=True, text=True, env=variables(),
         )  # fmt: skip
         assert "cannot" in one_line(process) and str(folder / "runs") in process.stderr
         assert "model:" not in process.stdout, "before the first step"

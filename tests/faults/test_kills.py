@@ -10,7 +10,7 @@ import pytest
 from faults.processes import kill_all, run, start, wait_for
 from faults.same_run import differences
 
-from worldmodel.checkpoint import read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint
 
 SECONDS = 3.0  # a kill comes within so many behind the first save of a process
 RANKS = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}

@@ -55,7 +55,7 @@ RSS = """
 import sys
 import lightning.pytorch as pl
 from pathlib import Path
-import worldmodel.commands.training as training
+import worldmodel.experiments.world_model as training
 from worldmodel.cli import main
 
 class Rss(pl.Callback):

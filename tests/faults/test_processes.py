@@ -11,8 +11,8 @@ from conftest import one_line
 from faults.processes import children, end, gone, kill_all, run, start, wait_for
 from faults.same_run import differences
 
-from worldmodel.checkpoint import read_checkpoint
 from worldmodel.modules import data_module
+from worldmodel.runs.checkpoint import read_checkpoint
 
 ENDLESS = ["--trainer.max_steps", "1000000", "--checkpoint_every", "2"]
 

@@ -6,7 +6,7 @@ import pytest
 from faults.processes import run
 from faults.same_run import differences
 
-from worldmodel.checkpoint import read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint
 
 
 @pytest.mark.fault(11)

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.acting import environments, read_trained
+from worldmodel.agents.imagined_policy import Imagination
+from worldmodel.agents.trained import environments, read_trained
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.cli import main
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
-from worldmodel.imagined_policy import Imagination
 from worldmodel.modules.imagination import Imagine
-from worldmodel.recurrence import previous_states
 
 ENVS = {"CartPole-v1": [0, 2], "Pendulum-v1": [0, 1]}
 SMALL = {"horizon": 4, "starts": 12, "width": 8, "depth": 1, "episodes": 2}

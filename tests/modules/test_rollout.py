@@ -272,7 +272,7 @@ def test_the_mask_of_an_info_holds_in_every_step():
 
 def test_a_build_that_forgets_to_reset_is_found(monkeypatch):
     """What the tests above hold on to: without resets they fail."""
-    from worldmodel import actor_critic
+    from worldmodel.agents import actor_critic
 
     monkeypatch.setattr(actor_critic, "advance", lambda cell, x, h, is_first: cell.step(x, h))
     with pytest.raises(AssertionError, match="not close"):

@@ -7,9 +7,9 @@ import torch
 from worldmodel import WorldModel
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions, collect
-from worldmodel.envs.sequences import Counting
 from worldmodel.errors import UserError
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.tasks.sequences import Counting
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 import yaml
-from conftest import TESTS, one_line
+from conftest import one_line
+from warm import variables
 
 STEPS = 50
 OBJECTIVES = {
@@ -36,7 +36,7 @@ def folder(tmp_path, toy_data):
 
 def torchrun(folder, ranks, arguments) -> subprocess.CompletedProcess:
     """What docs/devices.md says, on one machine."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = variables()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
     command = [*launch, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)

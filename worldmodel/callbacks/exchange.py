@@ -12,9 +12,9 @@ from torch import Tensor
 from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.callbacks.final_validation import validate
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint, is_before_validation
-from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError, nearest
-from worldmodel.weight_change import PostSwapRatio
+from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.stale_state import PostSwapRatio
 
 STATE = "Exchange"  # where a checkpoint keeps the report
 CLIP = "trainer.gradient_clip_val"

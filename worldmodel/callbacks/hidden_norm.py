@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from worldmodel.recurrence import previous_states
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.rules import BOUNDS
 
 BOUNDED = "--model.rule gated_norm, whose state is bounded for any finite input; "

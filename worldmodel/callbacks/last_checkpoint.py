@@ -8,11 +8,10 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from worldmodel.callbacks.guard import is_finite
 from worldmodel.callbacks.metrics_file import LOGGED, MetricsFile, pending_row
-from worldmodel.callbacks.signals import Signals, Stopped
 from worldmodel.durable import keep_as
 from worldmodel.errors import UserError
-
-NAME = "last.ckpt"
+from worldmodel.runs.checkpoint import NAME
+from worldmodel.runs.signals import Signals, Stopped
 
 
 class LastCheckpoint(Checkpoint):

@@ -10,7 +10,7 @@ from worldmodel.callbacks.at_once import log_last_weights
 from worldmodel.callbacks.rollout import MULTIPLES
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import recall_figure, save
-from worldmodel.evaluation.sequences import Recalled, recall
+from worldmodel.tasks.recall import Recalled, recall
 
 
 class RecallEvaluation(pl.Callback):

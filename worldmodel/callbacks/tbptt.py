@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.callbacks.at_once import log_at_once
 from worldmodel.errors import UserError
-from worldmodel.weight_change import (
+from worldmodel.stale_state import (
     INPUTS,
     InputHistory,
     OnWeightChange,

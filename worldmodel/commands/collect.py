@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from worldmodel.commands.parser import Parser
+from worldmodel.arguments import Parser
 from worldmodel.envs.collect import DEFAULTS, CollectOptions, collect
 
 Callbacks = tuple[Callable[[int], None], Callable[[int], None]]  # on_steps, on_acknowledged

@@ -8,15 +8,15 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.compare_options import NOT_HERE, CompareCLI, check_report_only, parser
-from worldmodel.commands.compare_plan import Prepared, prepare, print_sizes
-from worldmodel.commands.config import check_options
-from worldmodel.commands.work_folder import alone, interruptible
 from worldmodel.comparison.launch import launch
+from worldmodel.comparison.options import NOT_HERE, CompareCLI, check_report_only, parser
 from worldmodel.comparison.plan import CONFIG, PLAN, check_continues, finished, keep_record, load, read_plan
+from worldmodel.comparison.prepare import Prepared, prepare, print_sizes
 from worldmodel.comparison.results import write_json, write_references
 from worldmodel.durable import whole_file
+from worldmodel.experiments.config import check_options
+from worldmodel.experiments.errors import training_errors
+from worldmodel.runs.work import alone, interruptible
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from worldmodel.commands.parser import Parser
+from worldmodel.arguments import Parser
 from worldmodel.comparison.dashboard import build_report, build_workspace, specification
 from worldmodel.comparison.results import write_json
 from worldmodel.errors import UserError

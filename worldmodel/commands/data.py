@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from worldmodel.commands.parser import Parser, fail
+from worldmodel.arguments import Parser, fail
 from worldmodel.data.check.findings import Finding, check_episodes
 from worldmodel.data.episode import Source
 from worldmodel.data.info import describe_dataset, info_table

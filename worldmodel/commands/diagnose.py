@@ -10,13 +10,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from worldmodel.arguments import Parser
 from worldmodel.batch import Batch
-from worldmodel.checkpoint import find_checkpoint, read_checkpoint
-from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.checkpoints import check_arguments, config_of, load_weights
-from worldmodel.commands.parser import Parser
-from worldmodel.commands.run_folder import check_free, file_name, run_folder
-from worldmodel.commands.training import TrainingCLI, TrainingParser
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
@@ -24,7 +19,12 @@ from worldmodel.evaluation.diagnosis.figure import diagnosis_figure
 from worldmodel.evaluation.diagnosis.findings import Finding, findings
 from worldmodel.evaluation.diagnosis.tables import print_diagnosis
 from worldmodel.evaluation.figures import save
+from worldmodel.experiments.errors import training_errors
+from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoints import check_arguments, config_of, load_weights
+from worldmodel.runs.folder import check_free, file_name, run_folder
 
 OWN = {
     "--ckpt_path": "the trained model is named with --ckpt RUN",

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from worldmodel import __version__
-from worldmodel.checkpoint import find_checkpoint, read_checkpoint
-from worldmodel.commands.parser import Parser
+from worldmodel.arguments import Parser
 from worldmodel.export import DIGESTS, write_export
+from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
 
 
 def main(argv: list[str]) -> None:

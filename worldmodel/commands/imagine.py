@@ -1,6 +1,6 @@
 """`worldmodel imagine fit | validate | test`: a policy trained in a world model."""
 
-from worldmodel.commands.subcommands import chosen
+from worldmodel.arguments import chosen
 
 USAGE = """usage: worldmodel imagine {fit,validate,test} [OPTIONS]
 
@@ -16,8 +16,8 @@ Trains a policy in the imagination of a world model, and plays whole episodes wi
 def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     if chosen(argv, "imagine", USAGE):
-        from worldmodel.commands.breakdown import training_errors
-        from worldmodel.commands.imagine_cli import ImagineCLI
+        from worldmodel.experiments.errors import training_errors
+        from worldmodel.experiments.imagine import ImagineCLI
 
         with training_errors(argv):
             ImagineCLI(argv)

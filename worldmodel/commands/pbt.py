@@ -17,23 +17,23 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from worldmodel.cluster import ray_cluster, share
-from worldmodel.commands.breakdown import training_errors
-from worldmodel.commands.config import check_options
-from worldmodel.commands.pbt_kinds import KINDS, PopulationCLI
-from worldmodel.commands.pbt_options import NOT_HERE, help_text, kind_of
-from worldmodel.commands.work_folder import alone, interruptible
 from worldmodel.comparison.launch import failure_reason
 from worldmodel.comparison.plan import config_differences
 from worldmodel.comparison.results import read_json, write_json
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import save
+from worldmodel.experiments.config import check_options
+from worldmodel.experiments.errors import training_errors
 from worldmodel.population.board import Board
 from worldmodel.population.figure import population_figure
+from worldmodel.population.kinds import KINDS, PopulationCLI
 from worldmodel.population.lineage import Lineage, read_reports
 from worldmodel.population.mutations import parse, starts
+from worldmodel.population.options import NOT_HERE, help_text, kind_of
 from worldmodel.population.progress import PopulationProgress
+from worldmodel.runs.cluster import ray_cluster, share
+from worldmodel.runs.work import alone, interruptible
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 CONFIG, PLAN, PICTURE, BEST = "config.yaml", "population.json", "population.png", "best"
@@ -147,8 +147,8 @@ def _wait_for_members(out: Path, population: int) -> None:
 def _evolve(prepared: Prepared, lineage: Lineage, stop_if_asked: Callable[[], None]) -> None:
     rules, out = prepared.rules, prepared.out.resolve()
     with ray_cluster("pbt", max(_cores(), 1), "pbt") as ray:
-        from worldmodel.commands.pbt_member import Membership, train
         from worldmodel.population.engine import MemberFailed, evolve, member_folder
+        from worldmodel.population.member import Membership, train
 
         resources = _resources(ray, prepared)
         SAID.print(

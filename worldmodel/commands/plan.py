@@ -12,14 +12,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from worldmodel.acting import Trained, environments, read_trained
-from worldmodel.agent import Chooser
-from worldmodel.checkpoint import find_checkpoint
-from worldmodel.commands.checkpoints import config_of
+from worldmodel.agents.agent import Chooser
+from worldmodel.agents.planner import METHODS
+from worldmodel.agents.playing import Film, OnStep, steps_shown
+from worldmodel.agents.trained import Trained, environments, read_trained
+from worldmodel.arguments import Parser
 from worldmodel.commands.collect import entries_or_keys
-from worldmodel.commands.parser import Parser
-from worldmodel.commands.playing import Film, OnStep, steps_shown
-from worldmodel.commands.run_folder import file_name, run_folder
 from worldmodel.data.sources import open_source
 from worldmodel.envs.evaluate import Played, play
 from worldmodel.envs.make import Simulator
@@ -27,8 +25,10 @@ from worldmodel.envs.observe import Observed
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError, choose
-from worldmodel.interval import t_interval
-from worldmodel.planner import METHODS
+from worldmodel.runs.checkpoint import find_checkpoint
+from worldmodel.runs.checkpoints import config_of
+from worldmodel.runs.folder import file_name, run_folder
+from worldmodel.statistics import t_interval
 
 ACTOR = "actor"
 CHOOSERS = (*METHODS, ACTOR)

@@ -1,6 +1,6 @@
 """`worldmodel policy fit | validate | test`: a policy with memory, trained by PPO."""
 
-from worldmodel.commands.subcommands import chosen
+from worldmodel.arguments import chosen
 
 USAGE = """usage: worldmodel policy {fit,validate,test} [OPTIONS]
 
@@ -16,8 +16,8 @@ Trains a policy with memory by PPO, and plays whole episodes with it.
 def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     if chosen(argv, "policy", USAGE):
-        from worldmodel.commands.breakdown import training_errors
-        from worldmodel.commands.policy_cli import PolicyCLI
+        from worldmodel.experiments.errors import training_errors
+        from worldmodel.experiments.policy import PolicyCLI
 
         with training_errors(argv):
             PolicyCLI(argv)

@@ -10,20 +10,20 @@ import yaml
 from rich.console import Console
 
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
-from worldmodel.checkpoint import find_checkpoint, read_checkpoint
-from worldmodel.commands.checkpoints import config_of
-from worldmodel.commands.result import horizon_lines, horizon_table
-from worldmodel.commands.rollout_plan import Plan, plan_rollouts
-from worldmodel.commands.run_folder import file_name, run_folder
-from worldmodel.commands.training import TrainingParser
 from worldmodel.data.episodes import Episodes
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import save_animation
 from worldmodel.evaluation.horizon import HorizonCurves, curves_from
 from worldmodel.evaluation.rollouts import Example, Start
+from worldmodel.evaluation.selection import Plan, plan_rollouts
+from worldmodel.experiments.result import horizon_lines, horizon_table
+from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoints import config_of
+from worldmodel.runs.folder import file_name, run_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
 OF_THE_DATA = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # not of another dataset

@@ -7,7 +7,7 @@ from itertools import combinations
 from worldmodel.comparison.findings import Cell, Pair, Ranking
 from worldmodel.comparison.results import Comparison, Loop, is_diverged
 from worldmodel.comparison.statistics import PairedTest, count_test, exp, holm, log_ratios, paired_test
-from worldmodel.interval import ALPHA
+from worldmodel.statistics import ALPHA
 
 PRACTICAL = 0.01  # a smaller gap between two errors is of no use to anybody
 NO_DIFFERENCE = "no practical difference"

@@ -14,15 +14,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from worldmodel.cluster import ray_cluster
 from worldmodel.comparison.plan import finished, write_failures
 from worldmodel.comparison.progress import ComparisonProgress
 from worldmodel.comparison.results import Failure, run_folder
 from worldmodel.errors import UserError
+from worldmodel.runs.cluster import ray_cluster
 
 Launcher = Literal["local", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "ray")
-WORKER = "worldmodel.commands.compare_run"
+WORKER = "worldmodel.comparison.run"
 GRACE = 5.0  # seconds that a process has to end by itself
 ERROR_LINE = re.compile(r"worldmodel: error: (.*)|((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import special, stats
 
-from worldmodel.interval import t_interval
+from worldmodel.statistics import t_interval
 
 EQUAL = 1e-9  # relative: runs that agree to nine digits are the same runs
 MAX_EXPONENT = math.log(np.finfo(float).max)

@@ -10,7 +10,7 @@ from worldmodel.envs.make import Simulator
 from worldmodel.envs.policies import CheckedPolicy, Policy
 from worldmodel.envs.running import Running
 from worldmodel.errors import UserError
-from worldmodel.interval import t_interval
+from worldmodel.statistics import t_interval
 
 SUCCESS = ("success", "is_success")  # names in an environment's info
 

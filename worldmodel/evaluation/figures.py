@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.film import draw_film
 from worldmodel.evaluation.horizon import HorizonCurves
 from worldmodel.evaluation.rollouts import Example
-from worldmodel.evaluation.sequences import Recalled
+from worldmodel.tasks.recall import Recalled
 
 TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
 

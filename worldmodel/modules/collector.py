@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.actor_critic import ActorCritic
+from worldmodel.agents.actor import Actor
+from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.envs.as_vectors import AsVectors
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.running import Running
-from worldmodel.modules.acting import Actor
 from worldmodel.modules.rollout import Rollout, frames_of, joined
-from worldmodel.weight_change import OnWeightChange, WeightWatch, history_for, mended
+from worldmodel.stale_state import OnWeightChange, WeightWatch, history_for, mended
 
 RECENT = 100  # episodes whose returns are averaged
 FRAMES = ("obs", "last_action", "is_first", "before")

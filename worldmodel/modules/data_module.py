@@ -24,8 +24,8 @@ from worldmodel.data.splits import Split, split_episodes
 from worldmodel.data.statistics import Moments, observation_moments, step_statistics
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.envs.collect_once import collect_once
-from worldmodel.envs.sequences import Task, task_of
 from worldmodel.errors import UserError, choose
+from worldmodel.tasks.sequences import Task, task_of
 
 log = logging.getLogger(__name__)
 

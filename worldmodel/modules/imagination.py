@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from worldmodel.acting import environments, read_trained
+from worldmodel.agents.imagined_policy import Imagination, ImaginedPolicy
+from worldmodel.agents.trained import environments, read_trained
 from worldmodel.batch import Batch
-from worldmodel.checkpoint import find_checkpoint
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.envs.evaluate import Played, play
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError
-from worldmodel.imagined_policy import Imagination, ImaginedPolicy
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.recurrence import previous_states
 from worldmodel.returns import lambda_returns
+from worldmodel.runs.checkpoint import find_checkpoint
 
 PERCENTILES = (0.05, 0.95)  # between which the returns' range is taken
 SMALLEST = 0.01  # of that range, in the critic's units: an actor is not driven by noise where all is alike

@@ -16,8 +16,8 @@ from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
 from worldmodel.batch import Batch
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.predictor import ClosedLoop
-from worldmodel.recurrence import previous_states
 from worldmodel.returns import lambda_returns
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from worldmodel.actor_critic import ActorCritic
+from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.errors import UserError
 from worldmodel.losses import masked_mean
 from worldmodel.modules.optimizer import Schedule, adamw, retune
@@ -19,7 +19,7 @@ MUTABLE = ("learning_rate", "weight_decay", "discount", "trace", "clip", "value_
 
 
 class Policy(ActorCritic, pl.LightningModule):
-    """A recurrent actor-critic (actor_critic.py), trained by proximal policy optimisation.
+    """A recurrent actor-critic (agents/actor_critic.py), trained by proximal policy optimisation.
 
     A batch is some chunks of a rollout (modules/rollout.py). The state enters with it as `batch["carry"]`, runs through
     the frames before a chunk without gradient (burn-in), then through the chunk, where the loss is: truncated BPTT. The

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.actor_critic import ActorCritic
+from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.losses import masked_mean
 from worldmodel.returns import gae
 

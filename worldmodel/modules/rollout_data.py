@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.agents.actor import Actor
 from worldmodel.data.spaces import Json
 from worldmodel.envs.as_vectors import AsVectors
 from worldmodel.envs.evaluate import Played, play
 from worldmodel.envs.make import Simulator, make_simulator
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError
-from worldmodel.modules.acting import Actor
 from worldmodel.modules.collector import Collector
 from worldmodel.modules.policy import SEGMENT_LOSSES, Policy
-from worldmodel.weight_change import OnWeightChange
+from worldmodel.stale_state import OnWeightChange
 
 SEEDS = {"val": 1_000_000, "test": 2_000_000}  # added to the seed: episodes of their own
 VALIDATIONS = 10  # of a fit, where nothing else is asked for

@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.batch import Batch
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.predictor import LatentPredictor
-from worldmodel.recurrence import previous_states
 
 
 class Model(Protocol):

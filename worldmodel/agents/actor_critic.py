@@ -1,0 +1,171 @@
+"""A policy with memory and its critic, as one plain torch module, in the units of the environment."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.agents.distributions import ActionSpace, Categorical, Gaussian
+from worldmodel.cells import Cell, make_cell
+from worldmodel.cells.memoryless import Memoryless
+from worldmodel.cells.recurrence import advance, initial_state, previous_states, states
+from worldmodel.errors import UserError, choose
+from worldmodel.nets import MLP, observation_encoder
+from worldmodel.normalizer import RunningNormalizer
+from worldmodel.rules import RULES
+
+NONE = "none"  # the rule of a policy without memory
+RECENT = 0.1  # the share of the newest returns in their statistics: a better policy has others
+FIRST_LOG_STD = math.log(0.5)  # where -1 and 1 are the bounds
+FARTHEST = 10.0  # deviations from the mean that an observation is clipped at
+
+
+class ActorCritic(nn.Module):
+    """Encoder, memory, actor and critic: h_t = memory(encoder(o_t), a_{t-1}, h_{t-1}), and both heads read h_t.
+
+    A memory sees the action before the frame, zeros at an episode's start. The critic tells values on a normalised
+    scale; `value` is in the units of the rewards.
+
+    Args:
+        obs_dim: O, entries of an observation: vectors, and behind them the pixels of the images.
+        action_space: as plain data, see distributions.ActionSpace.
+        images: [H, W, C] of each image in the observation.
+        rule: of the memory, a name of rules.RULES, or `none`: a layer of the same width, which remembers nothing.
+        latent_dim: Z, width of an encoded observation.
+        hidden_dim: width of the state.
+        layers: of the update network, 1 or 2 (gru and lstm: stacked).
+        gate_bias: where the gate's bias starts.
+        width: of the hidden layers of encoder and heads.
+        depth: hidden layers of the encoder.
+        head_depth: hidden layers of actor and critic.
+        channels: of the first convolution, where there are images.
+
+    Raises:
+        UserError: for an unknown rule or type of action, or if a size is too small.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_space: Mapping[str, Any],
+        images: list[tuple[int, int, int]] | None,
+        rule: str,
+        latent_dim: int,
+        hidden_dim: int,
+        layers: int,
+        gate_bias: float,
+        width: int,
+        depth: int,
+        head_depth: int,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        least = {"latent_dim": (latent_dim, 1), "hidden_dim": (hidden_dim, 2), "width": (width, 1)}
+        least |= {"depth": (depth, 0), "head_depth": (head_depth, 0), "channels": (channels, 1)}
+        for name, (value, lowest) in least.items():
+            if value < lowest:
+                raise UserError(f"model.{name} is {value}: it must be at least {lowest}")
+        choose("rule", rule, [*RULES, NONE])
+        self.actions = ActionSpace(action_space)
+        self.remembers = rule != NONE
+        self.last_action_dim = self.actions.dim if self.remembers else 0  # it would be a memory of one step
+        self.obs_norm, self.return_norm = RunningNormalizer(obs_dim), RunningNormalizer(1, RECENT)
+        self.encoder = observation_encoder(obs_dim, images or [], latent_dim, width, depth, channels)
+        inputs = latent_dim + self.last_action_dim
+        self.cell: Cell = Memoryless(inputs, hidden_dim)
+        if self.remembers:
+            self.cell = make_cell(rule, inputs, hidden_dim, layers, gate_bias)
+        actor_outputs = self.actions.dim if self.actions.is_box else self.actions.num_outputs
+        self.actor = MLP(self.cell.read_dim, actor_outputs, width, head_depth)
+        self.critic = MLP(self.cell.read_dim, 1, width, head_depth)
+        # at first actions are about as likely, and half as wide as a Box (Andrychowicz et al. 2021, arXiv 2006.05990)
+        self.log_std = nn.Parameter(torch.full((self.actions.dim,), FIRST_LOG_STD)) if self.actions.is_box else None
+        with torch.no_grad():
+            last = cast(nn.Linear, self.actor[-1])
+            last.weight.mul_(0.01)
+            last.bias.zero_()
+
+    @property
+    def state_dim(self) -> int:
+        """D, width of the state."""
+        return self.cell.state_dim
+
+    # --- the memory ----------------------------------------------------------------------------------------------
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (..., O) -> latents (..., Z)."""
+        return self.encoder(self.obs_norm(obs).clamp(-FARTHEST, FARTHEST))
+
+    def initial_state(self, obs: Tensor) -> Tensor:
+        """Zeros (B, D), for the lanes of obs (B, ..., O)."""
+        return initial_state(self.cell, obs)
+
+    def states(self, obs: Tensor, last_action: Tensor, is_first: Tensor, h: Tensor | None = None) -> Tensor:
+        """The states behind the frames of a segment, (B, T, D).
+
+        Args:
+            obs: (B, T, O).
+            last_action: (B, T, A), features of the action before each frame; not looked at where a frame is first.
+            is_first: (B, T) bool.
+            h: (B, D), the state before the first frame; None: zeros.
+        """
+        a = self._last_action(last_action, is_first)
+        return rearrange(states(self.cell, self.encode(obs), a, is_first, h), "t b d -> b t d")
+
+    def advance(self, obs: Tensor, last_action: Tensor, is_first: Tensor, h: Tensor) -> Tensor:
+        """The state behind one frame: obs (B, O), last_action (B, A), is_first (B,), h (B, D) -> (B, D)."""
+        return advance(self.cell, self._inputs(obs, last_action, is_first), h, is_first)
+
+    def observe(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `states`, `action` being the last ones: the latents (B, T, Z), the states, the carry (B, D)."""
+        made = self.states(obs, action, is_first, h)
+        return self.encode(obs), made, made[:, -1].detach().clone()
+
+    def gate(self, batch: Mapping[str, Tensor], h: Tensor) -> Tensor | None:
+        """The share of each entry that the frames of a batch overwrote (B, T, D), given its states h (B, T, D)."""
+        before = previous_states(h, batch["is_first"], batch.get("carry"))
+        return self.cell.gate(self._inputs(batch["obs"], batch["last_action"], batch["is_first"]), before)
+
+    def _inputs(self, obs: Tensor, last_action: Tensor, is_first: Tensor) -> Tensor:
+        return self.cell.project(self.encode(obs), self._last_action(last_action, is_first))
+
+    def _last_action(self, last_action: Tensor, is_first: Tensor) -> Tensor:
+        return last_action[..., : self.last_action_dim].masked_fill(is_first.unsqueeze(-1), 0.0)
+
+    # --- what it decides, and thinks of it -----------------------------------------------------------------------
+
+    def distribution(self, h: Tensor, mask: Tensor | None = None) -> Categorical | Gaussian:
+        """Of the next action, from states (..., D); mask (..., P) bool, the valid ones where actions are discrete."""
+        outputs = self.actor(self.cell.read(h))
+        if self.log_std is not None:
+            outputs = torch.cat([outputs, self.log_std.expand_as(outputs)], dim=-1)
+        return self.actions.distribution(outputs, mask)
+
+    def normalized_value(self, h: Tensor) -> Tensor:
+        """What the critic says (...) of states (..., D)."""
+        return self.critic(self.cell.read(h)).squeeze(-1)
+
+    def value(self, h: Tensor) -> Tensor:
+        """The same as an expected return (...)."""
+        return self.return_norm.inverse(self.critic(self.cell.read(h))).squeeze(-1)
+
+    def normalize_returns(self, returns: Tensor) -> Tensor:
+        """Returns (...) on the critic's scale."""
+        return self.return_norm(returns.unsqueeze(-1)).squeeze(-1)
+
+    @torch.no_grad()
+    def update_returns(self, returns: Tensor, valid: Tensor) -> None:
+        """Take returns (B, T) into the critic's scale where `valid`; what `value` says stays as it is.
+
+        (PopArt, van Hasselt et al. 2016, arXiv 1602.07714, equations 5 and 6.)
+        """
+        mean, scale = self.return_norm.mean.clone(), self.return_norm.scale.clone()
+        self.return_norm.update(returns.unsqueeze(-1), valid)
+        last = cast(nn.Linear, self.critic[-1])
+        last.weight.mul_((scale / self.return_norm.scale).unsqueeze(-1))
+        last.bias.mul_(scale).add_(mean - self.return_norm.mean).div_(self.return_norm.scale)

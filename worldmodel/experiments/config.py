@@ -1,0 +1,60 @@
+"""The configuration that several runs share, for commands that train more than one."""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+
+from worldmodel.errors import UserError
+from worldmodel.experiments.experiment import ExperimentCLI
+from worldmodel.modules.sharding import FullySharded
+
+
+class ConfigCLI(ExperimentCLI):
+    """`fit` up to the point where a run would begin: all options are read and tried, nothing is written.
+
+    For commands that train several runs of one configuration; beside the CLI of what is trained among the bases. A
+    subclass says which `command`, and which options of `fit` have no place there and why (`not_here`).
+    """
+
+    command: str
+    not_here: dict[str, str]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        for option, taken in {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint}.items():
+            if taken is not None:
+                raise UserError(f"{option} is no option of {self.command}: {self.not_here[option]}")
+        self.check_options()
+        trainer = self.checked_trainer(logger=False, **kwargs)
+        if isinstance(trainer.strategy, FullySharded):
+            raise UserError(f"{self.command} takes whole models, and fsdp2 divides them: use --trainer.strategy ddp")
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing runs."""
+
+    @property
+    def settings(self) -> Any:
+        """The configuration of the fit, which may be changed before it is dumped."""
+        return self.config["fit"]
+
+    def dump(self) -> str:
+        """The complete configuration as YAML, which `fit --config` takes."""
+        return self._parser("fit").dump(self.settings, skip_none=False)
+
+    def gpus(self) -> int:
+        """That one run takes."""
+        return self.trainer.num_devices if isinstance(self.trainer.accelerator, CUDAAccelerator) else 0
+
+    def processes(self) -> int:
+        """Of one run."""
+        return self.trainer.num_devices
+
+
+def check_options(command: str, not_here: dict[str, str], rest: list[str], config: bool) -> None:
+    """Raise UserError for options of `fit` that have no place here, and without a configuration."""
+    if not config:
+        raise UserError(f"{command} needs a configuration: --config conf/quickstart.yaml")
+    for word in rest:
+        if (option := word.split("=")[0]) in not_here:
+            raise UserError(f"{option} is no option of {command}: {not_here[option]}")

@@ -1,0 +1,132 @@
+"""What a run came to, as the last thing that it prints."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from worldmodel.envs.evaluate import Played
+from worldmodel.evaluation.horizon import HorizonCurves
+from worldmodel.tasks.recall import Recalled
+
+FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "rollout.csv",
+    "rollout.png",
+    "rollout.gif",
+    "recall.csv",
+    "recall.png",
+    "returns.png",
+    "checkpoints/last.ckpt",
+    "checkpoints/best.ckpt",
+)
+
+
+def print_result(
+    metrics: dict[str, float], curves: HorizonCurves | None, recalled: Recalled | None, steps: int, folder: Path
+) -> None:
+    """A table of the open-loop error, or of a sequence task's accuracy, the other numbers, and where everything lies.
+
+    Args:
+        metrics: the Trainer's callback_metrics as numbers.
+        curves: of the last rollout evaluation, if there was one.
+        recalled: of the last evaluation on a sequence task, if there was one.
+        steps: T, the trained horizon.
+        folder: of the run.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    if curves is not None:
+        console.print(horizon_table(metrics, steps))
+        for line in horizon_lines(curves):
+            console.print(line)
+    if recalled is not None:
+        console.print(recall_table(recalled, steps))
+        if recalled.counts_to is not None:
+            console.print(f"counts to {recalled.counts_to} (tried up to {recalled.limit})")
+    shown = ("train/loss", "val/loss", "test/loss", "val/accuracy", "test/accuracy")
+    losses = {name: metrics[name] for name in shown if name in metrics}
+    if losses:
+        console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+    print_files(folder)
+
+
+def print_policy(metrics: dict[str, float], played: Played | None, stage: str, reset_every: int | None) -> None:
+    """What a policy returns.
+
+    Args:
+        metrics: the Trainer's callback_metrics as numbers.
+        played: whole episodes, if some were.
+        stage: that they were played in.
+        reset_every: K, where its state was thrown away at every K-th frame.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    if "policy/return_mean" in metrics:
+        steps, speed = (metrics.get(f"policy/{name}", 0.0) for name in ("steps", "steps_per_second"))
+        console.print(
+            f"training: mean return {metrics['policy/return_mean']:.4g} in the last episodes,"
+            f" {steps:,.0f} environment steps, {speed:,.0f} of them a second"
+        )
+    if played is None:
+        return
+    length = float(played.lengths.mean())
+    without = "" if reset_every is None else f", the state reset at frame 0 and at every {reset_every} further ones"
+    shown = _with_interval(played.mean, "{:.4g}")
+    console.print(f"{stage}: mean return {shown} over {len(played.returns)} episodes of {length:.4g} steps{without}")
+    if played.success is not None:
+        console.print(f"{stage}: success {_with_interval(played.success_rate, '{:.1%}')}")
+
+
+def _with_interval(found: tuple[float, float, float], pattern: str) -> str:
+    """Mean and 95% interval in words; of one number alone there is none."""
+    mean, low, high = map(pattern.format, found)
+    return mean if found[1] != found[1] else f"{mean} (95% interval {low} to {high})"
+
+
+def print_files(folder: Path) -> None:
+    """What a run's folder holds, and where it is."""
+    console = Console(soft_wrap=True, highlight=False)
+    files = [name for name in FILES if (folder / name).exists()] + sorted(
+        p.name for p in folder.glob("predictions*.h5")
+    )
+    if (folder / "wandb").is_dir():
+        files.append("wandb/")
+    console.print(f"files: {', '.join(files)}")
+    console.print(f"run: {folder}")
+
+
+def horizon_table(metrics: dict[str, float], steps: int) -> Table:
+    """The errors `rollout/<name>@<horizon>` of the model and of the baselines, a row a horizon; steps: T."""
+    table = Table(title="open-loop error / variance (1.0: no better than predicting the mean)", title_justify="left")
+    for heading in ("horizon", "trained x", "model", "copy last", "mean", "copy last / model"):
+        table.add_column(heading, justify="right")
+    horizons = sorted(int(name.split("@")[1]) for name in metrics if name.startswith("rollout/nmse@"))
+    for horizon in horizons:
+        model, copy, mean = (metrics[f"rollout/{name}@{horizon}"] for name in ("nmse", "copy_last", "mean"))
+        ratio = f"{copy / model:.1f}" if model else "inf"
+        times = f"{horizon / steps:g}"
+        table.add_row(str(horizon), times, f"{model:.4g}", f"{copy:.3g}", f"{mean:.3g}", ratio)
+    return table
+
+
+def recall_table(recalled: Recalled, steps: int) -> Table:
+    """Accuracy at each length; steps: T."""
+    table = Table(title=f"right answers on fresh sequences (chance {recalled.chance:.0%})", title_justify="left")
+    for heading in ("steps", "trained x", "accuracy"):
+        table.add_column(heading, justify="right")
+    for length, accuracy in zip(recalled.lengths, recalled.accuracy, strict=True):
+        table.add_row(str(length), f"{length / steps:g}", f"{accuracy:.1%}")
+    return table
+
+
+def horizon_lines(curves: HorizonCurves) -> list[str]:
+    """How far the model is right, and what was measured."""
+    last = int(curves.horizon[-1])
+    crosses = f"stays below {curves.threshold:g} up to horizon {last}, the longest measured"
+    if curves.crossing is not None:
+        crosses = f"crosses {curves.threshold:g} at horizon {curves.crossing}"
+    rollouts = f"{int(curves.rollouts[0])} rollouts after {curves.burn_in} observed frames"
+    return [
+        f"the error {crosses}; valid prediction time {curves.valid_time:.1f} steps on average",
+        f"({rollouts}; {int(curves.rollouts[-1])} of them reach horizon {last})",
+    ]

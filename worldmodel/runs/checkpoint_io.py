@@ -1,0 +1,48 @@
+"""How checkpoints reach the disk, and come back: whole, or not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.durable import digests, sha256, whole_file, write_digests
+from worldmodel.errors import UserError
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes beside the place, flushes, renames; a SHA-256 stands beside every checkpoint and is held against it.
+
+    A process may die at any instant: the file is the old one or the new one, and its digest is right. A full disk
+    leaves the old one. (Lightning's own way writes in TMPDIR and moves, without flushing: on another file system a full
+    disk takes the old checkpoint too.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises UserError, naming file and size, where it cannot be written."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as temporary:
+                torch.save(checkpoint, temporary)
+                digest = sha256(temporary)
+                write_digests(path, [digest, *digests(path)])  # right before the rename and behind it
+            write_digests(path, [digest])
+        except (OSError, RuntimeError) as error:  # torch's writer hides the OSError in a RuntimeError
+            size = sum(leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
+            reason = error.strerror if isinstance(error, OSError) else "no space left on the device, most likely"
+            kept = "the checkpoint before is kept" if path.exists() else "there is none before it"
+            raise UserError(
+                f"the checkpoint {path} of about {size:,} bytes cannot be written ({reason}); {kept}."
+                " Make room and go on with --resume"
+            ) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """As `read_checkpoint`; never by running what is in the file, whatever is asked."""
+        return read_checkpoint(Path(path))
