@@ -9,9 +9,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.durable import digests, sha256, whole_file, write_digests
 from worldmodel.errors import UserError
+from worldmodel.runs.checkpoint import read_checkpoint
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from worldmodel.errors import UserError
 from worldmodel.runs.checkpoint import NAME, damage
 from worldmodel.runs.folder import is_first_rank
-from worldmodel.errors import UserError
 
 CHOSEN = "WORLDMODEL_RESUME_FROM"  # processes that Lightning starts for further ranks read it
 LOCK, OWNER = ".lock", ".owner"
