@@ -16,7 +16,8 @@ from worldmodel.comparison.results import write_json, write_references
 from worldmodel.durable import whole_file
 from worldmodel.experiments.config import check_options
 from worldmodel.experiments.errors import training_errors
-from worldmodel.runs.work import alone, interruptible
+from worldmodel.runs.lock import RunLock
+from worldmodel.runs.signals import interruptible
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width
 
@@ -35,13 +36,13 @@ def main(argv: list[str]) -> None:
     with training_errors(fit):
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was looked at
-    with alone(out, "compare"):
+    with RunLock(out, "--out"):
         _write(out, prepared)
         print_sizes(prepared.plan)
         if prepared.unreached:
             SAID.print(prepared.unreached)
         runs = prepared.plan["runs"]
-        with interruptible(lambda: _kept(out, runs), SAID):
+        with interruptible(lambda: _kept(out, runs)):
             failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources)
             conclude(out)
     if failures:

@@ -25,10 +25,9 @@ from worldmodel.envs.observe import Observed
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError, choose
-from worldmodel.runs.checkpoint import find_checkpoint
-from worldmodel.runs.checkpoints import config_of
+from worldmodel.runs.checkpoint import config_of, find_checkpoint
 from worldmodel.runs.display import Display
-from worldmodel.runs.folder import file_name, run_folder
+from worldmodel.runs.folder import file_name, new_folder
 from worldmodel.statistics import t_interval
 
 ACTOR = "actor"
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> None:
     options.planner = options.planner or ("cem" if trained.policy is None else ACTOR)
     chooser = _chooser(trained, options)
     played, film = _played(trained, env_id, options, lambda observed: trained.agent(observed, chooser))
-    folder = run_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
+    folder = new_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
     files = [_write(folder / "episodes.csv", played)]
     if film is not None and film.frames:
         film.save(folder / "film.gif")
