@@ -20,7 +20,7 @@ from worldmodel.comparison.plan import Variant, load, plan_runs
 from worldmodel.comparison.prepare import unreached
 from worldmodel.comparison.results import read_json
 from worldmodel.comparison.run import RunCLI
-from worldmodel.runs.lock import RunLock
+from worldmodel.runs.folder import RunLock
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
 TWO = ["--rules", "gated_norm,lstm", "--seeds", "0"]

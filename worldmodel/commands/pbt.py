@@ -32,7 +32,7 @@ from worldmodel.population.mutations import parse, starts
 from worldmodel.population.options import NOT_HERE, help_text, kind_of
 from worldmodel.population.progress import PopulationProgress
 from worldmodel.runs.cluster import ray_cluster, share
-from worldmodel.runs.lock import LOCK, OWNER, RunLock
+from worldmodel.runs.folder import LOCK, OWNER, RunLock
 from worldmodel.runs.signals import interruptible
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -77,11 +77,9 @@ class RunCLI(TrainingCLI):
         with suppress(Diverged):
             self.trainer.fit(**kwargs)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer: Any = super().instantiate_trainer(**kwargs)
+    def callbacks(self, **further: Any) -> list[pl.Callback]:
         self.watch = TrainingTime()
-        trainer.callbacks.insert(0, self.watch)  # the first to see the end: evaluation behind it does not count
-        return trainer
+        return super().callbacks(first=self.watch, **further)
 
 
 class TrainedCLI(TrainingCLI):

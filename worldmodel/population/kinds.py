@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from worldmodel.callbacks.exchange import CLIP, MODEL
 from worldmodel.errors import UserError
 from worldmodel.experiments.config import ConfigCLI
-from worldmodel.experiments.policy import PolicyCLI
+from worldmodel.experiments.policies import PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
 from worldmodel.population.options import NOT_HERE, OPTIONS
 

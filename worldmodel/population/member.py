@@ -3,25 +3,25 @@
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 
+from worldmodel.callbacks.checkpoints import LastCheckpoint
 from worldmodel.callbacks.exchange import Exchange, Report, Swap, report_of
-from worldmodel.callbacks.guard import NumericalGuard
-from worldmodel.callbacks.last_checkpoint import NAME, LastCheckpoint
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.experiment import ExperimentCLI
-from worldmodel.experiments.policy import PolicyCLI
+from worldmodel.experiments.policies import PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
 from worldmodel.population.board import Board
 from worldmodel.population.engine import member_folder, tell
+from worldmodel.runs.checkpoint import NAME
 
 NEVER = 1_000_000_000
 
@@ -50,22 +50,21 @@ class MemberCLI(ExperimentCLI):
     Updates that are not finite never end it: the population takes care of a bad member.
     """
 
-    def __init__(self, argv: list[str], name: str, exchange: Any) -> None:
+    exchange: Exchange
+
+    def __init__(self, argv: list[str], name: str, exchange: Callable[[LastCheckpoint], Exchange]) -> None:
         self._name, self._exchange = name, exchange
         super().__init__(argv)  # pyright: ignore[reportCallIssue]  # of the CLI beside it
 
     def names(self) -> tuple[str, str]:
         return self._name, self._name
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer: Any = super().instantiate_trainer(**kwargs)
-        for callback in trainer.callbacks:
-            if isinstance(callback, NumericalGuard):
-                callback.most_in_row = NEVER
-        last = next(callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint))
-        self.exchange: Exchange = self._exchange(last)
-        trainer.callbacks.insert(trainer.callbacks.index(last), self.exchange)
-        return trainer
+    def callbacks(self, **further: Any) -> list[Callback]:
+        return super().callbacks(exchange=self._make_exchange, max_skipped=NEVER, **further)
+
+    def _make_exchange(self, last: LastCheckpoint) -> Exchange:
+        self.exchange = self._exchange(last)
+        return self.exchange
 
 
 class WorldModelMember(MemberCLI, TrainingCLI): ...
