@@ -21,7 +21,7 @@ from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.envs.linear import linear_system
 from worldmodel.errors import UserError
-from worldmodel.stale_state import WeightWatch
+from worldmodel.stale_state import LoadCounter
 
 POLICIES = ("keep", "zero", "burn_in", "replay")
 SMALL = {"latent_dim": 4, "hidden_dim": 6, "width": 8}
@@ -133,9 +133,9 @@ def test_burn_in_is_worth_the_right_state_whatever_the_weights(pairs, kind, tmp_
         right = new.observe(obs[:, :96], action[:, :96], is_first[:, :96])[2]
     cost, logged = {}, {}
     for policy in POLICIES:
-        recorder, tbptt = Recorder(), TruncatedBPTT(on_weight_change=policy)
+        recorder, tbptt = Recorder(), TruncatedBPTT(stale_state=policy)
         trainer = fit(copy.deepcopy(old), data, 5, [Swap(new, 2), recorder], tbptt, tmp_path)
-        logged[policy] = trainer.callback_metrics["hidden/post_swap_ratio"].item()
+        logged[policy] = trainer.callback_metrics["hidden/refresh_ratio"].item()
         carry = recorder.batches[3]["carry"]
         lane = torch.cdist(recorder.batches[0]["obs"][:, :, 0], obs[:, :33, 0]).argmin(dim=1)  # the schedule's order
         cost[policy] = error(torch.empty_like(carry).index_copy_(0, lane, carry)) / error(right)
@@ -197,7 +197,7 @@ def test_replay_goes_back_to_the_start_of_each_lanes_episode(mixed, tmp_path):
     recorder = Recorder()
     check = Check(recorder, 5)
     callbacks = [Swap(fresh(1), 4), recorder, check]
-    fit(fresh(0), mixed, 6, callbacks, TruncatedBPTT(on_weight_change="replay"), tmp_path, precision="64-true")
+    fit(fresh(0), mixed, 6, callbacks, TruncatedBPTT(stale_state="replay"), tmp_path, precision="64-true")
     assert check.passed
 
 
@@ -213,7 +213,7 @@ def test_two_swaps_in_a_row(mixed, tmp_path):
 def test_keep_and_zero(mixed, tmp_path, policy):
     recorder = Recorder()
     swap = Swap(fresh(1, torch.float32), 2)
-    fit(fresh(0, torch.float32), mixed, 5, [swap, recorder], TruncatedBPTT(on_weight_change=policy), tmp_path)
+    fit(fresh(0, torch.float32), mixed, 5, [swap, recorder], TruncatedBPTT(stale_state=policy), tmp_path)
     expected = recorder.returned[2] if policy == "keep" else torch.zeros_like(recorder.returned[2])
     assert torch.equal(recorder.batches[3]["carry"], expected)
     assert torch.equal(recorder.batches[4]["carry"], recorder.returned[3]), "only once"
@@ -226,7 +226,7 @@ def test_a_resume_is_no_swap_and_a_swapped_state_is_mended_before_it_is_saved(mi
                 trainer.save_checkpoint(tmp_path / f"{batch_idx}.ckpt")
 
     swap, whole = Swap(fresh(1, torch.float32), 2), Recorder()
-    policy = {"on_weight_change": "zero"}
+    policy = {"stale_state": "zero"}
     fit(fresh(0, torch.float32), mixed, 4, [swap, SaveAt(), whole], TruncatedBPTT(**policy), tmp_path)
     states = {}
     for n in (1, 2):
@@ -298,7 +298,7 @@ def test_only_the_batches_that_are_needed_stay_in_memory(tmp_path):
         "none": {"start": "zero"},
         "burn_in of one batch": {"burn_in_steps": 8},
         "burn_in of 12": {"burn_in_steps": 12},
-        **{policy: {"on_weight_change": policy} for policy in ("keep", "zero", "replay")},
+        **{policy: {"stale_state": policy} for policy in ("keep", "zero", "replay")},
     }.items():
         count = Count()
         count.data = Fleeting()
@@ -312,12 +312,12 @@ def test_the_ratio_is_logged_at_once(tmp_path):
     """Between two of log_every_n_steps, the second batch's loss under the same weights below the first's."""
     model, logger = Toy(), CSVLogger(tmp_path)
     options = {"logger": logger, "log_every_n_steps": 50}
-    tbptt = TruncatedBPTT(on_weight_change="zero")
+    tbptt = TruncatedBPTT(stale_state="zero")
     trainer = fit(model, Fleeting(), 9, [Swap(Toy(2.0), 2)], tbptt, tmp_path, **options)
     expected = pytest.approx(model.losses[3] / model.losses[4])
-    assert trainer.callback_metrics["hidden/post_swap_ratio"].item() == expected
+    assert trainer.callback_metrics["hidden/refresh_ratio"].item() == expected
     header, *rows = (tmp_path / logger.name / f"version_{logger.version}" / "metrics.csv").read_text().splitlines()
-    assert float(rows[0].split(",")[header.split(",").index("hidden/post_swap_ratio")]) == expected
+    assert float(rows[0].split(",")[header.split(",").index("hidden/refresh_ratio")]) == expected
     assert rows[0].split(",")[header.split(",").index("step")] == "5" and len(rows) == 1
 
 
@@ -335,7 +335,7 @@ def test_a_module_that_cannot_observe_starts_from_zeros_with_a_warning(tmp_path)
 
 
 def test_a_module_that_is_watched_can_be_copied_and_pickled():
-    module, watch = nn.Sequential(nn.Linear(2, 2)), WeightWatch()
+    module, watch = nn.Sequential(nn.Linear(2, 2)), LoadCounter()
     watch.follow(module)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         other.load_state_dict(module.state_dict())
@@ -401,7 +401,7 @@ def test_a_swap_right_behind_a_resume_finds_the_batches_before_it(mixed, tmp_pat
         (At("on_train_batch_end", 4, swap), None),
         (At("on_train_start", 4, swap), "before.ckpt"),
     ):
-        recorder, tbptt = Recorder(), TruncatedBPTT(on_weight_change=policy, burn_in_steps=12)
+        recorder, tbptt = Recorder(), TruncatedBPTT(stale_state=policy, burn_in_steps=12)
         trainer = pl.Trainer(
             accelerator="cpu", max_steps=6, logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, callbacks=[tbptt, recorder, At("on_train_batch_end", 4, save), swapped],

@@ -1,4 +1,4 @@
-"""`python -m worldmodel`, which torchrun can start: torchrun --nproc-per-node 2 -m worldmodel fit --config CONF."""
+"""`python -m worldmodel`, for torchrun: torchrun --nproc-per-node 2 -m worldmodel fit --config CONF."""
 
 from worldmodel.cli import main
 

@@ -10,6 +10,18 @@ from typing import NoReturn
 from worldmodel.errors import nearest
 
 SUBCOMMANDS = ("fit", "validate", "test")
+# Old names of options, for one release: a command takes the new name alone, and a message points to it
+RENAMED = {
+    "tbptt.on_weight_change": "tbptt.stale_state",
+}
+# What other programs call these options; the last part of a key, or all of it
+SYNONYMS = {
+    "batch_size": "data.lanes",
+    "lr": "model.learning_rate",
+    "seed": "seed_everything",
+    "seq_len": "data.steps",
+    "sequence_length": "data.steps",
+}
 
 
 def fail(message: str) -> NoReturn:
@@ -19,32 +31,39 @@ def fail(message: str) -> NoReturn:
 
 
 def explain(message: str, options: Iterable[str]) -> str:
-    """A parser's message in this program's words, with the nearest right choice where it complains of a wrong one."""
+    """A parser's message in this program's words; one about a wrong name gets the nearest right one.
+
+    Args:
+        message: of argparse or jsonargparse.
+        options: all that the parser takes, with their dashes.
+    """
     options = list(options)
+    keys = [option.removeprefix("--") for option in options]
     message = " ".join(message.split())
-    if found := re.search(r"unrecognized arguments: (\S+)", message):
-        wrong = found[1].split("=")[0]
+    if match := re.search(r"unrecognized arguments: (\S+)", message):
+        wrong = match[1].split("=")[0]
+        if (known := _known_as(wrong.removeprefix("--"), keys)) is not None:
+            return f"unknown option {wrong}: it is called --{known}"
         return f"unknown option {wrong}: {nearest(wrong, options)}"
-    if found := re.search(r"does not accept option '(\S+)'|[Uu]nexpected key[s:]* '?([\w.]+)", message):
-        wrong = found[1] or found[2]
-        return f"unknown key {wrong!r}: {nearest(wrong, _names(options))}"
-    if found := re.search(r'Parser key "(\S+)": .*?Errors: - (.+?) - Expected a .*?NoneType', message):
-        key, reason = found.groups()
+    if match := re.search(r"does not accept option '(\S+)'|[Uu]nexpected key[s:]* '?([\w.]+)", message):
+        return _unknown_key(match[1] or match[2], keys)
+    if match := re.search(r'Parser key "(\S+)": .*?Errors: - (.+?) - Expected a .*?NoneType', message):
+        key, reason = match.groups()
         if wrong := re.search(r"[Uu]nexpected keys: \{'(\w+)'", reason):
-            return f"unknown key '{key}.{wrong[1]}': {nearest(f'{key}.{wrong[1]}', _names(options))}"
+            return _unknown_key(f"{key}.{wrong[1]}", keys)
         return f"{key}: {reason}"
-    if found := re.search(r"File does not exist: '(.+?)'", message):
-        path = Path(found[1])
-        there = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        return f"no file {path.name} in {_shown(path.parent)}: {nearest(path.name, there)}"
-    if found := re.search(r'Parser key "(\S+)": Expected a typing.Literal\[(.+?)\]. Got value: (\S+)', message):
-        choices = [choice.strip(" '\"") for choice in found[2].split(",")]
-        return f"{found[1]} is {found[3]!r}: {nearest(found[3], choices)} ({', '.join(choices)})"
+    if match := re.search(r"File does not exist: '(.+?)'", message):
+        path = Path(match[1])
+        siblings = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        return f"no file {path.name} in {_shown(path.parent)}: {nearest(path.name, siblings)}"
+    if match := re.search(r'Parser key "(\S+)": Expected a typing.Literal\[(.+?)\]. Got value: (\S+)', message):
+        choices = [choice.strip(" '\"") for choice in match[2].split(",")]
+        return f"{match[1]} is {match[3]!r}: {nearest(match[3], choices)} ({', '.join(choices)})"
     return message
 
 
 def chosen(argv: list[str], group: str, usage: str) -> bool:
-    """Whether the first argument is a subcommand that is to run; without one the group's usage is printed."""
+    """Whether the first argument is a subcommand to run; if there is none, the group's usage is printed."""
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(usage)
@@ -69,11 +88,19 @@ class Parser(argparse.ArgumentParser):
         fail(explain(message, [name for name in self._option_string_actions if name.startswith("--")]))
 
 
-def _names(options: list[str]) -> list[str]:
-    return [option.removeprefix("--") for option in options]
+def _unknown_key(wrong: str, keys: list[str]) -> str:
+    if (known := _known_as(wrong, keys)) is not None:
+        return f"unknown key {wrong!r}: it is called {known!r}"
+    return f"unknown key {wrong!r}: {nearest(wrong, keys)}"
+
+
+def _known_as(wrong: str, keys: list[str]) -> str | None:
+    """What a key that was renamed, or has another name elsewhere, is called here; None if this parser lacks it."""
+    name = RENAMED.get(wrong) or SYNONYMS.get(wrong) or SYNONYMS.get(wrong.rsplit(".", 1)[-1])
+    return name if name in keys else None
 
 
 def _shown(folder: Path) -> str:
-    """Relative to here, where it is below."""
-    here = Path.cwd()
-    return f"{folder.relative_to(here)}/" if folder.is_relative_to(here) else f"{folder}/"
+    """The path, relative to the working directory if it is below."""
+    cwd = Path.cwd()
+    return f"{folder.relative_to(cwd)}/" if folder.is_relative_to(cwd) else f"{folder}/"

@@ -12,17 +12,17 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation episodes",
     "test": "evaluate a checkpoint on the test episodes",
     "predict": "write a checkpoint's predictions of the validation episodes to a file",
-    "policy": "train a policy with memory, and play: worldmodel policy fit --config conf/policy/cartpole.yaml",
+    "policy": "train and evaluate a policy with memory: worldmodel policy fit --config conf/policy/cartpole.yaml",
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
-    "plan": "act in the real environment, planning at every step: worldmodel plan --ckpt RUN --episodes 20",
-    "imagine": "a policy trained in a world model: worldmodel imagine fit --config CONF --model.world RUN",
-    "diagnose": "what a model suffers from: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
-    "export": "a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",
+    "plan": "act in the real environment by planning at every step: worldmodel plan --ckpt RUN --episodes 20",
+    "imagine": "train a policy inside a world model: worldmodel imagine fit --config CONF --model.world RUN",
+    "diagnose": "find out what is wrong with a model: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
+    "export": "write a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",
     "collect": "record a simulator: worldmodel collect Pendulum-v1 --out data/pendulum",
-    "compare": "train rules on the same data and budget, and judge them: worldmodel compare --config CONF --out DIR",
-    "pbt": "population-based training, on Ray Tune: worldmodel pbt --config conf/pbt/pendulum.yaml",
-    "dashboard": "a workspace and a report in Weights & Biases that compare the rules",
-    "data": "look at a dataset, check it, convert another format: worldmodel data info|check|convert|compact PATH",
+    "compare": "train rules on the same data and budget, and compare them: worldmodel compare --config CONF --out DIR",
+    "pbt": "population-based training on Ray Tune: worldmodel pbt --config conf/pbt/pendulum.yaml",
+    "dashboard": "write a workspace and a report that compare the rules in Weights & Biases",
+    "data": "inspect or check a dataset, convert another format: worldmodel data info|check|convert|compact PATH",
 }
 TRAINING = ("fit", "validate", "test", "predict")
 
@@ -56,7 +56,7 @@ def _run(command: str, argv: list[str]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("worldmodel: interrupted\n")
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader of our output has gone (`| head`); Python would complain once more at the end
+    except BrokenPipeError:  # nobody reads the output any more (`| head`); keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -67,7 +67,7 @@ def _help() -> str:
         [
             "usage: worldmodel COMMAND [OPTIONS]",
             "",
-            "Trains recurrent latent world models, and shows how far they can see.",
+            "Trains recurrent latent world models, and shows how far they can be trusted.",
             "",
             *lines,
             "",

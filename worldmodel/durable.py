@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever dies while they are written."""
+"""Files that are whole or absent, whatever dies while they are written, and their digests."""
 
 import hashlib
 import os
@@ -11,9 +11,9 @@ from tempfile import mkstemp
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; once the block has ended well, its file becomes `path`.
+    """Yield a temporary path in the same folder; when the block ends without error, its file becomes `path`.
 
-    The file is on the disk before the block is left. An exception leaves `path` as it was and no temporary file.
+    The file is flushed to disk by then. An exception leaves `path` as it was and no temporary file.
     """
     descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(descriptor)
@@ -27,8 +27,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a finished file to `path` in the same folder; file and folder entry are on the disk (fsync) on return."""
-    temporary.chmod(0o644)  # mkstemp makes it private to the user
+    """Rename a finished file to `path` in the same folder, and flush both to disk (fsync)."""
+    temporary.chmod(0o644)  # mkstemp makes it readable by the user alone
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -36,7 +36,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """What was renamed in the folder stays so, whatever happens."""
+    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,20 +51,20 @@ def sha256(path: Path) -> str:
 
 
 def write_digests(path: Path, of: list[str]) -> None:
-    """PATH.sha256, as sha256sum writes it: the digests that the file at `path` may have, replaced whole."""
+    """Write PATH.sha256 in the format of sha256sum: the digests that the file at `path` may have."""
     with whole_file(_beside(path)) as temporary:
         temporary.write_text("".join(f"{digest}  {path.name}\n" for digest in of))
 
 
 def digests(path: Path) -> list[str]:
-    """What PATH.sha256 holds; empty, where there is none."""
+    """The digests in PATH.sha256; none if there is no such file."""
     beside = _beside(path)
     lines = beside.read_text(errors="replace").splitlines() if beside.is_file() else []
     return [line.split()[0] for line in lines if line.strip()]
 
 
 def keep_as(path: Path, other: Path) -> None:
-    """`other` becomes the file that is at `path` too, with its digest; whatever it was before is gone."""
+    """Replace `other` by the file at `path`, with its digest; `path` stays."""
     of = digests(path)
     write_digests(other, [*of, *digests(other)])
     with whole_file(other) as temporary:

@@ -1,4 +1,7 @@
-"""What it takes to mend a carried state when the weights that made it are replaced: seen, remade, and judged."""
+"""Stale states: a carried state whose weights were replaced is refreshed by running the new ones over the last inputs.
+
+Stale states, stored states and burn-in: Kapturowski et al., Recurrent Experience Replay (R2D2), 2019.
+"""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -8,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-INPUTS = ("obs", "action", "is_first")  # of a batch, that `observe` takes
-OnWeightChange = Literal["keep", "zero", "burn_in", "replay"]
+INPUTS = ("obs", "action", "is_first")  # of a batch, as `observe` takes them
+StaleState = Literal["keep", "zero", "burn_in", "replay"]
 
 
-class WeightWatch:
-    """Counts how often weights are loaded into a module, or into any part of it, by whomever.
+class LoadCounter:
+    """Counts how often weights are loaded into a module or any part of it.
 
-    A hook on every part: that of the whole does not hear what is loaded into a part alone. Weights that are written
-    in place, as optimizers do, are not counted.
+    Every part gets a hook, since the whole module's hook is not called when a part alone is loaded. Weights that are
+    written in place, as optimizers do, are not counted.
     """
 
     def __init__(self) -> None:
@@ -24,12 +27,12 @@ class WeightWatch:
         self._handles: list[RemovableHandle] = []
 
     def follow(self, module: nn.Module) -> None:
-        """Listen to this module, as it is built now, and to no other."""
+        """Count loads into this module, as it is built now, and into no other."""
         self.leave()
         self._handles = [part.register_load_state_dict_post_hook(self) for part in module.modules()]
 
     def leave(self) -> None:
-        """Listen to none."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -38,12 +41,12 @@ class WeightWatch:
         self.loads += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        # a module's hooks are copied and pickled with it: nothing but the count goes along
+        # a module's hooks are copied and pickled with it: the count alone goes along
         return {"loads": self.loads, "_handles": []}
 
 
 class Segment(NamedTuple):
-    """What a model was shown of one batch."""
+    """The inputs of one batch."""
 
     obs: Tensor  # (B, T, O)
     action: Tensor  # (B, T, A)
@@ -51,11 +54,11 @@ class Segment(NamedTuple):
 
 
 class InputHistory:
-    """The last inputs of every lane, by reference to the batches they came in: nothing is copied.
+    """The last inputs of every lane, held by reference to their batches: nothing is copied.
 
     Args:
-        steps: how many; what is held are the batches that they lie in. None: back to the start of the episode that
-            each lane is in, which is as much as the longest episode; this looks at `is_first` on the CPU in each batch.
+        steps: number of steps to cover; the batches that contain them are held. None: back to the start of the episode
+            that each lane is in, as much as the longest episode; this reads `is_first` of each batch on the CPU.
     """
 
     def __init__(self, steps: int | None) -> None:
@@ -65,12 +68,12 @@ class InputHistory:
 
     @property
     def held(self) -> int:
-        """Steps of a lane that are kept alive."""
+        """Number of steps held, of each lane."""
         return sum(segment.is_first.shape[1] for segment in self._segments)
 
     @property
     def batches(self) -> int:
-        """That are kept alive."""
+        """Number of batches held."""
         return len(self._segments)
 
     @property
@@ -81,14 +84,14 @@ class InputHistory:
         return bool(self._starts) and bool(torch.stack(list(self._starts)).any(dim=0).all())
 
     def add_before(self, batch: Mapping[str, Any]) -> None:
-        """Remember a batch that the first one continues."""
+        """Hold a batch that the first one continues."""
         segment = _segment(batch)
         self._segments.appendleft(segment)
         if self.steps is None:
             self._starts.appendleft(segment.is_first.any(dim=1).cpu())
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Remember a batch that continues the one before, and let go of what is not needed any more."""
+        """Hold a batch that continues the last one, and drop what is no longer needed."""
         segment = _segment(batch)
         self._segments.append(segment)
         if self.steps is None:
@@ -118,13 +121,13 @@ class InputHistory:
         return len(self._starts)
 
     def clear(self) -> None:
-        """Forget all: what comes next continues nothing."""
+        """Drop all: the next batch continues nothing."""
         self._segments.clear()
         self._starts.clear()
 
     @torch.no_grad()
     def replay(self, observe: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Tensor | None:
-        """The state (B, D) behind the last step, from zeros before the first; None where there is no step.
+        """The state (B, D) after the last step, from zeros before the first; None if no step is held.
 
         Args:
             observe: `(obs, action, is_first, h) -> (z, h, carry)`, see WorldModel.observe.
@@ -137,21 +140,21 @@ class InputHistory:
         return carry
 
 
-def history_for(how: OnWeightChange, steps: int) -> InputHistory | None:
-    """What must be remembered for it: the last `steps` for burn_in, an episode for replay, else nothing."""
+def history_for(how: StaleState, steps: int) -> InputHistory | None:
+    """The inputs to hold: the last `steps` for burn_in, an episode for replay, else none."""
     return None if how in ("keep", "zero") else InputHistory(steps if how == "burn_in" else None)
 
 
-def mended(
-    state: Tensor, how: OnWeightChange, history: InputHistory | None, observe: Callable[..., Any] | None
+def refreshed(
+    state: Tensor, how: StaleState, history: InputHistory | None, observe: Callable[..., Any] | None
 ) -> Tensor:
-    """What becomes of a state (B, D) that other weights made; zeros too where nothing is remembered to make it of."""
+    """Replace a stale state (B, D); by zeros if no inputs are held to compute it from."""
     if how == "keep":
         return state
     if history is None or not history.held or observe is None:
         return torch.zeros_like(state)
-    remade = history.replay(observe)
-    return torch.zeros_like(state) if remade is None else remade
+    fresh = history.replay(observe)
+    return torch.zeros_like(state) if fresh is None else fresh
 
 
 def _segment(batch: Mapping[str, Any]) -> Segment:
@@ -159,11 +162,11 @@ def _segment(batch: Mapping[str, Any]) -> Segment:
     return Segment(obs[:, : is_first.shape[1]], action, is_first)
 
 
-class PostSwapRatio:
-    """The loss of the first segment behind a swap relative to the second's: what the state that it began with cost.
+class RefreshRatio:
+    """What a refreshed state costs: the loss of the first segment after new weights, divided by that of the second.
 
-    Both under the new weights, and the second begins with a state that is a whole segment old. The loss before the swap
-    would compare the weights instead.
+    Both losses are of the new weights, and the second segment starts from a state that is a whole segment old. The loss
+    before the change would compare the weights instead.
     """
 
     def __init__(self) -> None:
@@ -174,8 +177,8 @@ class PostSwapRatio:
         """The next segment is the first."""
         self._first, self._waits = None, True
 
-    def hear(self, loss: Tensor) -> float | None:
-        """A segment's loss (); the ratio at the second, else None."""
+    def add(self, loss: Tensor) -> float | None:
+        """Take a segment's loss (); returns the ratio at the second, else None."""
         if not self._waits:
             return None
         if self._first is None:

@@ -1,7 +1,7 @@
 """The numerical guard: what is not finite leaves no trace but a report of it."""
 
 import warnings
-from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import lightning.pytorch as pl
 import pytest
@@ -116,11 +116,27 @@ def test_spikes_are_told(toy_data, tmp_path):
     assert guard.spikes >= 1 and guard.skipped == 0
 
 
-def test_a_task_that_asks_seldom_has_no_spikes(tmp_path):
+@pytest.mark.parametrize(
+    ("norms", "clip", "spikes"),
+    [
+        ([*[0.0] * 60, 3.0], 1.0, 0),  # a task with few targets: most segments have no gradient
+        ([*[0.1] * 60, 2.1], None, 1),  # above 20 times the median
+        ([*[0.1] * 60, 1.9], None, 0),
+        ([*[0.1] * 60, 2.9], 3.0, 0),  # nothing is clipped
+        ([*[0.1] * 60, 3.1], 3.0, 1),
+        ([*[0.1] * 19, 9.0], None, 0),  # too few norms to know what is usual
+        ([*[0.1] * 20, 9.0], None, 1),
+        ([*[9.0] * 60, *[0.1] * 60, 9.0], None, 1),  # the median is of the last hundred
+    ],
+)
+def test_what_counts_as_a_spike(tmp_path, norms, clip, spikes):
     guard = NumericalGuard(tmp_path)
-    for norm in (*[0.0] * 60, 3.0):
-        guard._watch(SimpleNamespace(gradient_clip_val=1.0), norm)
-    assert guard.spikes == 0
+    trainer = MagicMock(gradient_clip_val=clip, loggers=[], callback_metrics={}, global_step=7)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for norm in norms:
+            guard._watch(trainer, norm)
+    assert guard.spikes == len(caught) == spikes
 
 
 def test_counts_go_on_behind_a_resume(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor, growth_moments
+from worldmodel.rules import BOUNDS
 
 
 def norm_growth(*arguments):
@@ -35,10 +36,10 @@ def test_growth_is_the_slope_over_an_episodes_steps():
     assert norm_growth(broken, stretch_of(5, 7), torch.arange(12).unsqueeze(0) < 9).item() == pytest.approx(2.0)
 
 
-def measure(h, rule, batch=None, monitor=None):
+def measure(h, rule, batch=None, monitor=None, **hparams):
     logged = {}
     module = SimpleNamespace(
-        hparams={"rule": rule}, global_step=50, log_dict=lambda metrics: logged.update(metrics), gate=None
+        hparams={"rule": rule, **hparams}, global_step=50, log_dict=lambda metrics: logged.update(metrics), gate=None
     )
     trainer = MagicMock(global_step=50, log_every_n_steps=50)
     trainer.strategy.reduce = lambda values, reduce_op: values  # one rank
@@ -54,6 +55,24 @@ def test_numbers_by_hand():
     assert numbers["norm_growth"] == pytest.approx(2.5)
     assert numbers["bound_margin"] == pytest.approx(1 - 8)  # the bound of a gru is 1
     assert "bound_margin" not in measure(h, "residual") and "gate_mean" not in numbers
+
+
+def test_the_bound_is_that_of_the_rule_s_width_and_not_of_what_is_packed_with_it():
+    h = torch.full((1, 2, 8), 0.5)
+    alone, packed = (measure(h, "gated_norm", **given)["bound_margin"] for given in ({}, {"hidden_dim": 2}))
+    assert alone == pytest.approx(1 - 0.5 / BOUNDS["gated_norm"](8))
+    assert packed == pytest.approx(1 - 0.5 / BOUNDS["gated_norm"](2)) != alone
+
+
+def test_the_thresholds_of_the_warnings(recwarn):
+    monitor = HiddenNormMonitor()
+    moving = torch.tensor([1.0, -1.0]).repeat(3).view(1, 6, 1).expand(1, 6, 4)
+    measure(99.0 * moving, "residual", monitor=monitor)
+    measure(2e-4 * moving, "residual", monitor=monitor)
+    assert not recwarn.list
+    measure(101.0 * moving, "residual", monitor=monitor)
+    measure(4e-5 * moving, "residual", monitor=monitor)
+    assert ["explodes" in str(w.message) for w in recwarn.list] == [True, False]
 
 
 @pytest.mark.parametrize("size", [1e4, float("nan"), float("inf")])

@@ -1,5 +1,7 @@
 """The order in which the callbacks of each kind of run do run, as the Trainer has them."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from lightning.pytorch.callbacks import Callback
@@ -104,7 +106,7 @@ def test_what_is_not_asked_for_is_left_out(order, options, tmp_path):
         "PredictionWriter FinalValidation NumericalGuard HiddenNormMonitor TruncatedBPTT RolloutEvaluation"
         " RecallEvaluation SaveTraining"
     )
-    world = yaml.safe_load(open(options("imagine")[1]))["model"]["world"]
+    world = yaml.safe_load(Path(options("imagine")[1]).read_text())["model"]["world"]
     found, _ = order(TrainingCLI, "world_model", "--ckpt_path", world, "--run_dir", "v", stage="validate")
     assert found == (
         "PredictionWriter FinalValidation FitProgress LearningRateMonitor HiddenNormMonitor TruncatedBPTT"

@@ -20,22 +20,21 @@ from worldmodel.runs.signals import Signals, Stopped
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves every `every_n_steps` optimizer steps and at the end of training.
+    """Saves last.ckpt every `every_n_steps` optimizer steps and at the end of training.
 
-    A Checkpoint, so that the Trainer runs it behind all other callbacks: what they carry is up to date. The one before
-    is kept as last-1.ckpt, and so on. A model that is not finite is not saved. How a file is written is for the
-    Trainer's checkpoint plugin (checkpoint_io.py).
+    A Checkpoint, so that the Trainer runs it after all other callbacks: what they carry is up to date. The checkpoint
+    before is kept as last-1.ckpt, and so on. A model that is not finite is not saved.
 
-    At SIGTERM, SIGINT or SIGUSR1 on any rank, all ranks end the step, save together and stop, with the exit status
+    At SIGTERM, SIGINT or SIGUSR1 on any rank, all ranks finish the step, save together and exit with status
     128 + signal. A second signal stops at once.
 
-    What falls on an epoch's last step, or on one that a validation follows, is done behind the next one: a fit that
-    goes on from there would leave out the validation, and count the epoch's steps otherwise.
+    A save that is due on an epoch's last step, or on a step that is followed by a validation, waits for the next step:
+    a fit resumed from there would omit the validation and count the epoch's steps differently.
 
     Args:
         folder: of the files.
-        every_n_steps: between two saves.
-        keep: how many there are, the last one included.
+        every_n_steps: optimizer steps between two saves.
+        keep: number of checkpoints, last.ckpt included.
     """
 
     def __init__(self, folder: Path, every_n_steps: int = 500, keep: int = 2) -> None:
@@ -62,14 +61,14 @@ class LastCheckpoint(Checkpoint):
             self._stop(trainer, number)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Behind a training step, and not one that `is_before_validation`."""
+        """Save after a training step, which must not be one that `is_before_validation`."""
         self._pending = pending_row(trainer)
         self._save(trainer)
         self._pending = {}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, but where max_steps stopped in mid-epoch: by now the Trainer counts that epoch as complete, and a fit
-        that goes on from here would skip the rest of it. The save behind its last step is the right one."""
+        """Save, unless max_steps stopped in mid-epoch: by now the Trainer counts that epoch as complete, and a fit
+        resumed from here would skip the rest of it. The save after its last step is the right one."""
         whole_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if whole_epoch or self._saved_step != trainer.global_step:
             self._save(trainer)
@@ -84,7 +83,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """What was logged so far is on the disk before the checkpoint that knows how much it is."""
+        """Flush metrics.csv before the checkpoint that says how much of it there is."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile) and trainer.is_global_zero:
                 checkpoint[LOGGED] = {"rows": logger.keep(), "pending": self._pending}
@@ -114,9 +113,9 @@ class LastCheckpoint(Checkpoint):
 
 
 def is_before_validation(trainer: Any) -> bool:
-    """Whether a fit that goes on from a checkpoint of this step would leave something out."""
+    """Whether a fit resumed from a checkpoint of this step would omit something."""
     if 1 in (trainer.num_training_batches, trainer.val_check_batch):
-        return False  # every step is, and a save must come some time
+        return False  # every step is, and some step must be saved
     loop = trainer.fit_loop.epoch_loop
     if loop.batch_progress.is_last_batch:
         return True
@@ -124,19 +123,19 @@ def is_before_validation(trainer: Any) -> bool:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt, of the best metric so far; one that is not finite is never the best.
+    """Saves best.ckpt whenever the metric is the best so far; one that is not finite is never the best.
 
     Args:
         folder: of the file.
         monitor: the metric.
-        mode: whether the least or the most is best.
+        mode: whether the lowest or the highest value is best.
     """
 
     def __init__(self, folder: Path, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         super().__init__(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Without the folder's path, which is nobody else's affair and may change until the run goes on."""
+        """Without the folder's path, which is private and may change before the run is resumed."""
         score = None if self.best_model_score is None else self.best_model_score.cpu()
         return {"score": score} if self.best_model_path else {}
 

@@ -1,4 +1,4 @@
-"""A fit as a member of a population: it tells how it does, and may go on with another member's weights."""
+"""A fit as a member of a population: it reports its score, and may continue with another member's weights."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from worldmodel.callbacks.final_validation import validate
 from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.errors import UserError, nearest
 from worldmodel.runs.checkpoint import read_checkpoint
-from worldmodel.stale_state import PostSwapRatio
+from worldmodel.stale_state import RefreshRatio
 
 STATE = "Exchange"  # where a checkpoint keeps the report
 CLIP = "trainer.gradient_clip_val"
@@ -24,17 +24,17 @@ RATIO = "pbt/post_exploit_loss_ratio"
 
 @dataclass(frozen=True)
 class Report:
-    """What a member tells."""
+    """What a member reports."""
 
-    step: int  # that it was due at
-    score: float  # infinite where it is not a number: never the best
+    step: int  # at which it was due
+    score: float  # infinite if it is not a number: never the best
     hyperparameters: dict[str, float]  # of the steps before
-    exploits: int  # how often it has taken another's weights until now
+    exploits: int  # how often the member has taken another's weights
 
 
 @dataclass(frozen=True)
 class Swap:
-    """What a member is to go on with."""
+    """What a member is to continue with."""
 
     checkpoint: Path  # of the donor
     hyperparameters: dict[str, float]
@@ -43,27 +43,27 @@ class Swap:
 class Exchange(pl.Callback):
     """Every `interval` optimizer steps: validates, saves last.ckpt, asks, and waits for the answer.
 
-    A `Swap` takes weights, optimizer, learning rate schedule, loss scale and normalisers of the donor's checkpoint
-    together, and sets the hyperparameters. What is the member's own stays: lanes, the order of its data, its random
-    number generators. The carried state is mended by TruncatedBPTT, which hears that weights were loaded.
+    A `Swap` takes weights, optimizer, learning rate schedule, loss scale and normalisers from the donor's checkpoint
+    and sets the hyperparameters. The member keeps its lanes, the order of its data and its random number generators.
+    TruncatedBPTT notices that weights were loaded and refreshes the carried state.
 
-    A fit that goes on from a checkpoint of a report asks again before it trains: the answer may not have come, or not
-    have been followed. What is due on an epoch's last step comes behind the next one, for LastCheckpoint's reason.
+    A fit resumed from a checkpoint of a report asks again before it trains, since it may have stopped before the answer
+    was carried out. An exchange that is due on an epoch's last step waits for the next step, as LastCheckpoint does.
 
-    The module names what may be set in `mutable`, and sets it in `change(values)`. Logged, at once:
-    `pbt/exploitation_count`, swaps since the beginning; `pbt/post_exploit_loss_ratio` (see PostSwapRatio), of
-    the steps' losses, or of the outputs' `segment_losses` (N,), where a batch is not the segment behind the one before:
-    a policy's value loss.
+    The module's `mutable` names the hyperparameters that `change(values)` sets. Logged, at once:
+    `pbt/exploitation_count`, the swaps since the start; `pbt/post_exploit_loss_ratio` (see RefreshRatio), of the steps'
+    losses, or of the outputs' `segment_losses` (N,) if a batch is not the segment after the one before: a policy's
+    value loss.
 
-    Must stand before LastCheckpoint among the callbacks, behind all that carry something from step to step.
+    Must be before LastCheckpoint among the callbacks, and after all that carry something from step to step.
 
     Args:
         interval: optimizer steps between two reports.
         metric: of the Trainer, after a validation: the score.
-        worst: what counts as the score where it is not finite: inf or -inf.
-        hyperparameters: by their names on the command line, as they are.
+        worst: the score if it is not finite: inf or -inf.
+        hyperparameters: their present values, by their names on the command line.
         last: saves.
-        ask: told the report, answers; it may take its time.
+        ask: takes the report and returns the answer; it may wait.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Exchange(pl.Callback):
         self.report: Report | None = None
         self.exploits = 0
         self._due = False
-        self._ratio = PostSwapRatio()
+        self._ratio = RefreshRatio()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.report is not None:
@@ -90,7 +90,7 @@ class Exchange(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for loss in _segment_losses(outputs):
-            if (ratio := self._ratio.hear(loss)) is not None:
+            if (ratio := self._ratio.add(loss)) is not None:
                 log_at_once(trainer, {RATIO: ratio})
         self._due |= trainer.global_step % self.interval == 0 and trainer.global_step != self._reported()
         if not self._due or is_before_validation(trainer):
@@ -102,7 +102,7 @@ class Exchange(pl.Callback):
             self._consult(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._due:  # the last step is an epoch's too; FinalValidation has validated, LastCheckpoint saves it yet
+        if self._due:  # the last step is also an epoch's; FinalValidation has validated, LastCheckpoint will save
             self._write_report(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,8 +119,8 @@ class Exchange(pl.Callback):
     def _write_report(self, trainer: Any) -> None:
         known = trainer.callback_metrics
         if self.metric not in known:
-            shown = [name for name in known if name.startswith(("val/", "rollout/", "recall/"))]
-            raise UserError(f"there is no metric {self.metric!r}: {nearest(self.metric, shown)}")
+            candidates = [name for name in known if name.startswith(("val/", "rollout/", "recall/"))]
+            raise UserError(f"there is no metric {self.metric!r}: {nearest(self.metric, candidates)}")
         score = float(known[self.metric])
         step = trainer.global_step // self.interval * self.interval
         score = score if math.isfinite(score) else self.worst
@@ -157,6 +157,6 @@ def _segment_losses(outputs: Any) -> Iterable[Tensor]:
 
 
 def report_of(checkpoint: Path) -> Report | None:
-    """What the fit had told when it saved this; None, if it is of no member of a population."""
+    """The report of the fit that saved this checkpoint; None if it is no member of a population."""
     state = read_checkpoint(checkpoint)["callbacks"].get(STATE, {})
     return Report(**state["report"]) if "report" in state else None

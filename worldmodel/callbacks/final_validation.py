@@ -1,4 +1,4 @@
-"""The last weights are validated, wherever training stops."""
+"""Validates the last weights, wherever training stops."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,13 @@ import lightning.pytorch as pl
 
 
 class FinalValidation(pl.Callback):
-    """Validates at the end of training, if no validation has seen the last weights.
+    """Validates at the end of training, unless the last weights have been validated.
 
-    The Trainer validates behind whole epochs, and only behind those that `check_val_every_n_epoch` divides. A fit that
-    ends elsewhere (max_steps, max_time) would report the numbers of older weights than it leaves in last.ckpt.
+    The Trainer validates only after whole epochs, and of these only after every `check_val_every_n_epoch`-th. A fit
+    that ends elsewhere (max_steps, max_time) would report numbers of older weights than those in last.ckpt.
 
-    Stands before what measures more at the end of training, such as RolloutEvaluation: that happens in the validation.
+    Must be before callbacks that evaluate at the end of training, such as RolloutEvaluation: they do so in this
+    validation.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class FinalValidation(pl.Callback):
 
 
 def validate(trainer: Any) -> None:
-    """In the midst of a fit, as the Trainer itself does it."""
+    """Validate during a fit, as the Trainer itself does."""
     trainer.validating = True
     first = trainer._logger_connector._first_loop_iter
     trainer.fit_loop.epoch_loop.val_loop.run()
@@ -41,8 +42,8 @@ def validate(trainer: Any) -> None:
 
 @contextmanager
 def _as_in_the_epoch(fit_loop: Any) -> Iterator[None]:
-    """An epoch that stopped half-way already counts as complete: a checkpoint of the validation must not say so, or a
-    fit that goes on from it would skip the rest."""
+    """Undo that the Trainer counts an epoch that stopped half-way as complete: a fit resumed from a checkpoint that the
+    validation saves would skip the rest of it."""
     progress = fit_loop.epoch_progress
     half = 0 if fit_loop.epoch_loop.batch_progress.is_last_batch else 1
     for count in (progress.current, progress.total):

@@ -1,4 +1,4 @@
-"""Watches the hidden state: its size, its movement, and how it grows over an episode."""
+"""Monitors the hidden state: its size, its movement, and its growth over an episode."""
 
 import math
 import warnings
@@ -18,17 +18,17 @@ WAY_OUT = "--trainer.gradient_clip_val 1 or less; a lower --model.learning_rate;
 class HiddenNormMonitor(pl.Callback):
     """Logs the hidden state's norms, and warns once if it explodes and once if it dies.
 
-    Works for any module that returns `outputs["h"]` (B, T, D) and takes `batch["carry"]` (see TruncatedBPTT). With
-    `batch["is_first"]` and `batch["valid"]` (B, T) it knows episodes and padding; with a method `gate(batch, h)` the
-    gates; with a hyper-parameter `rule` the rule's bound.
+    Works for any module that returns `outputs["h"]` (B, T, D) and takes `batch["carry"]` (see TruncatedBPTT). Uses, if
+    present: `batch["is_first"]` and `batch["valid"]` (B, T), for episodes and padding; the module's method
+    `gate(batch, h)`, for the gates; its hyperparameter `rule`, for the rule's bound.
 
     Logged: `hidden/norm_mean`, `hidden/norm_max` (of ||h||), `hidden/delta_norm` (mean ||h_next - h||),
     `hidden/gate_mean`, `hidden/norm_growth` (see `growth_moments`), `hidden/bound_margin` (1 - max|h_i| / bound).
 
     Args:
-        every_n_steps: how often; None: the Trainer's log_every_n_steps.
-        explode: warn where the root mean square of h's entries passes this.
-        die: warn where it falls below this, or h moves by less than this.
+        every_n_steps: Optimizer steps between two logs. Null: the Trainer's log_every_n_steps.
+        explode: Warn once if the root mean square of h's entries exceeds this.
+        die: Warn once if the root mean square of h's entries, or of their change in a step, falls below this.
     """
 
     def __init__(self, every_n_steps: int | None = None, explode: float = 100.0, die: float = 1e-4) -> None:
@@ -52,7 +52,7 @@ class HiddenNormMonitor(pl.Callback):
     def _measure(
         self, trainer: Any, pl_module: pl.LightningModule, h: Tensor, batch: dict[str, Any]
     ) -> dict[str, Tensor]:
-        """Over the valid steps of all ranks; a rank whose lanes are all padding adds nothing."""
+        """The metrics over the valid steps of all ranks; a rank whose lanes are all padding adds nothing."""
         everywhere = torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
         valid = batch.get("valid", everywhere)
         is_first = batch.get("is_first", ~everywhere)

@@ -19,14 +19,14 @@ LOGGED = "metrics_file"  # in a checkpoint: what metrics.csv held when it was sa
 
 
 def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
-    """To all loggers and callback_metrics: `self.log` is silent between two of log_every_n_steps, and at the end."""
+    """Log to all loggers and callback_metrics now: `self.log` waits for log_every_n_steps, and drops what is left."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.global_step)
 
 
 def log_last_weights(trainer: Any, pl_module: Any, evaluate: Callable[[], dict[str, float]]) -> None:
-    """Log what an evaluation comes to at the end of a training."""
+    """Evaluate at the end of training, in eval mode, and log the result."""
     pl_module.eval()
     metrics = evaluate()
     pl_module.train()
@@ -34,7 +34,7 @@ def log_last_weights(trainer: Any, pl_module: Any, evaluate: Callable[[], dict[s
 
 
 def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:
-    """A figure, and the PNG it was saved as, to all loggers that take pictures."""
+    """Log a figure, and the PNG that it was saved as, to all loggers that take pictures."""
     for logger in trainer.loggers:
         log_image = getattr(logger, "log_image", None)  # W&B
         add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)  # TensorBoard
@@ -45,12 +45,12 @@ def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:
 
 
 class MetricsFile(CSVLogger):
-    """Lightning's CSVLogger, but a run goes on with the file that is there, and no moment finds it cut short.
+    """Lightning's CSVLogger, except that a resumed run continues the file, and that the file is always whole.
 
     Args:
         folder: of the run.
-        logged: by the run when its checkpoint was saved: `rows`, behind which the file is cut off, and `pending`, the
-            row of that step.
+        logged: what the file held when the checkpoint was saved: the number of `rows`, to which it is cut, and
+            `pending`, the row of that step.
     """
 
     def __init__(self, folder: Path, logged: dict[str, Any] | None = None) -> None:
@@ -59,13 +59,13 @@ class MetricsFile(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """The writer; on ranks other than the first one that does nothing."""
+        """The writer; one that does nothing on ranks other than the first."""
         if self._experiment is None and _is_first():
             self._experiment = _Writer(self.log_dir, **self._logged)
         return super().experiment
 
     def keep(self) -> int:
-        """Everything logged so far is on the disk; returns how many rows that is."""
+        """Flush to disk everything logged so far; returns the number of rows."""
         self.save()
         return self.experiment.on_disk()
 
@@ -88,7 +88,7 @@ class _Writer(ExperimentWriter):
         super().save()
 
     def on_disk(self) -> int:
-        """Flush the file; returns its rows."""
+        """Flush the file; returns its number of rows."""
         if self._rows:
             with Path(self.metrics_file_path).open("rb+") as file:
                 os.fsync(file.fileno())
@@ -115,7 +115,7 @@ class _Writer(ExperimentWriter):
 
 
 def pending_row(trainer: Any) -> dict[str, Any]:
-    """The row that the Trainer will log behind this step's last hook, and so behind a checkpoint of it; often empty."""
+    """The row that the Trainer will log after this step's last hook, hence after a checkpoint of it; often empty."""
     connector = trainer._logger_connector
     if not connector.should_update_logs or not (metrics := connector.metrics["log"]):
         return {}

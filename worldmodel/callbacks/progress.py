@@ -72,13 +72,12 @@ class FitProgress(ProgressBar):
 
 
 class LearningCurve(pl.Callback):
-    """Logs once a rollout, which costs nothing a step, and draws returns.png at the end of a fit.
+    """Logs once a rollout, at no cost per step, and draws returns.png at the end of a fit.
 
     Logged: `train/policy_loss`, `train/value_loss`, `train/entropy`, `train/kl`, `train/clip_fraction`, `train/loss`
     (means over the rollout's steps of training), and the DataModule's `metrics`: `policy/steps` (of the environments,
-    so far), `policy/return_mean` and `policy/episode_steps` (of the last hundred episodes), `policy/value_error` (of
-    the values before any training on the rollout), `policy/steps_per_second` (collecting and training; of the rollout
-    before).
+    so far), `policy/return_mean` and `policy/episode_steps` (of the last hundred episodes), `policy/value_error`
+    (before any training on the rollout), `policy/steps_per_second` (of the rollout before, training included).
 
     Args:
         folder: of the run.
@@ -87,7 +86,7 @@ class LearningCurve(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.trained: list[tuple[int, float]] = []  # environment steps, mean return
-        self.played: list[tuple[int, float]] = []
+        self.validated: list[tuple[int, float]] = []
         self._rollout, self._metrics = 0, dict[str, float]()
         self._summed: list[Tensor] = []
 
@@ -102,23 +101,26 @@ class LearningCurve(pl.Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and "val/return_mean" in trainer.callback_metrics:
-            self.played.append((trainer.datamodule.steps, float(trainer.callback_metrics["val/return_mean"])))
+            self.validated.append((trainer.datamodule.steps, float(trainer.callback_metrics["val/return_mean"])))
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self._log(trainer)
         rule = pl_module.hparams["rule"]
-        figure = learning_figure(self.trained, self.played, f"{trainer.datamodule.env_id}, {rule}")
+        figure = learning_figure(self.trained, self.validated, f"{trainer.datamodule.env_id}, {rule}")
         save(figure, self.folder / PICTURE)
         log_picture(trainer, "policy/picture", figure, self.folder / PICTURE)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"trained": [list(point) for point in self.trained], "played": [list(point) for point in self.played]}
+        return {
+            "trained": [list(point) for point in self.trained],
+            "validated": [list(point) for point in self.validated],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.trained, self.played = ([(int(n), r) for n, r in state_dict[name]] for name in ("trained", "played"))
+        self.trained, self.validated = ([(int(n), r) for n, r in state_dict[name]] for name in ("trained", "validated"))
 
     def _log(self, trainer: Any) -> None:
-        """The rollout whose steps of training are over."""
+        """Log the rollout whose steps of training are over."""
         if not self._summed:
             return
         means = torch.stack(self._summed).mean(dim=0).tolist()

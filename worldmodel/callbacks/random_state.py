@@ -1,4 +1,4 @@
-"""The random number generators, which Lightning's checkpoints leave out."""
+"""Saves the random number generators, which Lightning's checkpoints leave out."""
 
 import random
 from typing import Any, cast
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class RandomState(pl.Callback):
-    """Python's, NumPy's and torch's generators (CPU, CUDA) of every rank go into the checkpoint, and on from it.
+    """Saves the state of Python's, NumPy's and torch's generators (CPU, CUDA) of every rank in the checkpoint.
 
-    They are put back at the first batch of a resumed fit: what a start draws before it does not count. Another number
-    of ranks begins with generators of its own.
+    They are restored at the first batch of a resumed fit, whatever was drawn before. With another number of ranks they
+    are not.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class RandomState(pl.Callback):
             self._restore = None
 
     def state_dict(self) -> dict[str, Any]:
-        """A collective: all ranks save together."""
+        """A collective call: all ranks save together."""
         mine = self._restore if self._restore is not None else packed()
         if self._trainer is None:
             return {}
@@ -43,7 +43,7 @@ class RandomState(pl.Callback):
 
 
 def packed() -> Tensor:
-    """All generators' states as one vector of whole numbers: [python, numpy, torch, CUDA ...]."""
+    """The states of all generators as one int64 vector: [python, numpy, torch, CUDA ...]."""
     version, inner, gauss = random.getstate()
     _, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     floats = np.array([0.0 if gauss is None else gauss, cached]).view(np.int64)
@@ -54,10 +54,10 @@ def packed() -> Tensor:
 
 
 def install(state: Tensor) -> None:
-    """The generators go on from what `packed` returned."""
+    """Restore what `packed` returned."""
     numbers, sizes = state.tolist(), packed()
     if len(sizes) != len(numbers):
-        return  # of a machine with other devices
+        return  # saved on a machine with other devices
     version, num_inner, has_python_gauss, num_keys, position, has_gauss, *floats = numbers[:8]
     gauss, cached = np.array(floats, np.int64).view(np.float64).tolist()
     inner, rest = numbers[8 : 8 + num_inner], numbers[8 + num_inner :]

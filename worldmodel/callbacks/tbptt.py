@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from worldmodel.callbacks.metrics import log_at_once
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, at_least
 from worldmodel.stale_state import (
     INPUTS,
     InputHistory,
-    OnWeightChange,
-    PostSwapRatio,
-    WeightWatch,
+    LoadCounter,
+    RefreshRatio,
+    StaleState,
     history_for,
-    mended,
+    refreshed,
 )
 
 
@@ -24,29 +24,29 @@ class TruncatedBPTT(pl.Callback):
     """Carries the hidden state's values from each segment to the next, and cuts its graph there.
 
     The carry contract. A batch is a dict, one segment of B lanes, each the continuation of the same lane in the batch
-    before. The step starts from `batch["carry"]`, a tensor (B, D), or from zeros where there is none, resets it itself
-    wherever an episode starts, and returns `outputs["carry"]`, the state behind the segment. The callback owns the
-    state in between. Where batches have a `position`, the state is carried only from one position to the next, and
-    the DataModule's `acknowledge(position)`, where it has one, hears which batch was trained on. Each rank has an equal
-    share of the lanes, in the order of the ranks, so that a fit may go on with another number of them.
+    before. The step starts from `batch["carry"]`, a tensor (B, D), or from zeros if there is none, resets it itself
+    wherever an episode starts, and returns `outputs["carry"]`, the state after the segment. The callback owns the
+    state in between. If batches have a `position`, the state is carried only from one position to the next, and
+    the DataModule's `acknowledge(position)`, if it has one, is called after each training step. Each rank has an equal
+    share of the lanes, in the order of the ranks, so that a fit can be resumed with another number of them.
 
     Validation, test and prediction have a state of their own, dropped before each run.
 
-    A state belongs to the weights that made it. Where weights are loaded into the module or a part of it while it is
-    trained, the state is mended before it is used or saved again; a checkpoint that restores both is no such case. To
-    make it anew takes the module's `observe(obs, action, is_first, h) -> (z, h, carry)` and a batch's `obs`
-    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. What
-    a resumed fit has not seen itself the DataModule gives once more, if it has `training_segments()`, batches by
-    their position. Logs `hidden/post_swap_ratio` (see PostSwapRatio), of the first rank's lanes. Each rank mends its
-    own lanes.
+    A state is stale once other weights are loaded into the module or a part of it during training. It is refreshed
+    before it is used or saved again; a checkpoint that restores both state and weights does not make it stale. To
+    refresh it takes the module's `observe(obs, action, is_first, h) -> (z, h, carry)` and a batch's `obs`
+    (B, T or T + 1, O), `action` (B, T, A), `is_first` (B, T); without them it starts from zeros, with a warning. A
+    resumed fit gets batches from before its start from the DataModule's `training_segments()`, by position, if it has
+    that method. Each rank refreshes its own lanes. Logs `hidden/refresh_ratio` (see RefreshRatio), of the first rank.
 
     Args:
         start: `carry` the state into each segment, or start every segment from `zero`.
-        on_weight_change: `keep` the state; `zero` it; `burn_in`: run the new weights over the last steps from zeros;
-            `replay`: over each lane's episode from its start, whose inputs are kept in memory for that.
-        burn_in_steps: L, steps of `burn_in`; the inputs of the batches that they lie in are kept.
-        reset_every: K; in validation, test and prediction the state starts from zeros at every K-th frame of an
-            episode, which shows what the state is worth. Null: at the episode's start alone.
+        stale_state: What to do with a state whose weights were replaced: `keep` it, `zero` it, `burn_in` (run the new
+            weights over the last steps, from zeros) or `replay` (over each lane's episode from its start, whose inputs
+            are held in memory for that).
+        burn_in_steps: Number of steps that `burn_in` runs over; the batches that contain them are held in memory.
+        reset_every: In validation, test and prediction, reset the state to zeros at every K-th frame of an episode,
+            which shows what the memory is worth. Null: only where an episode starts.
 
     Raises:
         UserError: if a number of steps is below 1.
@@ -55,56 +55,54 @@ class TruncatedBPTT(pl.Callback):
     def __init__(
         self,
         start: Literal["carry", "zero"] = "carry",
-        on_weight_change: OnWeightChange = "burn_in",
+        stale_state: StaleState = "burn_in",
         burn_in_steps: int = 32,
         reset_every: int | None = None,
     ) -> None:
-        for name, value in (("burn_in_steps", burn_in_steps), ("reset_every", reset_every)):
-            if value is not None and value < 1:
-                raise UserError(f"tbptt.{name} is {value}: it must be at least 1")
+        at_least(1, "tbptt.", burn_in_steps=burn_in_steps, reset_every=reset_every)
         self.start, self.burn_in_steps = start, burn_in_steps
-        self.on_weight_change: OnWeightChange = on_weight_change
+        self.stale_state: StaleState = stale_state
         self.reset_every = reset_every
-        self._watch = WeightWatch()
+        self._counter = LoadCounter()
         self._begin(None)
 
     def _begin(self, trainer: pl.Trainer | None) -> None:
         self._trainer = trainer
-        self._train, self._evaluation, self._ratio = _Carry(), _Carry(), PostSwapRatio()
+        self._train, self._evaluation, self._ratio = _Carry(), _Carry(), RefreshRatio()
         carries = self.start == "carry"
-        self._history = history_for(self.on_weight_change, self.burn_in_steps) if carries else None
-        self._made_at = self._step_at = self._watch.loads  # of the state, and of the step that is under way
+        self._history = history_for(self.stale_state, self.burn_in_steps) if carries else None
+        self._loads_of_state = self._loads_of_step = self._counter.loads  # when they were made
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Clear here and not in on_fit_start, which runs after a checkpoint was restored.
+        # here and not in on_fit_start, which runs after a checkpoint was restored
         self._begin(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._watch.leave()
+        self._counter.leave()
 
     # --- training ------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._watch.follow(pl_module)  # by now configure_model has built all of it
+        self._counter.follow(pl_module)  # by now configure_model has built all of it
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._mend(trainer, pl_module)
+        self._refresh(trainer, pl_module)
         if self._history is not None and self._train.before(batch) is None:
             self._history.clear()
         self._give(self._train, batch, pl_module)
-        self._step_at = self._watch.loads
+        self._loads_of_step = self._counter.loads
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._train.keep(outputs, batch)
-        self._made_at = self._step_at  # weights loaded since the step began made only a part of the state
-        if self._history is not None and _can_remake(pl_module, batch):
+        self._loads_of_state = self._loads_of_step  # weights loaded since then made only a part of it
+        if self._history is not None and _can_observe(pl_module, batch):
             self._history.add(batch)
-        if "loss" in outputs and (ratio := self._ratio.hear(outputs["loss"])) is not None:
-            log_at_once(trainer, {"hidden/post_swap_ratio": ratio})
+        if "loss" in outputs and (ratio := self._ratio.add(outputs["loss"])) is not None:
+            log_at_once(trainer, {"hidden/refresh_ratio": ratio})
         acknowledge = getattr(getattr(trainer, "datamodule", None), "acknowledge", None)
         if acknowledge is not None and "position" in batch:
             acknowledge(int(batch["position"]))
@@ -113,7 +111,7 @@ class TruncatedBPTT(pl.Callback):
         """The carry of all lanes of all ranks, (ranks B, D). A collective: all ranks save together."""
         if self._train.state is None or self._trainer is None:
             return {}
-        self._mend(self._trainer, self._trainer.lightning_module)
+        self._refresh(self._trainer, self._trainer.lightning_module)
         state = self._trainer.strategy.all_gather(self._train.state)
         return {"carry": state.view(-1, *self._train.state.shape[1:]), "position": self._train.position}
 
@@ -122,32 +120,32 @@ class TruncatedBPTT(pl.Callback):
             ranks, rank, carry = self._trainer.world_size, self._trainer.global_rank, state_dict["carry"]
             if len(carry) % ranks == 0:  # each rank its share, also where there were more or fewer of them
                 self._train = _Carry(carry.chunk(ranks)[rank].clone(), state_dict["position"])
-        self._made_at = self._watch.loads  # the weights were restored with it
+        self._loads_of_state = self._counter.loads  # the weights were restored with it
 
-    def _mend(self, trainer: Any, pl_module: Any) -> None:
-        """Bring the state up to the weights there are, if others made it."""
-        if self._made_at == self._watch.loads:
+    def _refresh(self, trainer: Any, pl_module: Any) -> None:
+        """Refresh the state if it is stale."""
+        if self._loads_of_state == self._counter.loads:
             return
-        self._made_at = self._watch.loads
+        self._loads_of_state = self._counter.loads
         if self._train.state is None or self.start == "zero":
             return
         self._ratio.start()
         if self._history is not None:
-            self._recall(trainer, self._history)
+            self._fetch(trainer, self._history)
         if self._history is not None and not self._history.held:
             warnings.warn(
-                "the weights were replaced, and the state that they need cannot be made: it starts from zeros. To make"
-                " it takes a batch since this fit began, and a module with observe(obs, action, is_first, h);"
-                " --tbptt.on_weight_change zero is the same without a warning",
+                "the weights were replaced, and the state cannot be refreshed: it starts from zeros. To refresh it takes"
+                " a batch since this fit started, and a module with observe(obs, action, is_first, h);"
+                " --tbptt.stale_state zero does the same without a warning",
                 stacklevel=2,
             )
         observe = getattr(pl_module, "observe", None)
         with trainer.precision_plugin.forward_context():
-            state = mended(self._train.state, self.on_weight_change, self._history, observe)
+            state = refreshed(self._train.state, self.stale_state, self._history, observe)
         self._train.state = _full_precision(state)
 
-    def _recall(self, trainer: Any, history: InputHistory) -> None:
-        """Fetch the batches that came before this fit began, as far as they are needed and there were any."""
+    def _fetch(self, trainer: Any, history: InputHistory) -> None:
+        """Fetch the batches from before this fit started, as far back as is needed and possible."""
         module, position = trainer.lightning_module, self._train.position
         data: Any = getattr(trainer, "datamodule", None)
         if position is None or not hasattr(data, "training_segments") or not callable(getattr(module, "observe", None)):
@@ -196,19 +194,19 @@ class TruncatedBPTT(pl.Callback):
 
 
 class _Carry:
-    """A state, and the position of the batch that it stands behind."""
+    """A state, and the position of the batch after which it was taken."""
 
     def __init__(self, state: Tensor | None = None, position: int | None = None) -> None:
         self.state, self.position = state, position
 
     def keep(self, outputs: Any, batch: dict[str, Any]) -> None:
         if not isinstance(outputs, dict) or "carry" not in outputs:
-            raise TypeError("TruncatedBPTT: the step returned no outputs['carry'], the state behind the segment (B, D)")
+            raise TypeError("TruncatedBPTT: the step returned no outputs['carry'], the state (B, D) after the segment")
         self.state = _full_precision(outputs["carry"].detach())
         self.position = int(batch["position"]) if "position" in batch else None
 
     def before(self, batch: dict[str, Any]) -> Tensor | None:
-        """The state that this batch starts from, if it continues the last one with as many lanes."""
+        """The state that this batch starts from, if it continues the last batch with as many lanes."""
         if self.state is None:
             return None
         continues = self.position is None or int(batch["position"]) == self.position + 1
@@ -231,12 +229,12 @@ def _on_device(trainer: Any, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def _can_remake(module: Any, batch: dict[str, Any]) -> bool:
+def _can_observe(module: Any, batch: dict[str, Any]) -> bool:
     return callable(getattr(module, "observe", None)) and all(name in batch for name in INPUTS)
 
 
 def _with_resets(batch: dict[str, Any], every: int) -> Tensor:
-    """`is_first` (B, T), true at every so many-th frame of an episode too: a new tensor, others may hold the old."""
+    """`is_first` (B, T), true at every K-th frame of an episode too; a new tensor, as others may hold the old one."""
     if "is_first" not in batch or "step" not in batch:
         raise UserError(
             f"tbptt.reset_every {every} needs batches with `is_first` and `step` (B, T), the frame's index in its"

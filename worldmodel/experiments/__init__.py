@@ -1,1 +1,1 @@
-"""The CLI classes: everything `fit`, `validate`, `test` and `predict` do before and after the Trainer."""
+"""The CLI classes: what `fit`, `validate`, `test` and `predict` do before and after the Trainer."""

@@ -11,10 +11,10 @@ from worldmodel.modules.sharding import FullySharded
 
 
 class ConfigCLI(ExperimentCLI):
-    """`fit` up to the point where a run would begin: all options are read and tried, nothing is written.
+    """`fit` up to the point where a run would start: all options are read and checked, nothing is written.
 
-    For commands that train several runs of one configuration; beside the CLI of what is trained among the bases. A
-    subclass says which `command`, and which options of `fit` have no place there and why (`not_here`).
+    For commands that train several runs of one configuration. A subclass also inherits from the CLI of what is trained,
+    and sets the `command` and the options of `fit` that it does not take, each with what to do instead (`not_here`).
     """
 
     command: str
@@ -31,11 +31,11 @@ class ConfigCLI(ExperimentCLI):
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing runs."""
+        """Run nothing."""
 
     @property
     def settings(self) -> Any:
-        """The configuration of the fit, which may be changed before it is dumped."""
+        """The configuration of the fit; it may be changed before `dump`."""
         return self.config["fit"]
 
     def dump(self) -> str:
@@ -43,16 +43,16 @@ class ConfigCLI(ExperimentCLI):
         return self._parser("fit").dump(self.settings, skip_none=False)
 
     def gpus(self) -> int:
-        """That one run takes."""
+        """Number of GPUs that one run takes."""
         return self.trainer.num_devices if isinstance(self.trainer.accelerator, CUDAAccelerator) else 0
 
     def processes(self) -> int:
-        """Of one run."""
+        """Number of processes of one run."""
         return self.trainer.num_devices
 
 
 def check_options(command: str, not_here: dict[str, str], rest: list[str], config: bool) -> None:
-    """Raise UserError for options of `fit` that have no place here, and without a configuration."""
+    """Raise UserError for options of `fit` that the command does not take, and without a configuration."""
     if not config:
         raise UserError(f"{command} needs a configuration: --config conf/quickstart.yaml")
     for word in rest:

@@ -1,4 +1,4 @@
-"""How a training's errors are told: a user's mistakes, and what breaks a run and is nobody's; one line, the way out."""
+"""What goes wrong in training, in one line with the way out: the user's mistakes, and what breaks a run."""
 
 import logging
 import multiprocessing
@@ -17,17 +17,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from worldmodel.errors import UserError
 
-KEPT = "What was saved is whole: --resume goes on from it"
+KEPT = "What was saved is whole: continue with --resume"
 
 
 @contextmanager
 def training_errors(argv: list[str]) -> Iterator[None]:
-    """Around a TrainingCLI of these arguments: Lightning's usual remarks are silent, its errors are this program's."""
+    """Run an ExperimentCLI with these arguments: silences Lightning's usual remarks, turns errors into UserErrors."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # what Lightning warns of here is meant so: in-process loading is fastest for vectors; the folder holds config.yaml
-    # before the first validation, there is no best checkpoint yet
-    meant = (
+    # these warnings are about what is intended: loading vectors in this process is fastest, the folder holds
+    # config.yaml, before the first validation there is no best checkpoint
+    intended = (
         "does not have many workers",
         "Experiment logs directory",
         "could not find the monitored key",
@@ -38,11 +38,11 @@ def training_errors(argv: list[str]) -> Iterator[None]:
         "callbacks used to create the checkpoint",
         "Checkpoint directory .* exists and is not empty",
         "The `srun` command is available",
-        r"module\(s\) in eval mode",  # of imagine: a world model that is not to change
+        r"module\(s\) in eval mode",  # of imagine: the world model is frozen
         "returned a view tensor",  # of fsdp2; nothing here changes an output in place
-        "checkpoint that ended before the epoch ended",  # the position in the data is in it
+        "checkpoint that ended before the epoch ended",  # it holds the position in the data
     )
-    for message in (f".*{words}.*" for words in meant):
+    for message in (f".*{words}.*" for words in intended):
         warnings.filterwarnings("ignore", message)
     _check_yaml(argv)
     try:
@@ -56,15 +56,15 @@ def training_errors(argv: list[str]) -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        if (said := explained(error)) is None:
+        if (message := explained(error)) is None:
             raise
-        for worker in multiprocessing.active_children():  # one that hangs would be waited for
+        for worker in multiprocessing.active_children():  # the process would wait for one that hangs
             worker.kill()
-        raise UserError(said) from error
+        raise UserError(message) from error
 
 
 def _check_yaml(argv: list[str]) -> None:
-    """A config that is no YAML is named with the line: the parser's own message names neither."""
+    """Name a config that is not YAML, and the line: the parser's own message names neither."""
     pairs = zip(["", *argv], argv, strict=False)
     paths = [
         word.split("=", 1)[-1] for flag, word in pairs if flag in ("--config", "-c") or word.startswith("--config=")
@@ -77,28 +77,27 @@ def _check_yaml(argv: list[str]) -> None:
 
 
 def explained(error: BaseException) -> str | None:
-    """What happened and what helps, if the error is of this kind; None for any other."""
-    said = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+    """What happened and what helps, for errors that break a run; None for any other."""
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return (
-            f"out of memory: {_peak()}. Smaller segments (--data.lanes, --data.steps) or a smaller model"
-            " (--model.hidden_dim, --model.width) take less a step; --data.memory_gb bounds what the dataset takes,"
-            " and --data.num_workers 0 spares the workers' share. The last checkpoint is whole; --resume needs the"
-            " lanes, steps and model that it has"
+            f"out of memory: {_peak()}. A step takes less with smaller segments (--data.lanes, --data.steps) or a smaller"
+            " model (--model.hidden_dim, --model.width), the dataset with a lower --data.memory_gb, and --data.num_workers"
+            " 0 saves the workers' memory. The last checkpoint is whole; --resume needs its lanes, steps and model"
         )
-    if found := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", said):
+    if match := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", text):
         return (
-            f"a data worker (process {found[1]}) died, of too little memory most often: fewer of them"
+            f"a data worker (process {match[1]}) died, usually for lack of memory: use fewer of them"
             f" (--data.num_workers), or 0. {KEPT}"
         )
-    if found := re.search(r"DataLoader timed out after (\d+)", said):
+    if match := re.search(r"DataLoader timed out after (\d+)", text):
         return (
-            f"the data workers gave no batch for {found[1]} seconds: does the disk answer? --data.num_workers 0 shows"
-            f" where it hangs. {KEPT}"
+            f"the data workers gave no batch for {match[1]} seconds: does the disk respond? --data.num_workers 0"
+            f" shows where it hangs. {KEPT}"
         )
     lost = r"Connection (reset|closed) by peer|Broken pipe|remote process exited|ncclRemoteError"
-    if isinstance(error, RuntimeError) and re.search(lost, said):  # a broken pipe of our own output is an OSError
-        return f"another rank of this training has gone; what it said stands above, if it could. {KEPT}"
+    if isinstance(error, RuntimeError) and re.search(lost, text):  # a broken pipe of our own output is an OSError
+        return f"another rank of this training has gone; its last words, if any, are above. {KEPT}"
     return None
 
 

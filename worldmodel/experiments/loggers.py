@@ -1,4 +1,4 @@
-"""The loggers of a run: metrics.csv always, Weights & Biases where it is asked for."""
+"""The loggers of a run: metrics.csv always, Weights & Biases unless it is disabled."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,8 +11,8 @@ from worldmodel.callbacks.metrics import MetricsFile
 WandbMode = Literal["offline", "online", "disabled"]
 STEP = "trainer/global_step"
 LONGEST_TAG = 64  # characters, in W&B
-INIT_SECONDS = 20  # that the server may take to open a run
-FINISH_SECONDS = 30  # and to take what is left at its end; the rest stays on disk, for `wandb sync`
+INIT_SECONDS = 20  # for the server to open a run
+FINISH_SECONDS = 30  # to send the rest at its end; what is not sent stays on disk, for `wandb sync`
 
 
 def make_loggers(
@@ -24,16 +24,16 @@ def make_loggers(
     logged: dict[str, Any] | None = None,
     **names: Any,
 ) -> list[Logger]:
-    """MetricsFile first, since the Trainer's log_dir follows the first one.
+    """All loggers; MetricsFile is first, since the first one sets the Trainer's log_dir.
 
     Args:
         folder: of the run.
-        wandb: `online` falls back to `offline`, and says so, without an account or where the server cannot be reached.
-        project: in W&B.
-        is_first_rank: only this process starts W&B.
-        tags: of the run in W&B: what one looks for.
-        logged: what metrics.csv held at the checkpoint that the run goes on from. W&B gets the id that the run had.
-        names: `name`, `group` and `job_type` of the run in W&B, and what its `config` holds beside that of the run.
+        wandb: `online` falls back to `offline`, with a message, without an account or if the server is unreachable.
+        project: name of the project in W&B.
+        is_first_rank: only the first rank starts W&B.
+        tags: of the run in W&B.
+        logged: what metrics.csv held at the checkpoint that the run is resumed from. The run keeps its id in W&B.
+        names: `name`, `group` and `job_type` of the run in W&B, and what its `config` holds beside the run's.
     """
     loggers: list[Logger] = [MetricsFile(folder, logged)]
     if wandb != "disabled":
@@ -49,11 +49,11 @@ def make_loggers(
 
 
 class _WandbLogger(WandbLogger):
-    """A server that does not open the run within INIT_SECONDS costs nothing but its presence: it is kept offline."""
+    """WandbLogger that keeps the run offline if the server does not open it within INIT_SECONDS."""
 
     @property
     def experiment(self) -> Any:
-        """The run in W&B; on ranks other than the first one that does nothing."""
+        """The run in W&B; on ranks other than the first, one that does nothing."""
         from wandb.errors import Error as WandbError
 
         try:
@@ -67,15 +67,15 @@ class _WandbLogger(WandbLogger):
 
 
 def define_metrics(logger: Logger, names: Iterable[str], best: Literal["min", "max"]) -> None:
-    """Keep the best and the last value of what is compared in the run's summary, beside its history.
+    """Keep the best and the last value of these metrics in the run's summary in W&B, beside their history.
 
-    Lightning has set the training step as everybody's axis. Of several patterns that fit a name W&B takes any, so that
-    these are defined by their full names.
+    Lightning has set the training step as the axis of all metrics. If several patterns fit a name W&B takes any, so
+    full names are used.
 
     Args:
-        logger: any; only W&B's is told.
+        logger: ignored unless it is W&B's.
         names: of metrics.
-        best: of their values.
+        best: whether the lowest or the highest value is best.
     """
     if isinstance(logger, WandbLogger):
         for name in names:
@@ -85,7 +85,7 @@ def define_metrics(logger: Logger, names: Iterable[str], best: Literal["min", "m
 def _settings(mode: WandbMode) -> Any:
     import wandb
 
-    wandb.setup(settings=wandb.Settings(silent=True))  # before Lightning passes it an option that it warns of
+    wandb.setup(settings=wandb.Settings(silent=True))  # before Lightning passes an option that W&B warns about
     # No machine, user, path, git or environment facts in a run that may be shared: the config says what was run.
     hidden: dict[str, Any] = {
         "disable_git": True,
@@ -104,7 +104,7 @@ def _offline(settings: Any, reason: str) -> Any:
 
 
 def _unreachable() -> str | None:
-    """Ask the server who we are; why it does not say so."""
+    """Why the server cannot be used with this account; None if it can."""
     import wandb
     from wandb.errors import Error as WandbError
 

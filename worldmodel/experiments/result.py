@@ -1,4 +1,4 @@
-"""What a run came to, as the last thing that it prints."""
+"""The result of a run, as it is printed at the end."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ FILES = (
 def print_result(
     metrics: dict[str, float], curves: HorizonCurves | None, recalled: Recalled | None, steps: int, folder: Path
 ) -> None:
-    """A table of the open-loop error, or of a sequence task's accuracy, the other numbers, and where everything lies.
+    """Print a table of the open-loop error, or of a sequence task's accuracy, the other numbers, and the files.
 
     Args:
         metrics: the Trainer's callback_metrics as numbers.
-        curves: of the last rollout evaluation, if there was one.
-        recalled: of the last evaluation on a sequence task, if there was one.
+        curves: of the last rollout evaluation, if any.
+        recalled: of the last evaluation on a sequence task, if any.
         steps: T, the trained horizon.
         folder: of the run.
     """
@@ -52,13 +52,13 @@ def print_result(
 
 
 def print_policy(metrics: dict[str, float], played: Played | None, stage: str, reset_every: int | None) -> None:
-    """What a policy returns.
+    """Print the return of a policy.
 
     Args:
         metrics: the Trainer's callback_metrics as numbers.
-        played: whole episodes, if some were.
-        stage: that they were played in.
-        reset_every: K, where its state was thrown away at every K-th frame.
+        played: whole episodes, if any.
+        stage: in which they were played.
+        reset_every: K, if the state was reset at every K-th frame.
     """
     console = Console(soft_wrap=True, highlight=False)
     if "policy/return_mean" in metrics:
@@ -77,14 +77,14 @@ def print_policy(metrics: dict[str, float], played: Played | None, stage: str, r
         console.print(f"{stage}: success {_with_interval(played.success_rate, '{:.1%}')}")
 
 
-def _with_interval(found: tuple[float, float, float], pattern: str) -> str:
-    """Mean and 95% interval in words; of one number alone there is none."""
-    mean, low, high = map(pattern.format, found)
-    return mean if found[1] != found[1] else f"{mean} (95% interval {low} to {high})"
+def _with_interval(estimate: tuple[float, float, float], pattern: str) -> str:
+    """Mean and 95% interval in words; a single number has no interval."""
+    mean, low, high = map(pattern.format, estimate)
+    return mean if estimate[1] != estimate[1] else f"{mean} (95% interval {low} to {high})"
 
 
 def print_files(folder: Path) -> None:
-    """What a run's folder holds, and where it is."""
+    """Print what a run's folder holds, and where it is."""
     console = Console(soft_wrap=True, highlight=False)
     files = [name for name in FILES if (folder / name).exists()] + sorted(
         p.name for p in folder.glob("predictions*.h5")
@@ -120,7 +120,7 @@ def recall_table(recalled: Recalled, steps: int) -> Table:
 
 
 def horizon_lines(curves: HorizonCurves) -> list[str]:
-    """How far the model is right, and what was measured."""
+    """How far the model can be trusted, and what was measured."""
     last = int(curves.horizon[-1])
     crosses = f"stays below {curves.threshold:g} up to horizon {last}, the longest measured"
     if curves.crossing is not None:

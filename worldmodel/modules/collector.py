@@ -12,7 +12,7 @@ from worldmodel.envs.as_vectors import AsVectors
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.running import Running
 from worldmodel.modules.rollout import Rollout, frames_of, joined
-from worldmodel.stale_state import OnWeightChange, WeightWatch, history_for, mended
+from worldmodel.stale_state import LoadCounter, StaleState, history_for, refreshed
 
 RECENT = 100  # episodes whose returns are averaged
 FRAMES = ("obs", "last_action", "is_first", "before")
@@ -42,11 +42,11 @@ class Collector:
         vectors: AsVectors,
         seed: int,
         earlier: int = 0,
-        on_weight_change: OnWeightChange = "burn_in",
+        on_weight_change: StaleState = "burn_in",
         burn_in_steps: int = 32,
     ) -> None:
         self.policy, self.vectors, self.earlier = policy, vectors, earlier
-        self.on_weight_change: OnWeightChange = on_weight_change
+        self.on_weight_change: StaleState = on_weight_change
         self.running = Running(simulator.envs, seed)
         self.num_envs = simulator.envs.num_envs
         self.actor = Actor(policy, vectors, self.num_envs)
@@ -55,7 +55,7 @@ class Collector:
         self._return, self._length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         self._history = history_for(on_weight_change, burn_in_steps)
         self._last: Rollout | None = None
-        self._watch = WeightWatch()
+        self._watch = LoadCounter()
         self._watch.follow(policy)
         self._made_at = self._watch.loads
 
@@ -73,7 +73,7 @@ class Collector:
         if not self.outdated:
             return False
         self._made_at = self._watch.loads
-        self.actor.h = mended(self.actor.h, self.on_weight_change, self._history, self.policy.observe).clone()
+        self.actor.h = refreshed(self.actor.h, self.on_weight_change, self._history, self.policy.observe).clone()
         return True
 
     def collect(self, steps: int, generator: torch.Generator | None = None) -> Rollout:

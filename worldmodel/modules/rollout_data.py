@@ -18,7 +18,7 @@ from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError
 from worldmodel.modules.collector import Collector
 from worldmodel.modules.policy import SEGMENT_LOSSES, Policy
-from worldmodel.stale_state import OnWeightChange
+from worldmodel.stale_state import StaleState
 
 SEEDS = {"val": 1_000_000, "test": 2_000_000}  # added to the seed: episodes of their own
 VALIDATIONS = 10  # of a fit, where nothing else is asked for
@@ -71,7 +71,7 @@ class RolloutDataModule(pl.LightningDataModule):
         burn_in_steps: int = 0,
         refresh: bool = False,
         max_kl: float | None = None,
-        on_weight_change: OnWeightChange = "burn_in",
+        on_weight_change: StaleState = "burn_in",
         on_weight_change_steps: int = 32,
         episodes: int = 20,
         deterministic: bool = True,
@@ -103,7 +103,7 @@ class RolloutDataModule(pl.LightningDataModule):
             raise UserError(f"data.minibatches is {minibatches}, and a rollout has only {pieces} chunks to share out")
         self.minibatches = minibatches
         self.refresh, self.max_kl = refresh, max_kl
-        self.on_weight_change: OnWeightChange = on_weight_change
+        self.on_weight_change: StaleState = on_weight_change
         self.on_weight_change_steps = on_weight_change_steps
         self.episodes, self.deterministic, self.reset_every = episodes, deterministic, reset_every
         self.val_every = val_every or max(1, total_steps // VALIDATIONS)
