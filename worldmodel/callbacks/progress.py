@@ -111,10 +111,7 @@ class LearningCurve(pl.Callback):
         log_picture(trainer, "policy/picture", figure, self.folder / PICTURE)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "trained": [list(point) for point in self.trained],
-            "validated": [list(point) for point in self.validated],
-        }
+        return {name: [list(point) for point in getattr(self, name)] for name in ("trained", "validated")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.trained, self.validated = ([(int(n), r) for n, r in state_dict[name]] for name in ("trained", "validated"))

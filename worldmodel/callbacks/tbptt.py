@@ -134,8 +134,8 @@ class TruncatedBPTT(pl.Callback):
             self._fetch(trainer, self._history)
         if self._history is not None and not self._history.held:
             warnings.warn(
-                "the weights were replaced, and the state cannot be refreshed: it starts from zeros. To refresh it takes"
-                " a batch since this fit started, and a module with observe(obs, action, is_first, h);"
+                "the weights were replaced, and the state cannot be refreshed: it starts from zeros. To refresh it"
+                " takes a batch since this fit started, and a module with observe(obs, action, is_first, h);"
                 " --tbptt.stale_state zero does the same without a warning",
                 stacklevel=2,
             )

@@ -81,9 +81,10 @@ def explained(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return (
-            f"out of memory: {_peak()}. A step takes less with smaller segments (--data.lanes, --data.steps) or a smaller"
-            " model (--model.hidden_dim, --model.width), the dataset with a lower --data.memory_gb, and --data.num_workers"
-            " 0 saves the workers' memory. The last checkpoint is whole; --resume needs its lanes, steps and model"
+            f"out of memory: {_peak()}. A step takes less with smaller segments (--data.lanes, --data.steps) or a"
+            " smaller model (--model.hidden_dim, --model.width), the dataset with a lower --data.memory_gb, and"
+            " --data.num_workers 0 saves the workers' memory. The last checkpoint is whole; --resume needs its lanes,"
+            " steps and model"
         )
     if match := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", text):
         return (
