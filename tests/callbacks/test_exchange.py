@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint, RandomState
 from worldmodel.callbacks.exchange import CLIP, Exchange, Report, Swap, report_of
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.metrics import MetricsFile
-from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
 from worldmodel.modules.policy import Policy

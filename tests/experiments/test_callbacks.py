@@ -14,11 +14,11 @@ from worldmodel.population.member import NEVER, PolicyMember, WorldModelMember
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}
 USER = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
 WORLD_MODEL = """FinalValidation FitProgress NumericalGuard RandomState LearningRateMonitor HiddenNormMonitor
-    TruncatedBPTT RolloutEvaluation RecallEvaluation SaveTraining LastCheckpoint BestCheckpoint"""
+    TruncatedBPTT RolloutEvaluation RecallEvaluation SaveConfig LastCheckpoint BestCheckpoint"""
 POLICY = """FinalValidation LearningCurve FitProgress NumericalGuard RandomState LearningRateMonitor HiddenNormMonitor
-    SavePolicy LastCheckpoint BestCheckpoint"""
+    SaveConfig LastCheckpoint BestCheckpoint"""
 IMAGINE = """FinalValidation FitProgress NumericalGuard RandomState LearningRateMonitor HiddenNormMonitor TruncatedBPTT
-    SaveImagine LastCheckpoint BestCheckpoint"""
+    SaveConfig LastCheckpoint BestCheckpoint"""
 
 
 def ready(cli: type) -> type:
@@ -104,13 +104,13 @@ def test_what_is_not_asked_for_is_left_out(order, options, tmp_path):
     found, _ = order(TrainingCLI, "world_model", *off, "--trainer.callbacks", "null")
     assert found == (
         "PredictionWriter FinalValidation NumericalGuard HiddenNormMonitor TruncatedBPTT RolloutEvaluation"
-        " RecallEvaluation SaveTraining"
+        " RecallEvaluation SaveConfig"
     )
     world = yaml.safe_load(Path(options("imagine")[1]).read_text())["model"]["world"]
     found, _ = order(TrainingCLI, "world_model", "--ckpt_path", world, "--run_dir", "v", stage="validate")
     assert found == (
         "PredictionWriter FinalValidation FitProgress LearningRateMonitor HiddenNormMonitor TruncatedBPTT"
-        " RolloutEvaluation RecallEvaluation SaveTraining ModelCheckpoint"  # the Trainer's own, which saves in no fit
+        " RolloutEvaluation RecallEvaluation SaveConfig ModelCheckpoint"  # the Trainer's own, which saves in no fit
     )
 
 

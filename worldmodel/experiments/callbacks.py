@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
 
-from worldmodel.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from worldmodel.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RandomState
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress, LearningCurve
-from worldmodel.callbacks.random_state import RandomState
 
 Kind = Literal["world_model", "policy", "imagine"]  # of what is trained
 SHOWN: dict[Kind, dict[str, str]] = {  # while it is trained: metrics, and words for them

@@ -43,19 +43,23 @@ class ExperimentParser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's folder, and the same configuration to every logger that takes one."""
+    """Writes config.yaml into the run's folder, and the same configuration to every logger that takes one.
 
-    best: Literal["min", "max"] = "min"
+    Args:
+        args: of SaveConfigCallback.
+        metrics: by which runs are compared.
+        best: whether the lowest or the highest value is best.
+    """
+
+    def __init__(self, *args: Any, metrics: Iterable[str], best: Literal["min", "max"]) -> None:
+        super().__init__(*args, overwrite=True)
+        self.metrics, self.best = list(metrics), best
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         config = self.config.as_dict()
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
-            define_metrics(logger, self.compared(config, getattr(trainer, "datamodule", None)), self.best)
-
-    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
-        """The metrics that runs are compared by."""
-        return ["val/loss"]
+            define_metrics(logger, self.metrics, self.best)
 
 
 class ExperimentCLI(LightningCLI):
@@ -63,42 +67,33 @@ class ExperimentCLI(LightningCLI):
 
     Args:
         argv: a subcommand and its options.
-        module: the LightningModule to train; its `hparams["rule"]` is part of the run's name.
-        data: a LightningDataModule with an `env_id`.
-        save_config: writes the configuration.
-        trainer_defaults: of the Trainer, beyond those that all kinds share.
-        about: `prog` and `description` of the parser.
     """
 
     kind: Kind
+    model_class: Any  # a LightningModule; its `hparams["rule"]` is part of the run's name
+    datamodule_class: Any  # a LightningDataModule with an `env_id`
+    trainer_options: ClassVar[dict[str, Any]]  # defaults, beyond those that all kinds share
+    about: ClassVar[dict[str, str]]  # `prog` and `description` of the parser
+    parses: ClassVar[type[ExperimentParser]] = ExperimentParser
+    best: ClassVar[Literal["min", "max"]] = "min"  # of the metrics that runs are compared by
     model: Any
     datamodule: Any
-    parses: ClassVar[type[ExperimentParser]] = ExperimentParser
 
-    def __init__(
-        self,
-        argv: list[str],
-        module: type,
-        data: type,
-        save_config: type[SaveConfig],
-        trainer_defaults: dict[str, Any],
-        about: dict[str, str],
-    ) -> None:
+    def __init__(self, argv: list[str]) -> None:
         super().__init__(
-            module,
-            data,
-            save_config_callback=save_config,
-            save_config_kwargs={"overwrite": True},
+            self.model_class,
+            self.datamodule_class,
+            save_config_callback=None,  # see callbacks()
             seed_everything_default=0,
             trainer_defaults={
                 "log_every_n_steps": 50,
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,  # the data divides itself among the ranks
                 "num_sanity_val_steps": 0,
-                **trainer_defaults,
+                **self.trainer_options,
             },
             parser_class=self.parses,
-            parser_kwargs=about,
+            parser_kwargs=self.about,
             auto_configure_optimizers=False,
             args=argv,
         )
@@ -187,10 +182,15 @@ class ExperimentCLI(LightningCLI):
     def callbacks(self, **further: Any) -> list[Callback]:
         """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""
         job = str(self.subcommand)
-        config, parser = self.config_init[job], self._parser(job)
-        if self.save_config_callback is not None and not config["trainer"]["fast_dev_run"]:
-            further["save_config"] = self.save_config_callback(parser, self.config[job], **self.save_config_kwargs)
+        config = self.config_init[job]
+        if not config["trainer"]["fast_dev_run"]:
+            metrics, parser = self.compared(), self._parser(job)
+            further["save_config"] = SaveConfig(parser, self.config[job], metrics=metrics, best=self.best)
         return callbacks(self.kind, job, self.folder, config, self.datamodule, **further)
+
+    def compared(self) -> list[str]:
+        """The metrics by which runs are compared."""
+        return ["val/loss"]
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         """A message if the checkpoint's run has nothing left to train, else None."""

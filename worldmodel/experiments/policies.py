@@ -10,7 +10,7 @@ from worldmodel.arguments import SUBCOMMANDS
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.evaluate import Played
 from worldmodel.errors import UserError
-from worldmodel.experiments.experiment import ExperimentCLI, SaveConfig
+from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.experiments.result import print_files, print_policy
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
@@ -20,29 +20,18 @@ from worldmodel.modules.rollout_data import RolloutDataModule
 from worldmodel.runs.folder import is_first_rank
 
 
-class SaveImagine(SaveConfig):
-    """Runs are compared by their return."""
+class EpisodesCLI(ExperimentCLI):
+    """Three subcommands, in one process. The policy with the highest return is the best."""
 
     best = "max"
-
-    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
-        return ["val/return_mean"]
-
-
-class SavePolicy(SaveImagine):
-    """Runs are compared by the return while they train, too."""
-
-    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
-        return ["policy/return_mean", "val/return_mean"]
-
-
-class EpisodesCLI(ExperimentCLI):
-    """Three subcommands, in one process."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         every = ExperimentCLI.subcommands()
         return {name: every[name] for name in SUBCOMMANDS}
+
+    def compared(self) -> list[str]:
+        return ["val/return_mean"]
 
     @abstractmethod
     def played(self) -> tuple[Played | None, int | None]:
@@ -68,13 +57,11 @@ class PolicyCLI(EpisodesCLI):
     """`worldmodel policy`: LightningCLI around Policy and RolloutDataModule."""
 
     kind = "policy"
+    model_class, datamodule_class = Policy, RolloutDataModule
+    about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
+    trainer_options = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
     model: Policy
     datamodule: RolloutDataModule
-
-    def __init__(self, argv: list[str]) -> None:
-        about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
-        defaults = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
-        super().__init__(argv, Policy, RolloutDataModule, SavePolicy, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -89,6 +76,9 @@ class PolicyCLI(EpisodesCLI):
         parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
         parser.link_arguments("data.action_space", "model.action_space", apply_on="instantiate")
         parser.link_arguments("data.images", "model.images", apply_on="instantiate")
+
+    def compared(self) -> list[str]:
+        return ["policy/return_mean", "val/return_mean"]
 
     def played(self) -> tuple[Played | None, int | None]:
         return self.datamodule.played, self.datamodule.reset_every
@@ -114,15 +104,12 @@ class PolicyCLI(EpisodesCLI):
 class ImagineCLI(EpisodesCLI):
     """`worldmodel imagine`: LightningCLI around Imagine and EpisodeDataModule."""
 
-    kind = "imagine"
+    kind, parses = "imagine", TrainingParser
+    model_class, datamodule_class = Imagine, EpisodeDataModule
+    about = {"prog": "worldmodel imagine", "description": "Train policies in a world model, and evaluate them."}
+    trainer_options = {"gradient_clip_val": 1.0, "limit_val_batches": 4, "limit_test_batches": 4}
     model: Imagine
     datamodule: EpisodeDataModule
-    parses = TrainingParser
-
-    def __init__(self, argv: list[str]) -> None:
-        about = {"prog": "worldmodel imagine", "description": "Train policies in a world model, and evaluate them."}
-        defaults = {"gradient_clip_val": 1.0, "limit_val_batches": 4, "limit_test_batches": 4}
-        super().__init__(argv, Imagine, EpisodeDataModule, SaveImagine, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

@@ -5,11 +5,11 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.callbacks.recall import RecallEvaluation
-from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
+from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
-from worldmodel.experiments.experiment import ExperimentCLI, ExperimentParser, SaveConfig
+from worldmodel.experiments.experiment import ExperimentCLI, ExperimentParser
 from worldmodel.experiments.result import print_result
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
@@ -22,27 +22,15 @@ class TrainingParser(ExperimentParser):
     further_keys = tuple(f"--data.collect.{name}" for name in CollectOptions.__annotations__)
 
 
-class SaveTraining(SaveConfig):
-    """Runs are compared by the open-loop error too."""
-
-    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
-        multiples = config["rollout"]["multiples"] or MULTIPLES
-        horizons = [multiple * data.steps for multiple in multiples] if data else []
-        return ["val/loss", *(f"rollout/nmse@{horizon}" for horizon in horizons)]
-
-
 class TrainingCLI(ExperimentCLI):
     """The four subcommands of a world model."""
 
-    kind = "world_model"
+    kind, parses = "world_model", TrainingParser
+    model_class, datamodule_class = WorldModel, EpisodeDataModule
+    about = {"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."}
+    trainer_options = {"gradient_clip_val": 1.0}
     model: WorldModel
     datamodule: EpisodeDataModule
-    parses = TrainingParser
-
-    def __init__(self, argv: list[str]) -> None:
-        about = {"prog": "worldmodel", "description": "Train and evaluate recurrent latent world models."}
-        defaults = {"gradient_clip_val": 1.0}
-        super().__init__(argv, WorldModel, EpisodeDataModule, SaveTraining, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -57,6 +45,10 @@ class TrainingCLI(ExperimentCLI):
     def check_options(self) -> None:
         self.model.check_segment(self.datamodule.steps)
         check_gradient(self.model, [self._get(self.config_init, "tbptt").start])
+
+    def compared(self) -> list[str]:
+        multiples = self._get(self.config_init, "rollout").multiples
+        return ["val/loss", *(f"rollout/nmse@{multiple * self.datamodule.steps}" for multiple in multiples)]
 
     def names(self) -> tuple[str, str]:
         return self.folder.name, f"{self.model.hparams['rule']}, {self._get(self.config_init, 'tbptt').start}"

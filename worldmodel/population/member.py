@@ -54,7 +54,7 @@ class MemberCLI(ExperimentCLI):
 
     def __init__(self, argv: list[str], name: str, exchange: Callable[[LastCheckpoint], Exchange]) -> None:
         self._name, self._exchange = name, exchange
-        super().__init__(argv)  # pyright: ignore[reportCallIssue]  # of the CLI beside it
+        super().__init__(argv)
 
     def names(self) -> tuple[str, str]:
         return self._name, self._name
