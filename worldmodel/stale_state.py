@@ -51,6 +51,7 @@ class Segment(NamedTuple):
     obs: Tensor  # (B, T, O)
     action: Tensor  # (B, T, A)
     is_first: Tensor  # (B, T) bool
+    starts: Tensor | None  # (B,) bool, on the CPU: an episode starts in the segment; None if nobody asks
 
 
 class InputHistory:
@@ -64,7 +65,6 @@ class InputHistory:
     def __init__(self, steps: int | None) -> None:
         self.steps = steps
         self._segments: deque[Segment] = deque()
-        self._starts: deque[Tensor] = deque()  # (B,) bool each: an episode starts in the segment
 
     @property
     def held(self) -> int:
@@ -79,51 +79,37 @@ class InputHistory:
     @property
     def complete(self) -> bool:
         """Whether nothing before the first batch is needed."""
-        if self.steps is not None:
-            return self.held >= self.steps
-        return bool(self._starts) and bool(torch.stack(list(self._starts)).any(dim=0).all())
+        return self._needed()[1]
 
     def add_before(self, batch: Mapping[str, Any]) -> None:
         """Hold a batch that the first one continues."""
-        segment = _segment(batch)
-        self._segments.appendleft(segment)
-        if self.steps is None:
-            self._starts.appendleft(segment.is_first.any(dim=1).cpu())
+        self._segments.appendleft(self._segment(batch))
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Hold a batch that continues the last one, and drop what is no longer needed."""
-        segment = _segment(batch)
-        self._segments.append(segment)
-        if self.steps is None:
-            self._starts.append(segment.is_first.any(dim=1).cpu())
-            needed = self._segments_since_start()
-        else:
-            needed = self._segments_of(self.steps)
-        while len(self._segments) > needed:
+        self._segments.append(self._segment(batch))
+        for _ in range(len(self._segments) - self._needed()[0]):
             self._segments.popleft()
-            if self._starts:
-                self._starts.popleft()
 
-    def _segments_of(self, steps: int) -> int:
-        held = 0
+    def _needed(self) -> tuple[int, bool]:
+        """How many of the last segments are needed, and whether they suffice."""
+        held, started = 0, None
         for number, segment in enumerate(reversed(self._segments), start=1):
             held += segment.is_first.shape[1]
-            if held >= steps:
-                return number
-        return len(self._segments)
+            if segment.starts is not None:
+                started = segment.starts if started is None else started | segment.starts
+            if bool(started.all()) if started is not None else self.steps is not None and held >= self.steps:
+                return number, True
+        return len(self._segments), False
 
-    def _segments_since_start(self) -> int:
-        started = torch.zeros_like(self._starts[-1])
-        for number, starts in enumerate(reversed(self._starts), start=1):
-            started = started | starts
-            if started.all():
-                return number
-        return len(self._starts)
+    def _segment(self, batch: Mapping[str, Any]) -> Segment:
+        obs, action, is_first = (batch[name].detach() for name in INPUTS)
+        starts = is_first.any(dim=1).cpu() if self.steps is None else None
+        return Segment(obs[:, : is_first.shape[1]], action, is_first, starts)
 
     def clear(self) -> None:
         """Drop all: the next batch continues nothing."""
         self._segments.clear()
-        self._starts.clear()
 
     @torch.no_grad()
     def replay(self, observe: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Tensor | None:
@@ -135,7 +121,8 @@ class InputHistory:
         carry = None
         skipped = 0 if self.steps is None else max(0, self.held - self.steps)  # all of them in the first segment
         for segment in self._segments:
-            _, _, carry = observe(*(values[:, skipped:] for values in segment), carry)
+            inputs = (segment.obs, segment.action, segment.is_first)
+            _, _, carry = observe(*(values[:, skipped:] for values in inputs), carry)
             skipped = 0
         return carry
 
@@ -155,11 +142,6 @@ def refreshed(
         return torch.zeros_like(state)
     fresh = history.replay(observe)
     return torch.zeros_like(state) if fresh is None else fresh
-
-
-def _segment(batch: Mapping[str, Any]) -> Segment:
-    obs, action, is_first = (batch[name].detach() for name in INPUTS)
-    return Segment(obs[:, : is_first.shape[1]], action, is_first)
 
 
 class RefreshRatio:

@@ -130,7 +130,7 @@ class NumericalGuard(pl.Callback):
             self.folder.mkdir(exist_ok=True)
             tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor | int)}
             torch.save(tensors, path)
-            kept = f"; its batch is saved in {path}"
+            kept = f"; its batch is kept in {path}"
         return f"Step {step}, {_suspects(outputs, batch)}{kept}"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.cells.recurrence import previous_states
+from worldmodel.errors import at_least
 from worldmodel.rules import BOUNDS
 
 BOUNDED = "--model.rule gated_norm, whose state is bounded for any finite input; "
@@ -32,6 +33,7 @@ class HiddenNormMonitor(pl.Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None, explode: float = 100.0, die: float = 1e-4) -> None:
+        at_least(1, "hidden.", every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self.explode = explode
         self.die = die
