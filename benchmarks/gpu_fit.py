@@ -22,7 +22,7 @@ import torch
 from timing import options_parser, save
 
 from worldmodel.envs.collect import CollectOptions, collect
-from worldmodel.experiments.world_model import main as training
+from worldmodel.commands.fit import main as training
 from worldmodel.modules.step_graph import StepGraph
 
 WARM, BARE = 50, 100

@@ -25,7 +25,7 @@ from timing import options_parser, save
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.envs.collect import CollectOptions, collect
-from worldmodel.experiments.world_model import main as training
+from worldmodel.commands.fit import main as training
 from worldmodel.modules.optimizer import adamw
 
 WARM, LANES, SEGMENT, GOAL = 20, 16, 64, 0.05

@@ -106,7 +106,8 @@ def check_wandb(folder: Path) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_fits(worldmodel, toy_conf, rule):
-    run_of(worldmodel("fit", "--config", toy_conf, *QUICK, *SMALL, "--model.rule", rule))
+    options = ["--trainer.max_steps", "3", "--rollout.max_episodes", "2", "--rollout.examples", "1", *SMALL]
+    run_of(worldmodel("fit", "--config", toy_conf, *options, "--model.rule", rule))
 
 
 @pytest.mark.parametrize("conf", CONFS, ids=lambda p: p.relative_to(ROOT / "conf").as_posix())
@@ -120,18 +121,12 @@ def test_every_conf_runs(worldmodel, conf, tmp_path):
     for name, collect in asked.items():
         fewer = {"steps": 1600, "max_episode_steps": min(200, collect.get("max_episode_steps", 200))}
         options += [f"--data.{name}", json.dumps(collect | fewer)]
-    options += [
-        "--trainer.max_steps",
-        "4",
-        "--trainer.accelerator",
-        "cpu",
-        "--wandb",
-        "disabled",
-    ]
+    options += ["--trainer.max_steps", "4", "--trainer.accelerator", "cpu", "--wandb", "disabled"]
     process = worldmodel("fit", "--config", conf, *options)
     assert (tmp_path / run_of(process) / ("recall.png" if is_task else "rollout.png")).exists()
-    again = worldmodel("fit", "--config", conf, "--data.path", tmp_path / "again", *options)
-    assert run_of(again).endswith("-2"), "a second run gets a folder of its own"
+    if conf.name == "quickstart.yaml":
+        again = worldmodel("fit", "--config", conf, "--data.path", tmp_path / "again", *options)
+        assert run_of(again).endswith("-2"), "a second run gets a folder of its own"
 
 
 @pytest.mark.slow

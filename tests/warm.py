@@ -25,7 +25,7 @@ from typing import Any
 TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
 COMMANDS = ["fit", "compare", "diagnose", "rollout", "plan", "export", "collect"]
-EXPERIMENTS = ["policy", "imagine"]
+EXPERIMENTS = ["policies"]
 OWN = {"PYTEST_CURRENT_TEST"}  # every test's; nobody reads it
 
 

@@ -25,13 +25,7 @@ class PredictionWriter(pl.Callback):
         self.path: Path | None = None
 
     def on_predict_batch_end(
-        self,
-        trainer: Any,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         size = trainer.datamodule.layout.vector_dim
         kept = {"obs": outputs["obs"][..., :size], "next_obs": batch["obs"][:, 1:, :size]}

@@ -163,25 +163,14 @@ class TruncatedBPTT(pl.Callback):
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._give(self._evaluation, batch, pl_module)
         if self.reset_every is not None:
             batch["is_first"] = _with_resets(batch, self.reset_every)
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._evaluation.keep(outputs, batch)
 
