@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from worldmodel.comparison.matching import matched, size_of
-from worldmodel.comparison.statistics import geometric
+from worldmodel.comparison.design import matched
+from worldmodel.comparison.measure import size_of
 from worldmodel.rules import RULES
+from worldmodel.statistics import geometric
 from worldmodel.tasks.sequences import make_task
 
 ROOT = Path(__file__).parents[1]

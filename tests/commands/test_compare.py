@@ -15,11 +15,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from worldmodel.cli import main
-from worldmodel.comparison.options import CompareCLI
-from worldmodel.comparison.plan import Variant, load, plan_runs
-from worldmodel.comparison.prepare import unreached
-from worldmodel.comparison.results import read_json
+from worldmodel.comparison.design import Variant, runs_of
+from worldmodel.comparison.folder import load
+from worldmodel.comparison.prepare import CompareCLI, unreached
 from worldmodel.comparison.run import RunCLI
+from worldmodel.durable import read_json
 from worldmodel.runs.work import alone
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
@@ -122,10 +122,10 @@ def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
         assert 0 < run.train_steps / run.steps_per_second < run.seconds and 50 < run.peak_memory_mb < 5000
     assert all(set(run.losses) == {"train/loss", "val/loss"} for run in comparison.results)
     assert all(set(run.errors["closed"]) == set(run.errors["open"]) == {8, 16} for run in comparison.results)
-    plan = comparison.plan
-    assert plan["horizons"] == [8, 16] and plan["steps"] == 8 and plan["axes"]["start"] == ["carry"]
-    assert plan["data"]["env_id"] == "Pendulum-v1" and plan["data"]["splits"]["train"]["steps"] > 500
-    for row, run in zip(plan["sizes"], comparison.results, strict=True):
+    design = comparison.design
+    assert design["horizons"] == [8, 16] and design["steps"] == 8 and design["axes"]["start"] == ["carry"]
+    assert design["data"]["env_id"] == "Pendulum-v1" and design["data"]["splits"]["train"]["steps"] > 500
+    for row, run in zip(design["sizes"], comparison.results, strict=True):
         assert abs(row["difference_percent"]) <= 2
         assert (run.hidden_dim, run.parameters, run.flops) == (row["hidden_dim"], row["parameters"], row["flops"])
         assert f"{row['parameters']:,}" in output
@@ -254,7 +254,7 @@ def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(conf,
 
 def test_a_run_is_called_by_its_variant_in_wandb(conf, tmp_path):
     variant = Variant({"rule": "gated", "start": "zero", "model.layers": "2"})
-    (run,) = plan_runs(tmp_path, [variant], [8], [3], "x")
+    (run,) = runs_of(tmp_path, [variant], [8], [3], "x")
     run["argv"][run["argv"].index("--config") + 1] = str(conf)
     run["argv"] += ["--wandb", "offline"]
 
@@ -346,8 +346,8 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
             ["--config", "CONF", "--out", "o", "--model.hidden_dim", "2", "--model.width", "1"],
             "cannot be matched within 2%",
         ),
-        (["--config", "CONF", "--out", "o", "--seed_everything", "3"], "chosen with --seeds"),
-        (["--config", "CONF", "--out", "o", "--run_dir", "r"], "chosen with --out"),
+        (["--config", "CONF", "--out", "o", "--seed_everything", "3"], "choose a comparison's seeds with --seeds"),
+        (["--config", "CONF", "--out", "o", "--run_dir", "r"], "choose a comparison's folder with --out"),
         (["--config", "CONF", "--out", "o", "--data.path", "nowhere"], "no dataset at nowhere"),
         (
             ["--config", "CONF", "--out", "o", "--data.steps", "101"],
@@ -355,7 +355,7 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
         ),
         (["--out", "o", "--report_only", "--rulez", "x"], "takes only --out: leave out --rulez x"),
         (["--out", "o", "--report_only", "--rules", "gru"], "takes only --out: leave out --rules gru"),
-        (["--config", "CONF", "--out", "full"], "full holds something else than a comparison"),
+        (["--config", "CONF", "--out", "full"], "full holds files, but no comparison"),
         (["--out", "o", "--report_only"], "o holds no comparison"),
     ],
     ids=lambda value: " ".join(value[4:] or value) if isinstance(value, list) else "",
@@ -373,7 +373,7 @@ def test_another_comparison_in_the_same_folder_is_refused(whole, conf, mistake, 
     assert "model.learning_rate is 1.0, was 0.001. Choose another --out" in mistake(
         *again, "--model.learning_rate", "1"
     )
-    assert "it has the rule gated_norm, which is left out now" in mistake(*again, "--rules", "lstm")
+    assert "it has the rule gated_norm, which is missing now" in mistake(*again, "--rules", "lstm")
     with FileLock(tmp_path / "out" / ".lock"):
         assert "another `worldmodel compare` is at work in out" in mistake(*again)
         (tmp_path / "out" / "report.html").unlink()

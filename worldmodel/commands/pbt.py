@@ -17,13 +17,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from worldmodel.comparison.launch import failure_reason
-from worldmodel.comparison.plan import config_differences
-from worldmodel.comparison.results import read_json, write_json
-from worldmodel.durable import whole_file
+from worldmodel.durable import read_json, whole_file, write_json
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import save
-from worldmodel.experiments.config import check_options
+from worldmodel.experiments.config import check_options, config_differences
 from worldmodel.experiments.errors import training_errors
 from worldmodel.population.board import Board
 from worldmodel.population.figure import population_figure
@@ -33,7 +30,7 @@ from worldmodel.population.mutations import parse, starts
 from worldmodel.population.options import NOT_HERE, help_text, kind_of
 from worldmodel.population.progress import PopulationProgress
 from worldmodel.runs.cluster import ray_cluster, share
-from worldmodel.runs.work import alone, interruptible
+from worldmodel.runs.work import alone, failure_reason, interruptible
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 CONFIG, PLAN, PICTURE, BEST = "config.yaml", "population.json", "population.png", "best"

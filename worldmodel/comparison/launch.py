@@ -1,7 +1,6 @@
-"""Runs side by side: in processes of this machine, or as tasks of Ray. A run that fails does not stop the others."""
+"""Runs side by side, as processes of this machine or tasks of Ray. A run that fails does not stop the others."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,24 +13,24 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from worldmodel.comparison.plan import finished, write_failures
+from worldmodel.comparison.folder import finished, write_failures
 from worldmodel.comparison.progress import ComparisonProgress
 from worldmodel.comparison.results import Failure, run_folder
 from worldmodel.errors import UserError
 from worldmodel.runs.cluster import ray_cluster
+from worldmodel.runs.work import failure_reason
 
 Launcher = Literal["local", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "ray")
 WORKER = "worldmodel.comparison.run"
-GRACE = 5.0  # seconds that a process has to end by itself
-ERROR_LINE = re.compile(r"worldmodel: error: (.*)|((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
+GRACE = 5.0  # seconds that a process has to end after SIGTERM
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes."""
+    """The resources of one run."""
 
-    threads: int  # of torch on the CPU, in each process
+    threads: int  # of torch on the CPU, per process
     cores: int
     gpus: int
 
@@ -43,12 +42,12 @@ class Task:
     out: Path
     slug: str
     seed: int
-    folder: Path  # it starts in
+    folder: Path  # that it starts in
     environment: dict[str, str]
 
     @property
     def log(self) -> Path:
-        """Of all that it prints."""
+        """The file of its output."""
         return log_path(self.out, self.slug, self.seed)
 
 
@@ -56,32 +55,34 @@ Submit = Callable[[Task], "Future[int]"]
 
 
 def side_by_side(jobs: int | None, resources: Resources, cores: int, gpus: int) -> int:
-    """Runs at once on a machine with so many cores and visible GPUs: those asked for, else as many as there is room.
+    """How many runs are trained at once: `jobs`, or else as many as fit on the cores, or the visible GPUs.
 
     Raises:
-        UserError: if there are fewer GPUs than that; cores can be shared.
+        UserError: if there are too few GPUs; cores can be shared.
     """
     room = gpus // resources.gpus if resources.gpus else cores // resources.cores
     if resources.gpus and jobs is not None and jobs > room:
-        raise UserError(f"--jobs {jobs} takes {jobs * resources.gpus} GPUs, {gpus} can be seen: at most --jobs {room}")
+        raise UserError(
+            f"--jobs {jobs} needs {jobs * resources.gpus} GPUs, visible are {gpus}: use at most --jobs {room}"
+        )
     return jobs or max(1, room)
 
 
 def log_path(out: Path, slug: str, seed: int) -> Path:
-    """Where the output of a run goes."""
+    """The file of a run's output."""
     return run_folder(out, slug, seed).with_suffix(".log")
 
 
 def launch(out: Path, runs: list[dict[str, Any]], launcher: Launcher, jobs: int, resources: Resources) -> list[Failure]:
-    """Train and measure the runs that are not finished yet; returns those that failed.
+    """Train and measure the runs that are not finished yet; return those that failed.
 
     Args:
-        out: of the comparison.
-        runs: of its plan.
+        out: folder of the comparison.
+        runs: of its design.
         launcher: `local` processes, or `ray`: the cluster that RAY_ADDRESS names, else one on this machine. A cluster's
             machines must share the folder, the data and the installation, at the same paths.
         jobs: runs side by side; a Ray cluster decides by its cores and GPUs.
-        resources: of each.
+        resources: of each run.
     """
     waiting = [run for run in runs if finished(out, run) is None]
     failures: list[Failure] = []
@@ -118,7 +119,7 @@ def _label(run: dict[str, Any]) -> str:
 
 @contextmanager
 def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
-    """Yields what starts a task as soon as one of `jobs` places is free. An exception ends all that run."""
+    """Yield a function that starts a task as soon as one of `jobs` places is free. An exception ends all runs."""
     places: SimpleQueue[str] = SimpleQueue()
     for place in range(jobs):
         places.put(devices_of(place, resources.gpus))
@@ -154,19 +155,19 @@ def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
 
 @contextmanager
 def _ray(jobs: int, resources: Resources) -> Iterator[Submit]:
-    """The same by Ray, which queues tasks until cores and GPUs are free."""
+    """The same with Ray, which queues tasks until cores and GPUs are free."""
     with ray_cluster("--launcher ray", jobs * resources.cores) as ray:
         options: dict[str, Any] = {"num_cpus": resources.cores, "num_gpus": resources.gpus, "max_retries": 0}
-        remote: Any = ray.remote(**options)(_to_its_end)
+        remote: Any = ray.remote(**options)(_run)
         yield lambda task: remote.remote(task).future()
 
 
-def _to_its_end(task: Task) -> int:
+def _run(task: Task) -> int:
     return start(task).wait()
 
 
 def devices_of(place: int, gpus: int) -> str:
-    """CUDA_VISIBLE_DEVICES of the place: its own share of what this process sees; empty, where it takes no GPU."""
+    """CUDA_VISIBLE_DEVICES of the place: its share of the GPUs that this process sees; empty if it takes none."""
     if not gpus:
         return ""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -178,9 +179,10 @@ def devices_of(place: int, gpus: int) -> str:
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
-    """Start the process of a run, in a session of its own: a Ctrl-C at the terminal reaches only who started it.
+    """Start the process of a run, in a session of its own: a Ctrl-C at the terminal reaches only this process.
 
-    Its stdin is a pipe that nobody writes to. It ends with this process, however that dies: the worker sees to it.
+    Its stdin is a pipe that is never written to: when this process dies, however it does, the pipe ends, and so does
+    the run.
     """
     command = [sys.executable, "-m", WORKER, str(task.out), task.slug, str(task.seed)]
     task.log.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +199,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
 
 
 def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
-    """End processes and all that they started."""
+    """End processes and all their children."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             with suppress(ProcessLookupError):
@@ -208,7 +210,7 @@ def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
 
 
 def _failure(out: Path, run: dict[str, Any], future: "Future[int]") -> Failure | None:
-    """What went wrong with a run that has ended; None if it has a result."""
+    """Why a run that has ended has no result; None if it has one."""
     if (error := future.exception()) is None:
         if future.result() == 0 and finished(out, run) is not None:
             return None
@@ -217,23 +219,3 @@ def _failure(out: Path, run: dict[str, Any], future: "Future[int]") -> Failure |
         reason = " ".join(str(error).split())[:300]
     log = log_path(out, run["slug"], run["seed"]).relative_to(out).as_posix()
     return Failure(run["variant"], run["axes"], run["seed"], reason, log)
-
-
-def failure_reason(status: int, log: Path) -> str:
-    """One line: the signal that killed a process, or the last error in its log."""
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"killed by {name}" + (": perhaps out of memory" if -status == signal.SIGKILL else "")
-    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
-    for line in reversed(lines):
-        if found := ERROR_LINE.fullmatch(line):
-            return found[1] or found[2]
-    return lines[-1] if lines else f"ended with status {status} and without a word"
-
-
-def _tail(path: Path, size: int = 20_000) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
-        return file.read().decode(errors="replace")

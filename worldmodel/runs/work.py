@@ -1,5 +1,6 @@
 """A folder that a program works in for long: nobody else does meanwhile, and a stop ends with what is kept."""
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from worldmodel.errors import UserError
 
+ERROR_LINE = re.compile(r"worldmodel: error: (.*)|((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
 TERMINATED = 128 + signal.SIGTERM  # a status; Ray's own handler ends with the bare number
 
 
@@ -57,3 +59,23 @@ def interruptible(kept: Callable[[], str], console: Console) -> Iterator[Callabl
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def failure_reason(status: int, log: Path) -> str:
+    """Why a process failed, in one line: the signal that killed it, or the last error in its log."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (": perhaps out of memory" if -status == signal.SIGKILL else "")
+    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+    for line in reversed(lines):
+        if found := ERROR_LINE.fullmatch(line):
+            return found[1] or found[2]
+    return lines[-1] if lines else f"ended with status {status} and no output"
+
+
+def _tail(path: Path, size: int = 20_000) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read().decode(errors="replace")
