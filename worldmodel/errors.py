@@ -1,15 +1,37 @@
-"""The user's mistakes: told in one line that names the thing and the way out."""
+"""The user's mistakes, and why a process failed: one line that names the thing and the way out."""
 
+import re
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+ERROR_LINE = re.compile(r"worldmodel: error: (.*)|((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
+TAIL_BYTES = 20_000  # of a log, that are searched for an error
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The command line prints its message alone, and ends with status 2."""
+    """A mistake that the user can correct. The command line prints its message alone and ends with status 2."""
+
+
+def at_least(least: float, prefix: str, /, **values: float | None) -> None:
+    """Check numbers that the user gave.
+
+    Args:
+        least: the lowest value allowed.
+        prefix: what stands before the names where the user writes them: "data.", "--".
+        values: by name; None passes.
+
+    Raises:
+        UserError: "data.steps is 0: it must be at least 1".
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise UserError(f"{prefix}{name} is {value}: it must be at least {least}")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A half-sentence naming the choice closest to `name`, or all of them where none is close."""
+    """A half-sentence with the choice closest to `name`, or all choices if none is close."""
     choices = list(choices)
     by_lower = {choice.lower(): choice for choice in choices}
     if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5):
@@ -21,7 +43,7 @@ def choose(kind: str, name: str, choices: Iterable[str]) -> str:
     """Return `name` if it is one of `choices`.
 
     Raises:
-        UserError: naming the nearest choice and all of them.
+        UserError: with the nearest choice and all of them.
     """
     choices = list(choices)
     if name in choices:
@@ -29,3 +51,16 @@ def choose(kind: str, name: str, choices: Iterable[str]) -> str:
     hint = nearest(name, choices)
     every = "" if hint.startswith("choose") else f" ({kind}s: {', '.join(choices)})"
     raise UserError(f"unknown {kind} {name!r}: {hint}{every}")
+
+
+def failure_reason(status: int, log: Path) -> str:
+    """Why a process failed, in one line: the signal that killed it, or the last error in its log."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (": perhaps out of memory" if -status == signal.SIGKILL else "")
+    text = log.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if match := ERROR_LINE.fullmatch(line):
+            return match[1] or match[2]
+    return lines[-1] if lines else f"ended with status {status} and no output"

@@ -20,7 +20,7 @@ from worldmodel.comparison.folder import load
 from worldmodel.comparison.prepare import CompareCLI, unreached
 from worldmodel.comparison.run import RunCLI
 from worldmodel.durable import read_json
-from worldmodel.runs.work import alone
+from worldmodel.runs.lock import RunLock
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
 TWO = ["--rules", "gated_norm,lstm", "--seeds", "0"]
@@ -375,14 +375,14 @@ def test_another_comparison_in_the_same_folder_is_refused(whole, conf, mistake, 
     )
     assert "it has the rule gated_norm, which is missing now" in mistake(*again, "--rules", "lstm")
     with FileLock(tmp_path / "out" / ".lock"):
-        assert "another `worldmodel compare` is at work in out" in mistake(*again)
+        assert "is training into out: wait for it, or choose another --out" in mistake(*again)
         (tmp_path / "out" / "report.html").unlink()
         main(["compare", "--out", "out", "--report_only"])
         assert (tmp_path / "out" / "report.html").is_file(), "what is finished can be looked at"
 
 
 def test_a_timeout_inside_is_not_a_comparison_at_work(tmp_path):
-    with pytest.raises(Timeout, match=r"elsewhere\.lock"), alone(tmp_path, "compare"):
+    with pytest.raises(Timeout, match=r"elsewhere\.lock"), RunLock(tmp_path, "--out"):
         raise Timeout("elsewhere.lock")
     with FileLock(tmp_path / ".lock", timeout=0):
         pass  # it is free again

@@ -8,8 +8,7 @@ from worldmodel.comparison.design import Variant, runs_of
 from worldmodel.comparison.folder import FAILURES
 from worldmodel.comparison.launch import Resources, devices_of, launch, side_by_side
 from worldmodel.durable import read_json
-from worldmodel.errors import UserError
-from worldmodel.runs.work import failure_reason
+from worldmodel.errors import UserError, failure_reason
 
 TRACEBACK = """Traceback (most recent call last):
   File "x.py", line 1, in <module>
@@ -48,9 +47,9 @@ def test_no_run_gets_a_gpu_that_is_not_there():
     one, two, none = (Resources(threads=1, cores=1, gpus=gpus) for gpus in (1, 2, 0))
     assert (side_by_side(None, one, 16, 2), side_by_side(None, two, 16, 5), side_by_side(2, two, 16, 4)) == (2, 2, 2)
     assert (side_by_side(None, none, 16, 0), side_by_side(99, none, 16, 0)) == (16, 99), "cores can be shared"
-    with pytest.raises(UserError, match="--jobs 2 needs 2 GPUs, visible are 1: use at most --jobs 1"):
+    with pytest.raises(UserError, match="--jobs 2 needs 2 GPUs, but 1 are visible: at most --jobs 1"):
         side_by_side(2, one, 16, 1)
-    with pytest.raises(UserError, match="--jobs 3 needs 6 GPUs, visible are 5: use at most --jobs 2"):
+    with pytest.raises(UserError, match="--jobs 3 needs 6 GPUs, but 5 are visible: at most --jobs 2"):
         side_by_side(3, two, 16, 5)
 
 

@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
 
 
 def test_a_recording_goes_on_when_nobody_reads_its_output(tmp_path):
-    program = "import worldmodel.commands.collect as c; c.EVERY = 0; from worldmodel.cli import main; main()"
+    program = "import worldmodel.runs.display as d; d.LINE_SECONDS = 0; from worldmodel.cli import main; main()"
     collect = f'{sys.executable} -c "{program}" collect CartPole-v1 --out d --steps 2000'
     command = ["bash", "-c", f"{collect} | head -1"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from worldmodel.runs.cluster import ray_cluster
 from worldmodel.errors import UserError
+from worldmodel.runs.cluster import ray_cluster
 
 pytest.importorskip("ray")
 PROGRAM = """

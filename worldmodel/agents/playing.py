@@ -1,9 +1,6 @@
-"""What is shown of episodes while they are played, and afterwards: progress, and a film of the first environment."""
+"""A film of the first environment while episodes are played."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +10,7 @@ from PIL import Image
 from worldmodel.envs.render import area_average
 from worldmodel.envs.vector import reason_of
 
-EVERY = 10.0  # seconds between two lines in a log
 OnStep = Callable[[np.ndarray], None]
-
-
-@contextmanager
-def steps_shown(what: str, most: int | None) -> Iterator[OnStep]:
-    """Yields what `envs.evaluate.play` calls behind a step: a bar on a terminal, else a line at most every EVERY s.
-
-    Args:
-        what: is going on.
-        most: steps of all environments together; None: not known.
-    """
-    if sys.stdout.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("steps at most"))
-        with Progress(*columns, TimeElapsedColumn(), transient=True) as progress:
-            task = progress.add_task(what, total=most)
-            yield lambda counted: progress.advance(task, int(counted.sum()))
-        return
-    done, began = 0, time.monotonic()
-    told = began
-
-    def line(counted: np.ndarray) -> None:
-        nonlocal done, told
-        done += int(counted.sum())
-        now = time.monotonic()
-        if now - told >= EVERY:
-            told = now
-            of = f" of at most {most}" if most else ""
-            print(f"{what}: {done}{of} steps, {done / (now - began):.0f} steps/s", flush=True)
-
-    yield line
 
 
 class Film:

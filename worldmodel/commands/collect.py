@@ -2,34 +2,29 @@
 
 import argparse
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from worldmodel.arguments import Parser
 from worldmodel.envs.collect import DEFAULTS, CollectOptions, collect
-
-Callbacks = tuple[Callable[[int], None], Callable[[int], None]]  # on_steps, on_acknowledged
-EVERY = 10.0  # seconds between two lines in a log
+from worldmodel.runs.display import Display
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, collect under a progress display, and say what was written.
+    """Parse the command line, collect while progress is shown, and say what was written.
 
     Ctrl-C ends with status 130, after the line that says what was kept.
     """
     arguments = vars(_parser().parse_args(argv))
     out, vectorization, append = (arguments.pop(name) for name in ("out", "vectorization", "append"))
     options = CollectOptions(**arguments)
-    display = _bar if sys.stdout.isatty() else _lines
+    on_disk: list[int] = []
+    what, episodes = f"collecting {options['env_id']}", lambda: f"{sum(on_disk)} episodes on disk"
     try:
-        with display(options) as (on_steps, on_acknowledged):
+        with Display(what, options["steps"], more=episodes) as display:
             manifest = collect(
-                options, out, vectorization, append=append, on_steps=on_steps, on_acknowledged=on_acknowledged
+                options, out, vectorization, append=append, on_steps=display.advance, on_acknowledged=on_disk.append
             )
     except KeyboardInterrupt as interrupt:
         sys.stderr.write(f"worldmodel: interrupted: {interrupt}\n" if str(interrupt) else "worldmodel: interrupted\n")
@@ -37,59 +32,6 @@ def main(argv: list[str]) -> None:
     print(f"collected {options['steps']} steps of {options['env_id']} in {out}", end="")
     print(f", which holds {manifest['episodes']} episodes, {manifest['steps']} steps")
     print(f"look at it: worldmodel data check {out}; train: worldmodel fit --data.path {out} --trainer.max_epochs 10")
-
-
-@contextmanager
-def _bar(options: CollectOptions) -> Iterator[Callbacks]:
-    """For a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("collecting {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, {task.fields[safe]} episodes on disk"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(options["env_id"], total=options["steps"], safe=0)
-        safe = 0
-
-        def on_acknowledged(episodes: int) -> None:
-            nonlocal safe
-            safe += episodes
-            progress.update(task, safe=safe)
-
-        yield lambda steps: progress.advance(task, steps), on_acknowledged
-
-
-@contextmanager
-def _lines(options: CollectOptions) -> Iterator[Callbacks]:
-    """For a log: a line at most every EVERY seconds."""
-    done = safe = 0
-    began = told = time.monotonic()
-
-    def on_steps(steps: int) -> None:
-        nonlocal done, told
-        done += steps
-        now = time.monotonic()
-        if now - told >= EVERY:
-            told = now
-            rate = done / (now - began)
-            line = (
-                f"collecting {options['env_id']}: {done} of {options['steps']} steps, {safe} episodes on disk,"
-                f" {rate:.0f} steps/s, {(options['steps'] - done) / rate:.0f} s left"
-            )
-            try:
-                print(line, flush=True)
-            except BrokenPipeError:  # nobody reads any more (`| head`): a recording does not end for that
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-
-    def on_acknowledged(episodes: int) -> None:
-        nonlocal safe
-        safe += episodes
-
-    yield on_steps, on_acknowledged
 
 
 def _parser() -> Parser:

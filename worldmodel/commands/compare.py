@@ -13,7 +13,8 @@ from worldmodel.comparison.results import write_references
 from worldmodel.durable import whole_file
 from worldmodel.experiments.config import check_options
 from worldmodel.experiments.errors import training_errors
-from worldmodel.runs.work import alone, interruptible
+from worldmodel.runs.lock import RunLock
+from worldmodel.runs.signals import interruptible
 
 CONSOLE = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width
 
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     with training_errors(fit):
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was read to check it
-    with alone(out, "compare"):
+    with RunLock(out, "--out"):
         if differences := write_design(out, prepared.design, prepared.config):
             CONSOLE.print(f"versions differ from the first runs', and may round differently: {'; '.join(differences)}")
         print_sizes(prepared.design)
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
             done = sum(finished(out, run) is not None for run in runs)
             return f"{done} of {len(runs)} runs are finished and kept in {out}"
 
-        with interruptible(kept, CONSOLE):
+        with interruptible(kept):
             failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources)
             conclude(out)
     if failures:

@@ -1,14 +1,12 @@
 """`worldmodel data info | check | convert | compact`: look at a dataset, find faults, bring it into our own form."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +20,7 @@ from worldmodel.data.splits import split_episodes
 from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet
+from worldmodel.runs.display import Display
 
 OWN = ("collect", "collected", "env_entry_point", "versions", "render")  # of a manifest, kept by convert
 COMMANDS = {
@@ -145,16 +144,14 @@ def _convert(arguments: argparse.Namespace) -> None:
     about = _provenance(source, arguments)
     writer = EpisodeWriter(out, about, append=arguments.append)
     writer.manifest["converted"] = about["converted"]
-    columns = (TextColumn("converting {task.description}"), BarColumn(), TextColumn("{task.completed} episodes"))
     try:
-        with Progress(*columns, TimeElapsedColumn(), transient=True, disable=not sys.stdout.isatty()) as progress:
-            task = progress.add_task(source.path.name, total=None)
+        with Display(f"converting {source.path.name}", None, unit="episodes") as display:
             for name, episode in source.episodes():
                 try:
                     writer.add(episode)
                 except UserError as error:
                     raise UserError(f"{source.path}: {name}: {error}") from None
-                progress.advance(task)
+                display.advance()
         writer.flush()
         if not writer.episodes:
             raise UserError(f"{source.path} holds no episodes")

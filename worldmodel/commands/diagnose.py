@@ -22,9 +22,8 @@ from worldmodel.evaluation.figures import save
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
-from worldmodel.runs.checkpoints import check_arguments, config_of, load_weights
-from worldmodel.runs.folder import check_free, file_name, run_folder
+from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
+from worldmodel.runs.folder import check_free, file_name, new_folder
 
 OWN = {
     "--ckpt_path": "the trained model is named with --ckpt RUN",
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
         model = cli.model.eval()
         rule = model.hparams["rule"]
         diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"])
-        folder = run_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
+        folder = new_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
     found = findings(diagnosis)
     weights = "first weights" if checkpoint is None else str(checkpoint)
     write(folder, diagnosis, found, f"{cli.datamodule.env_id}, {rule}, {weights}")

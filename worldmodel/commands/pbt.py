@@ -13,12 +13,11 @@ from statistics import median
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
 from worldmodel.durable import read_json, whole_file, write_json
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, failure_reason
 from worldmodel.evaluation.figures import save
 from worldmodel.experiments.config import check_options, config_differences
 from worldmodel.experiments.errors import training_errors
@@ -30,12 +29,13 @@ from worldmodel.population.mutations import parse, starts
 from worldmodel.population.options import NOT_HERE, help_text, kind_of
 from worldmodel.population.progress import PopulationProgress
 from worldmodel.runs.cluster import ray_cluster, share
-from worldmodel.runs.work import alone, failure_reason, interruptible
+from worldmodel.runs.lock import LOCK, OWNER, RunLock
+from worldmodel.runs.signals import interruptible
 
 SAID = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
 CONFIG, PLAN, PICTURE, BEST = "config.yaml", "population.json", "population.png", "best"
 OVER = 60.0  # seconds that the processes of a population which was killed may take to end
-NOT_COPIED = (".lock", ".owner", "wandb", "skipped", "last-*")
+NOT_COPIED = (LOCK, OWNER, "wandb", "skipped", "last-*")
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def main(argv: list[str]) -> None:
         kind = kind_of(argv)
         prepared = _prepare(kind, KINDS[kind](fit))
     gc.collect()  # the data that was looked at
-    with alone(prepared.out, "pbt"):
+    with RunLock(prepared.out, "--out"):
         lineage = _begin(prepared)
         if len(_through(lineage, prepared)) < prepared.rules.population:
-            with interruptible(lambda: _kept(prepared, lineage), SAID) as stop_if_asked:
+            with interruptible(lambda: _kept(prepared, lineage)) as stop_if_asked:
                 _evolve(prepared, lineage, stop_if_asked)
         else:
             SAID.print(f"the population in {prepared.out} is finished; train anew in another --out")
@@ -124,7 +124,7 @@ def _begin(prepared: Prepared) -> Lineage:
         _wait_for_members(out, prepared.rules.population)
         reached = min((told.step for told in lineage.last().values()), default=0)
         SAID.print(f"going on with the population in {out} from step {reached}")
-    elif any(path.name not in (".lock",) for path in out.iterdir()):
+    elif any(path.name not in (LOCK, OWNER) for path in out.iterdir()):
         raise UserError(f"{out} holds files, and no population: choose another --out")
     write_json(out / PLAN, prepared.plan)
     with whole_file(out / CONFIG) as temporary:
@@ -134,11 +134,8 @@ def _begin(prepared: Prepared) -> Lineage:
 
 def _wait_for_members(out: Path, population: int) -> None:
     """Processes of a population whose starter was killed end by themselves, but not at once."""
-    for lock in sorted(out.glob("member-*/.lock")):
-        try:
-            FileLock(lock).acquire(timeout=OVER).lock.release()
-        except Timeout as error:
-            raise UserError(f"another process still trains into {lock.parent}: wait for it, or stop it") from error
+    for lock in sorted(out.glob(f"member-*/{LOCK}")):
+        RunLock(lock.parent, "--out", timeout=OVER).release()
 
 
 def _evolve(prepared: Prepared, lineage: Lineage, stop_if_asked: Callable[[], None]) -> None:

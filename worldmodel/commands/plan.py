@@ -14,7 +14,7 @@ from rich.table import Table
 
 from worldmodel.agents.agent import Chooser
 from worldmodel.agents.planner import METHODS
-from worldmodel.agents.playing import Film, OnStep, steps_shown
+from worldmodel.agents.playing import Film, OnStep
 from worldmodel.agents.trained import Trained, environments, read_trained
 from worldmodel.arguments import Parser
 from worldmodel.commands.collect import entries_or_keys
@@ -25,9 +25,9 @@ from worldmodel.envs.observe import Observed
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError, choose
-from worldmodel.runs.checkpoint import find_checkpoint
-from worldmodel.runs.checkpoints import config_of
-from worldmodel.runs.folder import file_name, run_folder
+from worldmodel.runs.checkpoint import config_of, find_checkpoint
+from worldmodel.runs.display import Display
+from worldmodel.runs.folder import file_name, new_folder
 from worldmodel.statistics import t_interval
 
 ACTOR = "actor"
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     options.planner = options.planner or ("cem" if trained.policy is None else ACTOR)
     chooser = _chooser(trained, options)
     played, film = _played(trained, env_id, options, lambda observed: trained.agent(observed, chooser))
-    folder = run_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
+    folder = new_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
     files = [_write(folder / "episodes.csv", played)]
     if film is not None and film.frames:
         film.save(folder / "film.gif")
@@ -90,8 +90,9 @@ def _played(
             policy = make(observed)
             film = None if options.no_film else Film(envs)
             recorders = [] if film is None else [film.on_step]
-        with steps_shown(name, _longest(env_id, options.episodes)) as shown:
-            played[name] = _play(simulator, env_id, policy, options, [shown, *recorders])
+        with Display(name, _longest(env_id, options.episodes)) as display:
+            hear: list[OnStep] = [lambda counted, show=display.advance: show(int(counted.sum())), *recorders]
+            played[name] = _play(simulator, env_id, policy, options, hear)
         close(envs)
     return played, film
 

@@ -21,9 +21,8 @@ from worldmodel.experiments.result import horizon_lines, horizon_table
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
-from worldmodel.runs.checkpoints import config_of
-from worldmodel.runs.folder import file_name, run_folder
+from worldmodel.runs.checkpoint import config_of, find_checkpoint, read_checkpoint
+from worldmodel.runs.folder import file_name, new_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
 OF_THE_DATA = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # not of another dataset
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> None:
     how: Any = {"threshold": threshold, "kept": list(range(len(starts))), "reference": episodes}
     curves = curves_from(model, plan.episodes, starts, data.steps, plan.burn_in, **how)
     seed = f"-s{config['seed_everything']}" if config else ""
-    folder = run_folder("rollout", f"{rule}-{file_name(data.env_id)}{seed}", arguments.out, "--out")
+    folder = new_folder("rollout", f"{rule}-{file_name(data.env_id)}{seed}", arguments.out, "--out")
     files = _write(folder, _named(curves, plan), plan.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in plan.notes:
         print(note)

@@ -16,9 +16,8 @@ from typing import Any, Literal
 from worldmodel.comparison.folder import finished, write_failures
 from worldmodel.comparison.progress import ComparisonProgress
 from worldmodel.comparison.results import Failure, run_folder
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, failure_reason
 from worldmodel.runs.cluster import ray_cluster
-from worldmodel.runs.work import failure_reason
 
 Launcher = Literal["local", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "ray")
@@ -63,7 +62,7 @@ def side_by_side(jobs: int | None, resources: Resources, cores: int, gpus: int) 
     room = gpus // resources.gpus if resources.gpus else cores // resources.cores
     if resources.gpus and jobs is not None and jobs > room:
         raise UserError(
-            f"--jobs {jobs} needs {jobs * resources.gpus} GPUs, visible are {gpus}: use at most --jobs {room}"
+            f"--jobs {jobs} needs {jobs * resources.gpus} GPUs, but {gpus} are visible: at most --jobs {room}"
         )
     return jobs or max(1, room)
 

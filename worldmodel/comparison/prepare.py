@@ -20,7 +20,7 @@ from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.comparison.design import MATCHES, axes_of, runs_of, seeds_of, sizes_of, variants_of
 from worldmodel.comparison.folder import read_config
 from worldmodel.comparison.launch import LAUNCHERS, Launcher, Resources, side_by_side
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.horizon import default_burn_in
 from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
@@ -122,8 +122,7 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     out: Path = options.out
     experiment = out.resolve().name
     base = CompareCLI(fit, experiment)
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs is {options.jobs}: it must be at least 1")
+    at_least(1, "--", jobs=options.jobs)
     if base.datamodule.task is not None:
         raise UserError(
             "the data is a sequence task, and compare judges predictions of values: run `worldmodel fit` for each"

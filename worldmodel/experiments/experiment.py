@@ -22,11 +22,10 @@ from worldmodel.callbacks.progress import FitProgress
 from worldmodel.callbacks.random_state import RandomState
 from worldmodel.errors import UserError
 from worldmodel.experiments.loggers import WandbMode, define_metrics, make_loggers
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import check_arguments, find_checkpoint, finished, newest_whole, read_checkpoint
 from worldmodel.runs.checkpoint_io import DurableCheckpointIO
-from worldmodel.runs.checkpoints import check_arguments, finished
-from worldmodel.runs.folder import file_name, hand_down, is_first_rank, run_folder
-from worldmodel.runs.resume import RunLock, find_run, newest_good
+from worldmodel.runs.folder import file_name, find_run, hand_down, is_first_rank, new_folder
+from worldmodel.runs.lock import RunLock
 
 
 class ExperimentParser(LightningArgumentParser):
@@ -247,7 +246,7 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"the Trainer refuses its options: {error}") from error
 
     def _make_folder(self) -> Path:
-        return run_folder(self.config[str(self.subcommand)]["experiment"], self._run_name(), self.run_dir)
+        return new_folder(self.config[str(self.subcommand)]["experiment"], self._run_name(), self.run_dir)
 
     def _run_name(self) -> str:
         env = file_name(self.datamodule.env_id)
@@ -258,7 +257,7 @@ class ExperimentCLI(LightningCLI):
     def _resumed_folder(self) -> Path | None:
         """Of the run that goes on, its checkpoint read; None, where a new one begins."""
         folder = find_run(Path("runs", self.config["fit"]["experiment"]), self._run_name(), self.run_dir)
-        path = None if folder is None else newest_good(folder)
+        path = None if folder is None else newest_whole(folder)
         if is_first_rank():
             if folder is not None:
                 hand_down(folder)

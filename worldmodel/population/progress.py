@@ -1,26 +1,21 @@
-"""How far a population is: one bar on a terminal, and a line an exchange."""
+"""How far a population is: the steps of all members, and a line for each exchange."""
 
-import sys
-import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import Any, Self
 
 from worldmodel.population.lineage import Exploit, Lineage, Told
+from worldmodel.runs.display import Display
 
 
 class PopulationProgress:
-    """Members' reports and exchanges.
+    """Shows members' reports and exchanges.
 
     Args:
         lineage: of the population.
-        population: members.
-        last_step: of each.
-        metric: as the score is called.
-        sign: 1 where the least score is the best, else -1.
+        population: number of members.
+        last_step: of each member.
+        metric: the name of the score.
+        sign: 1 if the lowest score is the best, else -1.
         stop_if_asked: called at each report.
     """
 
@@ -33,57 +28,37 @@ class PopulationProgress:
         sign: int,
         stop_if_asked: Callable[[], None],
     ) -> None:
-        self._lineage, self._population, self._last_step = lineage, population, last_step
+        self._lineage, self._last_step = lineage, last_step
         self._metric, self._sign, self._stop_if_asked = metric, sign, stop_if_asked
-        self._begin, self._before = time.monotonic(), self._reached()
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._display = Display("evolving", population * last_step, self._reached())
 
     def __enter__(self) -> Self:
-        if sys.stdout.isatty():
-            columns = TextColumn("evolving"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn()
-            self._bar = Progress(*columns, console=self._console, refresh_per_second=2)
-            self._task = self._bar.add_task("pbt", total=self._population * self._last_step, completed=self._before)
-            self._bar.start()
+        self._display.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *error: Any) -> None:
+        self._display.__exit__(*error)
 
     def report(self, report: Told) -> None:
         """A member has reported."""
         self._stop_if_asked()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._reached())
+        self._display.update(self._reached())
         if report.step == self._last_step:
-            self._print(f"member {report.member} is through: {self._metric} {report.score:.4g}")
+            self._display.print(f"member {report.member} is finished: {self._metric} {report.score:.4g}")
 
     def exchange(self, step: int, exploits: list[Exploit]) -> None:
         """All have reported this step, and it was decided who copies whom."""
-        told = sorted((t for t in self._lineage.reports if t.step == step), key=lambda t: self._sign * t.score)
-        best, worst = told[0], told[-1]
-        self._print(
+        reports = sorted((r for r in self._lineage.reports if r.step == step), key=lambda r: self._sign * r.score)
+        best, worst = reports[0], reports[-1]
+        self._display.print(
             f"step {step}/{self._last_step}  {self._metric}: best {best.score:.4g} (member {best.member}), worst"
-            f" {worst.score:.4g}{self._left()}"
+            f" {worst.score:.4g}"
         )
         for exploit in exploits:
-            self._print(f"  {describe(exploit)}")
+            self._display.print(f"  {describe(exploit)}")
 
     def _reached(self) -> int:
-        return sum(told.step for told in self._lineage.last().values())
-
-    def _left(self) -> str:
-        reached, total = self._reached(), self._population * self._last_step
-        seconds = (time.monotonic() - self._begin) * (total - reached) / max(1, reached - self._before)
-        return f"  about {seconds / 60:.1f} min left"
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False)
-        self._console.file.flush()
+        return sum(report.step for report in self._lineage.last().values())
 
 
 def describe(exploit: Exploit) -> str:

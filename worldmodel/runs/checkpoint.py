@@ -1,5 +1,6 @@
-"""Checkpoints that a user names: found, and read as plain data."""
+"""Checkpoints: found, read as plain data, and compared with what was asked for."""
 
+import os
 import pickle
 import struct
 import zipfile
@@ -12,8 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from worldmodel.durable import digests, sha256
 from worldmodel.errors import UserError, nearest
+from worldmodel.runs.folder import is_first_rank
 
-NAME = "last.ckpt"  # of the newest one, in a run's folder checkpoints/
+NAME = "last.ckpt"  # the newest checkpoint in a run's folder checkpoints/
+CHOSEN = "WORLDMODEL_RESUME_FROM"  # environment variable, by which further ranks get the path
 NOT_OURS = "is not a checkpoint of this program, or it is damaged"
 
 
@@ -22,9 +25,34 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_dir() and (inside := path / "checkpoints" / NAME).is_file():
         return inside
     if not path.is_file():
-        there = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
-        raise UserError(f"no checkpoint at {path}: {nearest(str(path), there)}")
+        known = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
+        raise UserError(f"no checkpoint at {path}: {nearest(str(path), known)}")
     return path
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run, the same on all ranks; None if the run has saved none.
+
+    Prints which checkpoints are damaged.
+
+    Raises:
+        UserError: if all are.
+    """
+    if not is_first_rank() and CHOSEN in os.environ:
+        return Path(os.environ[CHOSEN]) if os.environ[CHOSEN] else None
+    checkpoints = folder / "checkpoints"
+    paths = [path for path in (checkpoints / NAME, *sorted(checkpoints.glob("last-*.ckpt"))) if path.is_file()]
+    whole: Path | None = None
+    for path in paths:
+        problem = damage(path)
+        if problem is None:
+            whole = path
+            break
+        print(f"{path} {problem}: trying the one before", flush=True)
+    if paths and whole is None:
+        raise UserError(f"no checkpoint in {checkpoints} is whole: start a new run, without --resume")
+    os.environ[CHOSEN] = "" if whole is None else str(whole.resolve())
+    return whole
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -36,24 +64,63 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         _ = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
         if any(tensor.untyped_storage().nbytes() < tensor.nbytes for tensor in tensors):
-            raise ValueError("a tensor that claims more numbers than are in the file")  # copied, it could fill memory
+            raise ValueError("a tensor claims more numbers than the file holds")  # a copy of it could fill the memory
         return checkpoint
     except (RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} {NOT_OURS}") from error
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the file's bytes: not those of the SHA-256 beside it, or no archive as `torch.save` writes it.
+    """What is wrong with the file's bytes, or None.
 
-    Without that digest it is held against its own checksums.
+    They are compared with the SHA-256 beside the file or, without one, with the archive's own checksums.
     """
     try:
         if (expected := digests(path)) and sha256(path) not in expected:
             return f"is damaged: its SHA-256 is not that of {path.name}.sha256"
         with zipfile.ZipFile(path) as archive:
-            # torch.save packs nothing: what is packed may unfold to more than any memory
+            # torch.save compresses nothing: what is compressed may unpack to more than any memory
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 return NOT_OURS
             return None if expected or archive.testzip() is None else "is damaged: a checksum in it is wrong"
     except (OSError, EOFError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
         return NOT_OURS
+
+
+def config_of(checkpoint: Path) -> Path | None:
+    """The config.yaml of the run that a checkpoint belongs to; None if there is none."""
+    candidates = (folder / "config.yaml" for folder in (checkpoint.parent.parent, checkpoint.parent))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_weights(model: Any, checkpoint: dict[str, Any], path: Path) -> None:
+    """Load a checkpoint's weights into a model; a UserError, with the checkpoint's path, if they do not fit."""
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path} is of another version of this program: {str(error).splitlines()[0]}") from error
+
+
+def check_arguments(checkpoint: dict[str, Any], model: Any) -> None:
+    """Raise UserError, with every difference, if the checkpoint's model had other arguments."""
+    had = checkpoint["hyper_parameters"]
+    differ = [
+        f"model.{name} is {value!r}, in the checkpoint {had.get(name)!r}"
+        for name, value in model.hparams.items()
+        if not name.startswith("_") and had.get(name) != value
+    ]
+    if differ:
+        raise UserError(
+            f"the checkpoint is of another model: {'; '.join(differ)}."
+            " Give the arguments of its own run, or that run's config.yaml"
+        )
+
+
+def finished(checkpoint: dict[str, Any], trainer: dict[str, Any]) -> str | None:
+    """A message if the checkpoint's run has nothing left to train under these options of the Trainer, else None."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    done = {"max_epochs": epochs, "max_steps": checkpoint["global_step"]}
+    for name, reached in done.items():
+        if trainer[name] is not None and 0 <= trainer[name] <= reached:
+            return f"the checkpoint's run is finished: trainer.{name} {trainer[name]} is reached; raise it to go on"
+    return None

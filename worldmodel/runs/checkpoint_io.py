@@ -1,4 +1,4 @@
-"""How checkpoints reach the disk, and come back: whole, or not at all."""
+"""Lightning's plugin that writes and reads checkpoints: whole, or not at all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,28 +9,27 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.durable import digests, sha256, whole_file, write_digests
 from worldmodel.errors import UserError
+from worldmodel.runs.checkpoint import read_checkpoint
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the place, flushes, renames; a SHA-256 stands beside every checkpoint and is held against it.
+    """Writes a temporary file beside the checkpoint, flushes and renames it, and keeps its SHA-256 in a file beside it.
 
-    A process may die at any instant: the file is the old one or the new one, and its digest is right. A full disk
-    leaves the old one. (Lightning's own way writes in TMPDIR and moves, without flushing: on another file system a full
-    disk takes the old checkpoint too.)
+    Whenever the process dies, the file is the old one or the new one and its digest is right. A full disk leaves the
+    old one. (Lightning's own plugin writes in TMPDIR and moves without flushing: a full disk can take the old one too.)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises UserError, naming file and size, where it cannot be written."""
+        """Raises UserError, with path and size, if it cannot be written."""
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as temporary:
                 torch.save(checkpoint, temporary)
                 digest = sha256(temporary)
-                write_digests(path, [digest, *digests(path)])  # right before the rename and behind it
+                write_digests(path, [digest, *digests(path)])  # right both before the rename and after it
             write_digests(path, [digest])
         except (OSError, RuntimeError) as error:  # torch's writer hides the OSError in a RuntimeError
             size = sum(leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
@@ -44,5 +43,5 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """As `read_checkpoint`; never by running what is in the file, whatever is asked."""
+        """As `read_checkpoint`: nothing in the file is ever executed, whatever the arguments."""
         return read_checkpoint(Path(path))

@@ -1,75 +1,74 @@
-"""One folder a run: runs/<experiment>/<run>, never one that is taken."""
+"""A run's folder: runs/<experiment>/<run>, never one that is taken."""
 
 import os
+import re
 from pathlib import Path
 
 from worldmodel.errors import UserError
 
-CHOSEN = "WORLDMODEL_RUN_DIR"  # processes that Lightning starts for further ranks read it
+CHOSEN = "WORLDMODEL_RUN_DIR"  # environment variable, by which further ranks that Lightning starts get the folder
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0, or the only one, before anything distributed has started."""
+    """Whether this process is rank 0 or the only one; known before anything distributed has started."""
     ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
     return not ranks or ranks[0] == "0"
 
 
 def file_name(env_id: str) -> str:
-    """An environment's name as a part of a folder's."""
+    """An environment's name as part of a folder's name."""
     return env_id.replace("/", "-").replace(":", "-")
 
 
+def new_folder(experiment: str, name: str, asked: Path | None, option: str = "--run_dir") -> Path:
+    """Make a run's folder on rank 0; other ranks get the same path.
+
+    Args:
+        experiment: the folder's parent below runs/.
+        name: of the run; a number is appended if it is taken.
+        asked: the folder that the user chose, which must be empty or new.
+        option: what the user chooses it with.
+
+    Raises:
+        UserError: if the chosen folder holds files, or the folder cannot be made.
+    """
+    if not is_first_rank():  # Lightning's own launcher passes the path on; under torchrun only rank 0 writes
+        return Path(os.environ.get(CHOSEN) or asked or Path("runs", experiment, name))
+    if asked:
+        check_free(asked, option)
+    folder = asked or Path("runs", experiment, name)
+    number = 1
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=asked is not None)
+            break
+        except OSError as error:
+            if asked or not isinstance(error, FileExistsError):
+                reason = error.strerror
+                raise UserError(f"{folder} cannot be made: {reason}; choose another folder with {option}") from error
+            number += 1
+            folder = folder.with_name(f"{name}-{number}")
+    hand_down(folder)
+    return folder
+
+
 def check_free(folder: Path, option: str) -> None:
-    """Raise UserError if the folder that the user chose holds files."""
+    """Raise UserError if the folder that the user chose with this option holds files."""
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"the run's folder {folder} is not empty: choose another {option}, so that no run is overwritten"
         )
 
 
-def run_folder(experiment: str, name: str, asked: Path | None, option: str = "--run_dir") -> Path:
-    """Make the run's folder on rank 0; other ranks get the same path.
-
-    Args:
-        experiment: the folder's parent below runs/.
-        name: of the run; a number is appended where it is taken.
-        asked: the folder that the user chose, which must be empty or new.
-        option: that the user chooses it with.
-
-    Raises:
-        UserError: if the chosen folder holds files, or cannot be made.
-    """
-    if not is_first_rank():  # Lightning's own launcher hands it down; under torchrun only rank 0 writes
-        return Path(os.environ.get(CHOSEN) or asked or Path("runs", experiment, name))
-    folder = _chosen(asked, option) if asked else _numbered(Path("runs", experiment), name, option)
-    hand_down(folder)
-    return folder
-
-
 def hand_down(folder: Path) -> None:
-    """Tell the processes of further ranks which folder it is."""
+    """Pass the folder's path on to further ranks that this process starts."""
     os.environ[CHOSEN] = str(folder.resolve())
 
 
-def _chosen(folder: Path, option: str) -> Path:
-    check_free(folder, option)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the run's folder {folder} cannot be made: {error.strerror}; choose another {option}"
-        ) from error
-    return folder
-
-
-def _numbered(parent: Path, name: str, option: str) -> Path:
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}; choose a folder with {option}") from error
+def find_run(parent: Path, name: str, asked: Path | None) -> Path | None:
+    """The folder of the run to resume: the one asked for, else the newest of `name`, `name-2`, ... below `parent`."""
+    if asked is not None:
+        return asked if asked.is_dir() else None
+    numbered = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
+    runs = [(int(match[1] or 1), path) for path in parent.glob("*") if (match := numbered.fullmatch(path.name))]
+    return max(runs)[1] if runs else None

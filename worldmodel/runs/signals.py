@@ -1,49 +1,52 @@
-"""Signals that ask a fit to stop: SIGTERM, Ctrl-C, and SIGUSR1, which SLURM sends before it preempts."""
+"""Signals that ask the program to stop: SIGTERM, Ctrl-C, and SIGUSR1, which SLURM sends before it preempts."""
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+TERMINATED = 128 + signal.SIGTERM  # an exit status; Ray's own handler exits with the bare number
 
 
 class Stopped(SystemExit):
-    """Ends the program with 128 + the signal's number, as a shell reports it."""
+    """Ends the program with status 128 + the signal's number, as a shell reports it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
 
 
 class Signals:
-    """Remembers that a signal came, so that a training step can end first; the second one ends the process at once."""
+    """Remembers a signal, so that a training step can end first; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """From now on; only a process's main thread can."""
+        """Start; only a process's main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in ASKED}
+            self._before = {number: signal.signal(number, self._remember) for number in STOPPING}
 
     def leave(self) -> None:
-        """What was in force before is again."""
+        """Restore the handlers that were in force before."""
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before = {}
 
     def agreed(self, trainer: Any) -> int:
-        """The signal's number, if one came to any rank; 0. A collective where there are several."""
+        """The number of the signal that any rank received, or 0. A collective call if there are several ranks."""
         if trainer.world_size == 1:
             return self.received
         mine = torch.tensor(self.received, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
-    def _hear(self, number: int, frame: Any) -> None:
+    def _remember(self, number: int, frame: Any) -> None:
         if self.received:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -52,3 +55,33 @@ class Signals:
         os.write(
             sys.stderr.fileno(), f"\n{name}: this step ends, then a checkpoint; once more stops at once\n".encode()
         )
+
+
+@contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM end the program with status 130 and 143, after a line that says what is `kept`.
+
+    An exception raised in a signal handler can be lost: Python ignores it in a destructor, and Ray has many. The
+    function that is yielded raises it again; call it now and then.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: Any = None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
+
+    def stop_if_asked() -> None:
+        if received:
+            stop(received[0])
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop_if_asked
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code not in (TERMINATED, signal.SIGTERM):
+            raise
+        print(f"interrupted: {kept()}; the same command goes on from there", flush=True)
+        raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else TERMINATED) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

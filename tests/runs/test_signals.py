@@ -4,9 +4,8 @@ import os
 import signal
 
 import pytest
-from rich.console import Console
 
-from worldmodel.runs.work import interruptible
+from worldmodel.runs.signals import interruptible
 
 
 class Deaf:
@@ -24,7 +23,7 @@ class Deaf:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_that_was_ignored_is_raised_again(number, status, capsys):
     before, went_on = signal.getsignal(number), False
-    with pytest.raises(SystemExit) as end, interruptible(lambda: "two of three", Console()) as stop_if_asked:
+    with pytest.raises(SystemExit) as end, interruptible(lambda: "two of three") as stop_if_asked:
         stop_if_asked()  # nobody has asked yet
         Deaf(number)
         went_on = True
