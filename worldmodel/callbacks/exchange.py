@@ -28,22 +28,14 @@ class Report:
 
     step: int  # that it was due at
     score: float  # infinite where it is not a number: never the best
-    hyperparameters: dict[str, float]  # of the steps before
-    exploits: int  # how often it has taken another's weights until now
-
-
-@dataclass(frozen=True)
-class Swap:
-    """What a member is to go on with."""
-
-    checkpoint: Path  # of the donor
-    hyperparameters: dict[str, float]
+    hyperparameters: Mapping[str, float]  # of the steps before
+    exploits: int = 0  # how often it has taken another's weights until now
 
 
 class Exchange(pl.Callback):
     """Every `interval` optimizer steps: validates, saves last.ckpt, asks, and waits for the answer.
 
-    A `Swap` takes weights, optimizer, learning rate schedule, loss scale and normalisers of the donor's checkpoint
+    An exploit takes weights, optimizer, learning rate schedule, loss scale and normalisers of the donor's checkpoint
     together, and sets the hyperparameters. What is the member's own stays: lanes, the order of its data, its random
     number generators. The carried state is mended by TruncatedBPTT, which hears that weights were loaded.
 
@@ -51,7 +43,7 @@ class Exchange(pl.Callback):
     have been followed. What is due on an epoch's last step comes behind the next one, for LastCheckpoint's reason.
 
     The module names what may be set in `mutable`, and sets it in `change(values)`. Logged, at once:
-    `pbt/exploitation_count`, swaps since the beginning; `pbt/post_exploit_loss_ratio` (see PostSwapRatio), of
+    `pbt/exploitation_count`, exploits since the beginning; `pbt/post_exploit_loss_ratio` (see PostSwapRatio), of
     the steps' losses, or of the outputs' `segment_losses` (N,), where a batch is not the segment behind the one before:
     a policy's value loss.
 
@@ -63,7 +55,8 @@ class Exchange(pl.Callback):
         worst: what counts as the score where it is not finite: inf or -inf.
         hyperparameters: by their names on the command line, as they are.
         last: saves.
-        ask: told the report, answers; it may take its time.
+        ask: gets the report, and answers, however late, with None, or for an exploit with the donor's checkpoint and
+            the hyperparameters to go on with.
     """
 
     def __init__(
@@ -73,7 +66,7 @@ class Exchange(pl.Callback):
         worst: float,
         hyperparameters: Mapping[str, float],
         last: LastCheckpoint,
-        ask: Callable[[Report], Swap | None],
+        ask: Callable[[Report], tuple[Path, Mapping[str, float]] | None],
     ) -> None:
         self.interval, self.metric, self.worst = interval, metric, worst
         self.hyperparameters, self.last, self.ask = dict(hyperparameters), last, ask
@@ -128,9 +121,10 @@ class Exchange(pl.Callback):
 
     def _consult(self, trainer: Any, pl_module: Any) -> None:
         assert self.report is not None
-        if (swap := self.ask(self.report)) is None:
+        if (answer := self.ask(self.report)) is None:
             return
-        donor = read_checkpoint(swap.checkpoint)
+        checkpoint, hyperparameters = answer
+        donor = read_checkpoint(checkpoint)
         pl_module.load_state_dict(donor["state_dict"])
         trainer.strategy.load_optimizer_state_dict(donor)
         for config, state in zip(trainer.lr_scheduler_configs, donor["lr_schedulers"], strict=True):
@@ -138,7 +132,7 @@ class Exchange(pl.Callback):
         precision = trainer.precision_plugin
         if (scale := donor.get(type(precision).__qualname__)) is not None:
             precision.load_state_dict(scale)
-        self._set(trainer, pl_module, swap.hyperparameters)
+        self._set(trainer, pl_module, hyperparameters)
         self.exploits += 1
         self._ratio.start()
         log_at_once(trainer, {"pbt/exploitation_count": float(self.exploits)})
