@@ -172,7 +172,7 @@ def test_going_on_from_a_checkpoint(worldmodel, toy_conf, tmp_path):
     again = ["fit", "--config", f"{folder}/config.yaml", "--ckpt_path", folder]
     assert "run is finished: trainer.max_epochs 1 is reached" in one_line(worldmodel(*again))
     more = worldmodel(*again, "--trainer.max_epochs", "2")
-    assert run_of(more) == f"{folder}-2" and "step 24/24" in more.stdout
+    assert run_of(more) == f"{folder}-2" and "training: 24/24 steps" in more.stdout
     line = one_line(worldmodel(*again, "--trainer.max_epochs", "2", "--data.steps", "4"))
     assert "data.steps is 4, was 8" in line
 

@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint
 from worldmodel.callbacks.exchange import CLIP, Exchange, Report, report_of
 from worldmodel.callbacks.final_validation import FinalValidation
-from worldmodel.callbacks.last_checkpoint import LastCheckpoint
-from worldmodel.callbacks.metrics_file import MetricsFile
+from worldmodel.callbacks.metrics import MetricsFile
 from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
 from worldmodel.modules.policy import Policy
 from worldmodel.modules.rollout_data import RolloutDataModule
 from worldmodel.runs.checkpoint import read_checkpoint
-from worldmodel.runs.checkpoint_io import DurableCheckpointIO
 
 RATE, DECAY = "model.learning_rate", "model.weight_decay"
 SMALL = {"latent_dim": 4, "hidden_dim": 6, "width": 8, "open_loop_steps": 4}

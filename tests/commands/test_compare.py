@@ -20,7 +20,7 @@ from worldmodel.comparison.folder import load
 from worldmodel.comparison.prepare import CompareCLI, unreached
 from worldmodel.comparison.run import RunCLI
 from worldmodel.durable import read_json
-from worldmodel.runs.lock import RunLock
+from worldmodel.runs.folder import RunLock
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
 TWO = ["--rules", "gated_norm,lstm", "--seeds", "0"]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.durable import digests, keep_as, sha256, write_digests
 from worldmodel.errors import UserError
 from worldmodel.runs.checkpoint import damage, read_checkpoint
-from worldmodel.runs.checkpoint_io import DurableCheckpointIO
 
 CHECKPOINT = {"hyper_parameters": {"rule": "gated_norm"}, "state_dict": {"w": torch.arange(3000.0)}, "global_step": 7}
 
@@ -126,7 +126,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch, name, signed):
 FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
-from worldmodel.runs.checkpoint_io import DurableCheckpointIO
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -25,7 +25,7 @@ FILL = """
 import sys
 from pathlib import Path
 import torch
-from worldmodel.runs.checkpoint_io import DurableCheckpointIO
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
 from warm import variables

@@ -100,7 +100,7 @@ def test_a_rank_that_dies_alone(config, tmp_path, seen, who):
 
 LIMITED = """
 import resource, sys
-from worldmodel.callbacks.last_checkpoint import LastCheckpoint
+from worldmodel.callbacks.checkpoints import LastCheckpoint
 from worldmodel.cli import main
 
 saved = LastCheckpoint._save

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worldmodel import WorldModel
-from worldmodel.callbacks.last_checkpoint import LastCheckpoint
+from worldmodel.callbacks.checkpoints import LastCheckpoint
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError

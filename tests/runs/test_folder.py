@@ -3,8 +3,7 @@
 import pytest
 
 from worldmodel.errors import UserError
-from worldmodel.runs.folder import CHOSEN, find_run, is_first_rank, new_folder
-from worldmodel.runs.lock import OWNER, RunLock
+from worldmodel.runs.folder import CHOSEN, OWNER, RunLock, find_run, is_first_rank, new_folder
 
 
 @pytest.fixture(autouse=True)

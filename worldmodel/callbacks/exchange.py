@@ -9,9 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from worldmodel.callbacks.at_once import log_at_once
+from worldmodel.callbacks.checkpoints import LastCheckpoint, is_before_validation
 from worldmodel.callbacks.final_validation import validate
-from worldmodel.callbacks.last_checkpoint import LastCheckpoint, is_before_validation
+from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.errors import UserError, nearest
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.stale_state import PostSwapRatio

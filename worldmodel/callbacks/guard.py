@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from worldmodel.callbacks.at_once import log_at_once
+from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.errors import UserError
 
 SEEN = 100  # gradient norms that a spike is held against
@@ -49,13 +49,13 @@ class NumericalGuard(pl.Callback):
 
     Args:
         folder: of the run; batches are kept in its folder skipped/, the first three.
-        most_in_row: updates left out one behind the other, after which the training ends with `Diverged`.
+        max_skipped: updates left out one behind the other, after which the training ends with `Diverged`.
         spike: warn where a norm is this many times the median of the last hundred, and is clipped if anything is.
     """
 
-    def __init__(self, folder: Path, most_in_row: int = 10, spike: float = 20.0) -> None:
+    def __init__(self, folder: Path, max_skipped: int = 10, spike: float = 20.0) -> None:
         self.folder = Path(folder) / "skipped"
-        self.most_in_row, self.spike = most_in_row, spike
+        self.max_skipped, self.spike = max_skipped, spike
         self.skipped = self.in_row = self.spikes = 0
         self._norms: deque[float] = deque(maxlen=SEEN)
         self._left_out = False
@@ -93,7 +93,7 @@ class NumericalGuard(pl.Callback):
         self.in_row += 1
         log_at_once(trainer, {"guard/skipped": float(self.skipped)})
         told = self._tell(trainer, outputs, batch)
-        if self.in_row >= self.most_in_row:
+        if self.in_row >= self.max_skipped:
             raise Diverged(
                 f"{self.in_row} updates in a row were not finite, and were left out: the training cannot go on. {told}."
                 f" The weights are still finite. Ways out: {WAYS_OUT}"

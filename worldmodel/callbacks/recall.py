@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from worldmodel.callbacks.at_once import log_last_weights
+from worldmodel.callbacks.metrics import log_last_weights
 from worldmodel.callbacks.rollout import MULTIPLES
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import recall_figure, save

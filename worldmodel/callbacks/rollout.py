@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from worldmodel.callbacks.at_once import log_last_weights, log_picture
+from worldmodel.callbacks.metrics import log_last_weights, log_picture
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import rollout_figure, save
 from worldmodel.evaluation.film import save_animation

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from worldmodel.callbacks.at_once import log_at_once
+from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.errors import UserError
 from worldmodel.stale_state import (
     INPUTS,

@@ -13,7 +13,7 @@ from worldmodel.comparison.results import write_references
 from worldmodel.durable import whole_file
 from worldmodel.experiments.config import check_options
 from worldmodel.experiments.errors import training_errors
-from worldmodel.runs.lock import RunLock
+from worldmodel.runs.folder import RunLock
 from worldmodel.runs.signals import interruptible
 
 CONSOLE = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width

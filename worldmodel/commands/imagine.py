@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     if chosen(argv, "imagine", USAGE):
         from worldmodel.experiments.errors import training_errors
-        from worldmodel.experiments.imagine import ImagineCLI
+        from worldmodel.experiments.policies import ImagineCLI
 
         with training_errors(argv):
             ImagineCLI(argv)

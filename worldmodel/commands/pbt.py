@@ -9,7 +9,7 @@ from worldmodel.population.design import Population
 from worldmodel.population.folder import Lineage, begin
 from worldmodel.population.options import NOT_HERE, help_text, kind_of
 from worldmodel.population.report import conclude
-from worldmodel.runs.lock import RunLock
+from worldmodel.runs.folder import RunLock
 from worldmodel.runs.signals import interruptible
 
 

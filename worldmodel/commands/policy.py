@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     if chosen(argv, "policy", USAGE):
         from worldmodel.experiments.errors import training_errors
-        from worldmodel.experiments.policy import PolicyCLI
+        from worldmodel.experiments.policies import PolicyCLI
 
         with training_errors(argv):
             PolicyCLI(argv)

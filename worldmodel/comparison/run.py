@@ -69,11 +69,9 @@ class RunCLI(TrainingCLI):
         with suppress(Diverged):
             self.trainer.fit(**kwargs)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer: Any = super().instantiate_trainer(**kwargs)
+    def callbacks(self, **further: Any) -> list[pl.Callback]:
         self.stopwatch = TrainingTime()
-        trainer.callbacks.insert(0, self.stopwatch)  # the first to see the end: what follows is no training
-        return trainer
+        return super().callbacks(first=self.stopwatch, **further)
 
 
 class TrainedCLI(TrainingCLI):

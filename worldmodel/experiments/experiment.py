@@ -1,4 +1,4 @@
-"""What `fit`, `validate` and `test` are whatever is trained: a run's folder, loggers, checkpoints, resume."""
+"""`fit`, `validate` and `test`, whatever is trained: a run's folder, loggers, checkpoints, resume."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,26 +12,20 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from worldmodel.arguments import explain, fail
-from worldmodel.callbacks.final_validation import FinalValidation
-from worldmodel.callbacks.guard import NumericalGuard
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
-from worldmodel.callbacks.idle_hooks import leave_out_idle_hooks
-from worldmodel.callbacks.last_checkpoint import BestCheckpoint, LastCheckpoint
-from worldmodel.callbacks.metrics_file import LOGGED
-from worldmodel.callbacks.progress import FitProgress
-from worldmodel.callbacks.random_state import RandomState
+from worldmodel.callbacks.metrics import LOGGED
 from worldmodel.errors import UserError
+from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
 from worldmodel.experiments.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.runs.checkpoint import check_arguments, find_checkpoint, finished, newest_whole, read_checkpoint
-from worldmodel.runs.checkpoint_io import DurableCheckpointIO
-from worldmodel.runs.folder import file_name, find_run, hand_down, is_first_rank, new_folder
-from worldmodel.runs.lock import RunLock
+from worldmodel.runs.folder import RunLock, file_name, find_run, hand_down, is_first_rank, new_folder
 
 
 class ExperimentParser(LightningArgumentParser):
-    """LightningCLI's parser, with this program's errors: one line, the nearest right choice, status 2."""
+    """LightningCLI's parser with this program's errors: one line, the nearest right choice, status 2."""
 
-    further_keys: ClassVar[Iterable[str]] = ()  # of options that are dicts
+    further_keys: ClassVar[Iterable[str]] = ()  # keys of options that are dicts
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # --model.rul is a mistake, not --model.rule
@@ -49,7 +43,7 @@ class ExperimentParser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """config.yaml in the run's folder, and the same configuration in every logger that takes one."""
+    """Writes config.yaml into the run's folder, and the same configuration to every logger that takes one."""
 
     best: Literal["min", "max"] = "min"
 
@@ -60,7 +54,7 @@ class SaveConfig(SaveConfigCallback):
             define_metrics(logger, self.compared(config, getattr(trainer, "datamodule", None)), self.best)
 
     def compared(self, config: dict[str, Any], data: Any) -> list[str]:
-        """Metrics that runs are compared by."""
+        """The metrics that runs are compared by."""
         return ["val/loss"]
 
 
@@ -69,16 +63,17 @@ class ExperimentCLI(LightningCLI):
 
     Args:
         argv: a subcommand and its options.
-        module: what is trained; its `hparams["rule"]` names the run.
+        module: the LightningModule to train; its `hparams["rule"]` is part of the run's name.
         data: a LightningDataModule with an `env_id`.
-        save_config: what goes to the loggers.
-        trainer_defaults: beside those that all have.
+        save_config: writes the configuration.
+        trainer_defaults: of the Trainer, beyond those that all kinds share.
         about: `prog` and `description` of the parser.
     """
 
+    kind: Kind
     model: Any
     datamodule: Any
-    parses: ClassVar[type[ExperimentParser]] = ExperimentParser  # all options
+    parses: ClassVar[type[ExperimentParser]] = ExperimentParser
 
     def __init__(
         self,
@@ -109,42 +104,35 @@ class ExperimentCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add = parser.add_argument
-        add("--experiment", type=str | None, default=None, help="groups runs; default: the config file's name")
-        add("--run_dir", type=Path | None, default=None, help="the run's folder; default: runs/<experiment>/<run>")
-        add("--wandb", type=WandbMode, default="offline", help="Weights & Biases; online without account: offline")
-        add("--project", type=str, default="worldmodel", help="the project in Weights & Biases")
-        add(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="of torch on the CPU; one is often fastest for small models",
-        )
-        add(
-            "--matmul_precision",
-            type=Literal["highest", "high", "medium"],
-            default="high",
-            help="of float32 matmuls on a GPU; high: TF32",
-        )
-        add("--checkpoint_every", type=int, default=500, help="optimizer steps between two saves of last.ckpt")
-        add("--checkpoint_keep", type=int, default=2, help="last.ckpt, and as many before it as make this number")
-        add(
+        def add(name: str, type: Any, default: Any, help: str) -> None:
+            parser.add_argument(name, type=type, default=default, help=help)
+
+        add("--experiment", str | None, None, "Name that groups runs. Null: the name of the config file.")
+        add("--run_dir", Path | None, None, "Folder of the run, new or empty. Null: runs/<experiment>/<run>.")
+        add("--wandb", WandbMode, "offline", "Weights & Biases; without an account, online falls back to offline.")
+        add("--project", str, "worldmodel", "Name of the project in Weights & Biases.")
+        add("--threads", int | None, None, "Number of torch's threads on the CPU; 1 is often fastest. Null: all cores.")
+        precision = "Precision of float32 matrix products on a GPU; high uses TF32."
+        add("--matmul_precision", Literal["highest", "high", "medium"], "high", precision)
+        add("--checkpoint_every", int, 500, "Optimizer steps between two saves of last.ckpt.")
+        add("--checkpoint_keep", int, 2, "Number of checkpoints to keep: last.ckpt and the ones before it.")
+        parser.add_argument(
             "--resume",
             action="store_true",
-            help="fit: go on with the newest run of this name, or the one in --run_dir, from its newest whole"
-            " checkpoint; begin it, if there is none. --ckpt_path last is the same",
+            help="Resume the newest run of this name, or the one in --run_dir, from its newest whole checkpoint; start"
+            " the run if there is none. Only for fit; the same as --ckpt_path last.",
         )
         parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
 
     def _parse_ckpt_path(self) -> None:
-        """Not as LightningCLI does, which silently replaces model arguments by the checkpoint's."""
+        """Unlike LightningCLI's, keeps the model's arguments instead of silently taking the checkpoint's."""
         self.checkpoint = None
         config = self.config[self.config["subcommand"]]
         self.resume = bool(config.get("resume")) or config.get("ckpt_path") == "last"
         if self.resume:
             if self.config["subcommand"] != "fit" or config.get("ckpt_path") not in (None, "last"):
-                raise UserError("--resume is for fit, and finds its checkpoint itself: leave out one of the two")
-            config["ckpt_path"], config["resume"] = None, False  # config.yaml serves for other runs too
+                raise UserError("--resume is for fit and finds its checkpoint itself: leave out one of the two")
+            config["ckpt_path"], config["resume"] = None, False  # config.yaml can start other runs too
         elif path := config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(Path(path)))
             self.checkpoint = read_checkpoint(Path(config["ckpt_path"]))
@@ -155,7 +143,7 @@ class ExperimentCLI(LightningCLI):
             torch.set_num_threads(threads)
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision(config["matmul_precision"])
-        # config.yaml must serve for another run: it keeps the experiment's name, and not the folder that is taken now
+        # so that config.yaml can start another run: it keeps the experiment's name, not the folder, which is taken
         if config["experiment"] is None:
             config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"
         self.run_dir, config["run_dir"] = config["run_dir"], None
@@ -164,30 +152,19 @@ class ExperimentCLI(LightningCLI):
         resumed = self._resumed_folder() if self.resume else None
         if self.checkpoint is not None:
             check_arguments(self.checkpoint, self.model)
-            if self.subcommand == "fit" and (said := self.finished(self.checkpoint)):
+            if self.subcommand == "fit" and (message := self.finished(self.checkpoint)):
                 if not resumed:
-                    raise UserError(said)
-                print(said, flush=True)  # so that the same command may be given until a run is through
+                    raise UserError(message)
+                print(message, flush=True)  # status 0: the same command may be repeated until a run is finished
                 raise SystemExit(0)
         elif self.subcommand != "fit":
-            raise UserError(
-                f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a run's folder or a checkpoint"
-            )
+            raise UserError(f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a folder or a checkpoint")
         self.check_options()
-        self.folder = resumed or self._make_folder()
+        self.folder = resumed or self._new_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
-        callbacks = self.first_callbacks()
-        if config["trainer"]["enable_progress_bar"] is not False:
-            callbacks.append(self.progress())
-        if job == "fit":
-            callbacks.append(NumericalGuard(self.folder))
-            if is_first_rank():
-                self.lock = RunLock(self.folder)
-        if job == "fit" and config["trainer"]["enable_checkpointing"] is not False:
-            checkpoints = self.folder / "checkpoints"
-            last = LastCheckpoint(checkpoints, config["checkpoint_every"], config["checkpoint_keep"])
-            callbacks += [RandomState(), last, self.best_checkpoint(checkpoints)]
-        given = config["trainer"]["logger"]  # CSV and W&B are set by this program; the user's come beside them
+        if job == "fit" and is_first_rank():
+            self.lock = RunLock(self.folder)
+        given = config["trainer"]["logger"]  # added to CSV and W&B, which this program sets
         name, variant = self.names()
         names = {"name": name, "group": config["experiment"], "job_type": job, "config": {"variant": variant}}
         tags = [*self.tags(), self.datamodule.env_id]
@@ -195,9 +172,9 @@ class ExperimentCLI(LightningCLI):
         loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, logged, **names)
         try:
             return self.checked_trainer(
-                logger=loggers + _as_list(None if isinstance(given, bool) else given),
-                callbacks=callbacks + _as_list(config["trainer"]["callbacks"]),
-                plugins=[DurableCheckpointIO(), *_as_list(config["trainer"]["plugins"])],
+                logger=loggers + as_list(None if isinstance(given, bool) else given),
+                callbacks=self.callbacks(),
+                plugins=[DurableCheckpointIO(), *as_list(config["trainer"]["plugins"])],
                 **kwargs,
             )
         except UserError:
@@ -207,45 +184,48 @@ class ExperimentCLI(LightningCLI):
 
     # --- what differs --------------------------------------------------------------------------------------------
 
-    def first_callbacks(self) -> list[Callback]:
-        """Those that stand before all others."""
-        return [FinalValidation()]
-
-    def progress(self) -> FitProgress:
-        """What shows how far a fit is."""
-        return FitProgress()
-
-    def best_checkpoint(self, folder: Path) -> BestCheckpoint:
-        """What keeps the best weights."""
-        return BestCheckpoint(folder)
+    def callbacks(self, **further: Any) -> list[Callback]:
+        """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""
+        job = str(self.subcommand)
+        config, parser = self.config_init[job], self._parser(job)
+        if self.save_config_callback is not None and not config["trainer"]["fast_dev_run"]:
+            further["save_config"] = self.save_config_callback(parser, self.config[job], **self.save_config_kwargs)
+        return callbacks(self.kind, job, self.folder, config, self.datamodule, **further)
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
-        """What says that its run has nothing left to train, if anything does."""
+        """A message if the checkpoint's run has nothing left to train, else None."""
         return finished(checkpoint, self._get(self.config_init, "trainer"))
 
     def check_options(self) -> None:
-        """What model, data and callbacks cannot see alone; a UserError if it does not go together."""
+        """Raise UserError if options of model, data and callbacks, each valid alone, contradict each other."""
 
     def names(self) -> tuple[str, str]:
-        """Of the run, and of what is compared, as W&B shows and groups them."""
+        """The run's name in W&B, and the name of the variant, by which runs are grouped there."""
         return self.folder.name, self.model.hparams["rule"]
 
     def tags(self) -> list[str]:
-        """What one looks for in W&B, beside the environment."""
+        """The run's tags in W&B, beside the environment."""
         return [self.model.hparams["rule"]]
 
-    # --- what does not -------------------------------------------------------------------------------------------
+    # --- what all kinds share ------------------------------------------------------------------------------------
 
     def checked_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer of the configuration and these options; what it refuses is the user's mistake."""
+        """A Trainer from the configuration and these options, which come first.
+
+        Unlike LightningCLI's, it gets no callbacks but those that are given, or else the user's.
+
+        Raises:
+            UserError: if the Trainer refuses its options.
+        """
+        options = {**self._get(self.config_init, "trainer"), "use_distributed_sampler": False, **kwargs}
         try:
-            trainer: Any = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
-            leave_out_idle_hooks(trainer.callbacks)
-            return trainer
+            trainer: Any = self.trainer_class(**options)
         except (ValueError, ImportError, MisconfigurationException) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
+        leave_out_idle_hooks(trainer.callbacks)
+        return trainer
 
-    def _make_folder(self) -> Path:
+    def _new_folder(self) -> Path:
         return new_folder(self.config[str(self.subcommand)]["experiment"], self._run_name(), self.run_dir)
 
     def _run_name(self) -> str:
@@ -255,7 +235,7 @@ class ExperimentCLI(LightningCLI):
         return f"{prefix}{self.model.hparams['rule']}-{env}-s{seed}"
 
     def _resumed_folder(self) -> Path | None:
-        """Of the run that goes on, its checkpoint read; None, where a new one begins."""
+        """The folder of the run to resume, whose checkpoint is read; None if a new run begins."""
         folder = find_run(Path("runs", self.config["fit"]["experiment"]), self._run_name(), self.run_dir)
         path = None if folder is None else newest_whole(folder)
         if is_first_rank():
@@ -267,7 +247,3 @@ class ExperimentCLI(LightningCLI):
             self.checkpoint = read_checkpoint(path)
             self.config_init["fit"]["ckpt_path"] = str(path)
         return folder
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from worldmodel.callbacks.metrics_file import MetricsFile
+from worldmodel.callbacks.metrics import MetricsFile
 
 WandbMode = Literal["offline", "online", "disabled"]
 STEP = "trainer/global_step"

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
-from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.recall import RecallEvaluation
 from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
@@ -19,7 +17,7 @@ from worldmodel.runs.folder import is_first_rank
 
 
 class TrainingParser(ExperimentParser):
-    """Of world models, whose data may be collected."""
+    """For world models, whose data may be collected."""
 
     further_keys = tuple(f"--data.collect.{name}" for name in CollectOptions.__annotations__)
 
@@ -36,6 +34,7 @@ class SaveTraining(SaveConfig):
 class TrainingCLI(ExperimentCLI):
     """The four subcommands of a world model."""
 
+    kind = "world_model"
     model: WorldModel
     datamodule: EpisodeDataModule
     parses = TrainingParser
@@ -55,23 +54,18 @@ class TrainingCLI(ExperimentCLI):
         parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=_needs_whole_episodes)
         parser.link_arguments("data.images", "model.images", apply_on="instantiate")
 
-    def first_callbacks(self) -> list[Callback]:
-        return [PredictionWriter(), *super().first_callbacks()]
-
     def check_options(self) -> None:
-        """What model, data and callback cannot see alone; a UserError if it does not go together."""
         self.model.check_segment(self.datamodule.steps)
         check_gradient(self.model, [self._get(self.config_init, "tbptt").start])
 
     def names(self) -> tuple[str, str]:
-        """Of the run, and of what is compared, as W&B shows and groups them."""
         return self.folder.name, f"{self.model.hparams['rule']}, {self._get(self.config_init, 'tbptt').start}"
 
     def tags(self) -> list[str]:
         return [*super().tags(), self._get(self.config_init, "tbptt").start]
 
     def predict(self, **kwargs: Any) -> None:
-        """PredictionWriter writes what is wanted of the outputs; kept in memory they would grow with the data."""
+        """Predict without keeping the outputs in memory: PredictionWriter writes them."""
         kwargs["return_predictions"] = False
         self.trainer.predict(**kwargs)
 
@@ -95,11 +89,11 @@ class TrainingCLI(ExperimentCLI):
 
 
 def check_gradient(model: WorldModel, starts: list[str]) -> None:
-    """A UserError where an exact gradient would have nothing to go on from."""
+    """Raise UserError for an exact gradient whose state is not carried."""
     if model.estimator is not None and "zero" in starts:
         raise UserError(
-            f"model.gradient {model.hparams['gradient']} carries on what the state depends on, and tbptt.start zero"
-            " carries nothing: use --tbptt.start carry, or --model.gradient tbptt"
+            f"model.gradient {model.hparams['gradient']} carries the state's derivatives from segment to segment, and"
+            " tbptt.start zero carries nothing: use --tbptt.start carry, or --model.gradient tbptt"
         )
 
 

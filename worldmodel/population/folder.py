@@ -16,7 +16,7 @@ from worldmodel.durable import read_json, whole_file, write_json
 from worldmodel.errors import UserError
 from worldmodel.experiments.config import config_differences
 from worldmodel.population.design import Population
-from worldmodel.runs.lock import LOCK
+from worldmodel.runs.folder import LOCK
 
 CONFIG, SETTINGS, REPORTS, LINEAGE = "config.yaml", "population.json", "population.csv", "lineage.csv"
 PATIENCE = 60.0  # seconds that the processes of a killed population may take to end

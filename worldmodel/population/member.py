@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 
+from worldmodel.callbacks.checkpoints import LastCheckpoint
 from worldmodel.callbacks.exchange import Exchange, Report, report_of
-from worldmodel.callbacks.guard import NumericalGuard
-from worldmodel.callbacks.last_checkpoint import NAME, LastCheckpoint
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.experiments.errors import training_errors
@@ -21,6 +20,7 @@ from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.population.design import Population
 from worldmodel.population.folder import CONFIG, Board
 from worldmodel.population.options import KINDS
+from worldmodel.runs.checkpoint import NAME
 
 HYPERPARAMETERS = "hyperparameters"  # in a trial's configuration, and in what it reports
 NEVER = 1_000_000_000
@@ -37,6 +37,8 @@ class MemberCLI(ExperimentCLI):
         exchange: makes the Exchange.
     """
 
+    exchange: Exchange
+
     def __init__(self, argv: list[str], name: str, exchange: Callable[[LastCheckpoint], Exchange]) -> None:
         self._name, self._exchange = name, exchange
         super().__init__(argv)  # pyright: ignore[reportCallIssue]  # of the CLI beside it
@@ -44,15 +46,12 @@ class MemberCLI(ExperimentCLI):
     def names(self) -> tuple[str, str]:
         return self._name, self._name
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer: Any = super().instantiate_trainer(**kwargs)
-        for callback in trainer.callbacks:
-            if isinstance(callback, NumericalGuard):
-                callback.most_in_row = NEVER
-        last = next(callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint))
+    def callbacks(self, **further: Any) -> list[Callback]:
+        return super().callbacks(exchange=self._make_exchange, max_skipped=NEVER, **further)
+
+    def _make_exchange(self, last: LastCheckpoint) -> Exchange:
         self.exchange = self._exchange(last)
-        trainer.callbacks.insert(trainer.callbacks.index(last), self.exchange)
-        return trainer
+        return self.exchange
 
 
 def train(population: Population, cwd: Path, member: int, start: Mapping[str, float]) -> None:

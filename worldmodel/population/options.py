@@ -14,7 +14,7 @@ from worldmodel.callbacks.exchange import CLIP, MODEL
 from worldmodel.errors import UserError, choose
 from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.experiment import ExperimentCLI
-from worldmodel.experiments.policy import PolicyCLI
+from worldmodel.experiments.policies import PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
 from worldmodel.population.design import Population, parse, starts
 from worldmodel.runs.cluster import own_cores
@@ -82,7 +82,6 @@ class PopulationCLI(ConfigCLI):
     """The configuration of the members, and the options of the population."""
 
     command, not_here = "pbt", NOT_HERE
-    kind: str  # as --trains calls it
     fit_cli: type[ExperimentCLI]  # of a member
     metric: str  # the default
     mode: Literal["min", "max"]  # the default
@@ -188,7 +187,7 @@ class PopulationCLI(ConfigCLI):
 class WorldModels(PopulationCLI, TrainingCLI):
     """A population of `worldmodel fit`."""
 
-    kind, fit_cli, metric, mode = "world_model", TrainingCLI, "val/loss", "min"
+    fit_cli, metric, mode = TrainingCLI, "val/loss", "min"
 
     def data(self) -> str:
         _ = self.datamodule.splits  # read now, so that no two members do so at once
@@ -207,7 +206,7 @@ class WorldModels(PopulationCLI, TrainingCLI):
 class Policies(PopulationCLI, PolicyCLI):
     """A population of `worldmodel policy fit`. Exchanges are between rollouts, each of which has one policy."""
 
-    kind, fit_cli, metric, mode = "policy", PolicyCLI, "val/return_mean", "max"
+    fit_cli, metric, mode = PolicyCLI, "val/return_mean", "max"
 
     @property
     def unit(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -17,7 +17,7 @@ from worldmodel.evaluation.figures import save
 from worldmodel.population.design import Population
 from worldmodel.population.folder import CONFIG, LINEAGE, REPORTS, Exploit, Lineage
 from worldmodel.runs.display import Display
-from worldmodel.runs.lock import LOCK, OWNER
+from worldmodel.runs.folder import LOCK, OWNER
 
 PICTURE, BEST = "population.png", "best"
 NOT_COPIED = (LOCK, OWNER, "wandb", "skipped", "last-*")  # of a run, into best/

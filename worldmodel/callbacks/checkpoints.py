@@ -1,16 +1,21 @@
-"""checkpoints/last.ckpt and the ones before it, and what a fit does when it is told to stop."""
+"""The checkpoints of a fit: when they are saved, also on a signal to stop, and how they reach the disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from worldmodel.callbacks.guard import is_finite
-from worldmodel.callbacks.metrics_file import LOGGED, MetricsFile, pending_row
-from worldmodel.durable import keep_as
-from worldmodel.errors import UserError
-from worldmodel.runs.checkpoint import NAME
+from worldmodel.callbacks.metrics import LOGGED, MetricsFile, pending_row
+from worldmodel.durable import digests, keep_as, sha256, whole_file, write_digests
+from worldmodel.errors import UserError, at_least
+from worldmodel.runs.checkpoint import NAME, read_checkpoint
 from worldmodel.runs.signals import Signals, Stopped
 
 
@@ -35,9 +40,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path, every_n_steps: int = 500, keep: int = 2) -> None:
         self.folder, self.path = Path(folder), Path(folder) / NAME
-        for name, value in (("checkpoint_every", every_n_steps), ("checkpoint_keep", keep)):
-            if value < 1:
-                raise UserError(f"{name} is {value}: it must be at least 1")
+        at_least(1, "", checkpoint_every=every_n_steps, checkpoint_keep=keep)
         self.every_n_steps, self.keep = every_n_steps, keep
         self.signals = Signals()
         self._pending: dict[str, Any] = {}
@@ -146,3 +149,36 @@ class BestCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Any = None) -> bool:
         return current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a temporary file beside the checkpoint, flushes and renames it, and keeps its SHA-256 in a file beside it.
+
+    Whenever the process dies, the file is the old one or the new one and its digest is right. A full disk leaves the
+    old one. (Lightning's own plugin writes in TMPDIR and moves without flushing: a full disk can take the old one too.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises UserError, with path and size, if it cannot be written."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as temporary:
+                torch.save(checkpoint, temporary)
+                digest = sha256(temporary)
+                write_digests(path, [digest, *digests(path)])  # right both before the rename and after it
+            write_digests(path, [digest])
+        except (OSError, RuntimeError) as error:  # torch's writer hides the OSError in a RuntimeError
+            size = sum(leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
+            reason = error.strerror if isinstance(error, OSError) else "no space left on the device, most likely"
+            kept = "the checkpoint before is kept" if path.exists() else "there is none before it"
+            raise UserError(
+                f"the checkpoint {path} of about {size:,} bytes cannot be written ({reason}); {kept}."
+                " Make room and go on with --resume"
+            ) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """As `read_checkpoint`: nothing in the file is ever executed, whatever the arguments."""
+        return read_checkpoint(Path(path))

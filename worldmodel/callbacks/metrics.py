@@ -1,18 +1,47 @@
-"""metrics.csv, which a resumed run continues."""
+"""Logging: metrics.csv, which a resumed run continues, and what cannot wait for the Trainer's own logging."""
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from matplotlib.figure import Figure
 
 from worldmodel.durable import whole_file
 
 LOGGED = "metrics_file"  # in a checkpoint: what metrics.csv held when it was saved
+
+
+def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
+    """To all loggers and callback_metrics: `self.log` is silent between two of log_every_n_steps, and at the end."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def log_last_weights(trainer: Any, pl_module: Any, evaluate: Callable[[], dict[str, float]]) -> None:
+    """Log what an evaluation comes to at the end of a training."""
+    pl_module.eval()
+    metrics = evaluate()
+    pl_module.train()
+    log_at_once(trainer, metrics)
+
+
+def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:
+    """A figure, and the PNG it was saved as, to all loggers that take pictures."""
+    for logger in trainer.loggers:
+        log_image = getattr(logger, "log_image", None)  # W&B
+        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)  # TensorBoard
+        if callable(log_image):
+            log_image(name, [str(path)], step=trainer.global_step)
+        elif callable(add_figure):
+            add_figure(name, figure, trainer.global_step)
 
 
 class MetricsFile(CSVLogger):

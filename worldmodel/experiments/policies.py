@@ -1,0 +1,139 @@
+"""`worldmodel policy` and `worldmodel imagine`: policies, judged by the return of whole episodes."""
+
+from abc import abstractmethod
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
+
+from worldmodel.arguments import SUBCOMMANDS
+from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.envs.evaluate import Played
+from worldmodel.errors import UserError
+from worldmodel.experiments.experiment import ExperimentCLI, SaveConfig
+from worldmodel.experiments.result import print_files, print_policy
+from worldmodel.experiments.world_model import TrainingParser
+from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.imagination import Imagine
+from worldmodel.modules.policy import Policy
+from worldmodel.modules.rollout_data import RolloutDataModule
+from worldmodel.runs.folder import is_first_rank
+
+
+class SaveImagine(SaveConfig):
+    """Runs are compared by their return."""
+
+    best = "max"
+
+    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
+        return ["val/return_mean"]
+
+
+class SavePolicy(SaveImagine):
+    """Runs are compared by the return while they train, too."""
+
+    def compared(self, config: dict[str, Any], data: Any) -> list[str]:
+        return ["policy/return_mean", "val/return_mean"]
+
+
+class EpisodesCLI(ExperimentCLI):
+    """Three subcommands, in one process."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = ExperimentCLI.subcommands()
+        return {name: every[name] for name in SUBCOMMANDS}
+
+    @abstractmethod
+    def played(self) -> tuple[Played | None, int | None]:
+        """The episodes of the last validation or test; and K, if the state was reset at every K-th frame of them."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1:
+            raise UserError("a policy is trained by one process: leave out trainer.devices, or set it to 1")
+        return trainer
+
+    def after_fit(self) -> None:
+        stage = "test" if self.trainer.state.fn == TrainerFn.TESTING else "validation"
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        played, reset_every = self.played()
+        print_policy(metrics, played, stage, reset_every)
+        print_files(self.folder)
+
+    after_validate = after_test = after_fit
+
+
+class PolicyCLI(EpisodesCLI):
+    """`worldmodel policy`: LightningCLI around Policy and RolloutDataModule."""
+
+    kind = "policy"
+    model: Policy
+    datamodule: RolloutDataModule
+
+    def __init__(self, argv: list[str]) -> None:
+        about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
+        defaults = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
+        super().__init__(argv, Policy, RolloutDataModule, SavePolicy, defaults, about)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--reset_every",
+            type=int | None,
+            default=None,
+            help="In validate and test, reset the state to zeros at every K-th frame of an episode, which shows what"
+            " the memory is worth. Null: only where an episode starts.",
+        )
+        parser.link_arguments("reset_every", "data.reset_every")
+        parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
+        parser.link_arguments("data.action_space", "model.action_space", apply_on="instantiate")
+        parser.link_arguments("data.images", "model.images", apply_on="instantiate")
+
+    def played(self) -> tuple[Played | None, int | None]:
+        return self.datamodule.played, self.datamodule.reset_every
+
+    def finished(self, checkpoint: dict[str, Any]) -> str | None:
+        data, rollout = self.datamodule, self.datamodule.num_envs * self.datamodule.rollout_steps
+        steps = checkpoint.get(type(data).__qualname__, {}).get("steps", 0)
+        if steps + rollout > data.total_steps:
+            return (
+                f"the checkpoint's run is finished: data.total_steps {data.total_steps} is reached; raise it to go on"
+            )
+        return super().finished(checkpoint)
+
+    def before_fit(self) -> None:
+        if is_first_rank():
+            model, data = self.model, self.datamodule
+            size = sum(p.numel() for p in model.parameters())
+            print(f"policy: {model.hparams['rule']}, {size:,} parameters, a state of {model.state_dim}")
+            envs = f"{data.num_envs} environments, {data.obs_dim} entries observed, actions {data.action_space['type']}"
+            print(f"data: {data.env_id}, {envs}, {data.total_steps:,} steps")
+
+
+class ImagineCLI(EpisodesCLI):
+    """`worldmodel imagine`: LightningCLI around Imagine and EpisodeDataModule."""
+
+    kind = "imagine"
+    model: Imagine
+    datamodule: EpisodeDataModule
+    parses = TrainingParser
+
+    def __init__(self, argv: list[str]) -> None:
+        about = {"prog": "worldmodel imagine", "description": "Train policies in a world model, and evaluate them."}
+        defaults = {"gradient_clip_val": 1.0, "limit_val_batches": 4, "limit_test_batches": 4}
+        super().__init__(argv, Imagine, EpisodeDataModule, SaveImagine, defaults, about)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
+
+    def played(self) -> tuple[Played | None, int | None]:
+        return self.model.played, None
+
+    def before_fit(self) -> None:
+        if is_first_rank():
+            model, data = self.model, self.datamodule
+            size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            print(f"policy: {size:,} parameters to train, in the world of {model.trained.path}")
+            print(f"data: {data.env_id}, {data.splits['train'].num_transitions:,} steps to start from")
