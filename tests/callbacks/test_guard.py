@@ -89,6 +89,21 @@ def test_twenty_nans_leave_what_a_run_without_these_updates_leaves(toy_data, tmp
     seen(f"at 20 steps ({objective}): weights, moments, states as in a run without these updates, bit for bit")
 
 
+class Apart(pl.Callback):
+    """Moves the target encoder away from the encoder, so that an average of both would be seen."""
+
+    def on_fit_start(self, trainer, pl_module):
+        for parameter in pl_module.target_encoder.parameters():
+            parameter.data.fill_(7.0)
+
+
+def test_an_update_that_was_left_out_does_not_move_the_target_encoder(toy_data, tmp_path):
+    callbacks = [Apart(), Poison({0, 1, 2}), NumericalGuard(tmp_path)]
+    state, _, _ = fit(toy_data, tmp_path, callbacks, steps=3, objective="latent", target="ema")
+    averages = [value for name, value in state.items() if name.startswith("target_encoder.")]
+    assert averages and all((value == 7.0).all() for value in averages)
+
+
 def test_what_was_left_out_is_named_and_kept(toy_data, tmp_path):
     _, told, _ = fit(toy_data, tmp_path, [Poison({2, 5}), NumericalGuard(tmp_path)], steps=8)
     kept = [torch.load(tmp_path / "skipped" / f"step-{step}.pt", weights_only=True) for step in (3, 6)]
@@ -114,6 +129,20 @@ def test_spikes_are_told(toy_data, tmp_path):
     with warnings.catch_warnings(record=True):
         fit(toy_data, tmp_path, [Poison({50}, 1e4), guard])
     assert guard.spikes >= 1 and guard.skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("usual", "norm", "clip", "spikes"),
+    [(60, 19.0, None, 0), (60, 21.0, None, 1), (60, 50.0, 100.0, 0), (60, 101.0, 100.0, 1), (19, 50.0, None, 0)],
+    ids=["19 times", "21 times", "not clipped", "clipped", "too few before"],
+)
+def test_a_spike_is_20_times_as_large_as_usual_and_clipped_if_anything_is(tmp_path, usual, norm, clip, spikes):
+    guard = NumericalGuard(tmp_path)
+    trainer = SimpleNamespace(gradient_clip_val=clip, callback_metrics={}, loggers=[], global_step=0)
+    with warnings.catch_warnings(record=True):
+        for value in (*[1.0] * usual, norm):
+            guard._watch(trainer, value)
+    assert guard.spikes == spikes
 
 
 def test_a_task_that_asks_seldom_has_no_spikes(tmp_path):

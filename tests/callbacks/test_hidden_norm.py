@@ -35,10 +35,10 @@ def test_growth_is_the_slope_over_an_episodes_steps():
     assert norm_growth(broken, stretch_of(5, 7), torch.arange(12).unsqueeze(0) < 9).item() == pytest.approx(2.0)
 
 
-def measure(h, rule, batch=None, monitor=None):
+def measure(h, rule, batch=None, monitor=None, **hparams):
     logged = {}
     module = SimpleNamespace(
-        hparams={"rule": rule}, global_step=50, log_dict=lambda metrics: logged.update(metrics), gate=None
+        hparams={"rule": rule, **hparams}, global_step=50, log_dict=lambda metrics: logged.update(metrics), gate=None
     )
     trainer = MagicMock(global_step=50, log_every_n_steps=50)
     trainer.strategy.reduce = lambda values, reduce_op: values  # one rank
@@ -54,6 +54,12 @@ def test_numbers_by_hand():
     assert numbers["norm_growth"] == pytest.approx(2.5)
     assert numbers["bound_margin"] == pytest.approx(1 - 8)  # the bound of a gru is 1
     assert "bound_margin" not in measure(h, "residual") and "gate_mean" not in numbers
+
+
+def test_the_bound_is_that_of_the_rules_own_width():
+    h = torch.full((1, 3, 8), 0.5)  # 5 entries of the rule, and 3 that are packed after them
+    numbers = measure(h, "gated_norm", hidden_dim=5)
+    assert numbers["bound_margin"] == pytest.approx(1 - 0.5 / 2)
 
 
 @pytest.mark.parametrize("size", [1e4, float("nan"), float("inf")])
@@ -74,6 +80,12 @@ def test_warns_when_the_state_is_dead():
         measure(torch.zeros(2, 3, 4), "gated")
     with pytest.warns(UserWarning, match="is dead"):
         measure(torch.ones(2, 3, 4), "gated", {"carry": torch.ones(2, 4)})  # does not move
+
+
+@pytest.mark.parametrize(("size", "warned"), [(101.0, "explodes"), (99.0, ""), (1.1e-4, ""), (0.9e-4, "dead")])
+def test_the_thresholds_are_root_mean_squares(recwarn, size, warned):
+    measure(size * torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]), "residual")
+    assert [warned in str(warning.message) for warning in recwarn] == [True] * bool(warned)
 
 
 def test_a_healthy_state_is_not_warned_of(recwarn):
