@@ -66,7 +66,8 @@ def compare_here(conf, tmp_path, monkeypatch, capsys):
     """The command in this process; its runs start warm, one after the other, and know one more rule, `copy`."""
 
     def start(task: launch.Task) -> warm.Process:
-        return warm.start([task.log, task.out, task.slug, task.seed], task.folder, ["-c", RUN], **task.environment)
+        words = [task.log, task.out, task.run["slug"], task.run["seed"]]
+        return warm.start(words, task.folder, ["-c", RUN], **task.environment)
 
     def run(*options: str) -> str:
         main(["compare", "--config", str(conf), "--out", "out", *options, "--jobs", "1"])

@@ -39,15 +39,19 @@ class Task:
     """One run as a process."""
 
     out: Path
-    slug: str
-    seed: int
+    run: dict[str, Any]  # of the design
     folder: Path  # that it starts in
     environment: dict[str, str]
 
     @property
+    def label(self) -> str:
+        """The run's name in messages."""
+        return f"{self.run['variant']}, seed {self.run['seed']}"
+
+    @property
     def log(self) -> Path:
         """The file of its output."""
-        return log_path(self.out, self.slug, self.seed)
+        return run_folder(self.out, self.run["slug"], self.run["seed"]).with_suffix(".log")
 
 
 Submit = Callable[[Task], "Future[int]"]
@@ -67,11 +71,6 @@ def side_by_side(jobs: int | None, resources: Resources, cores: int, gpus: int) 
     return jobs or max(1, room)
 
 
-def log_path(out: Path, slug: str, seed: int) -> Path:
-    """The file of a run's output."""
-    return run_folder(out, slug, seed).with_suffix(".log")
-
-
 def launch(out: Path, runs: list[dict[str, Any]], launcher: Launcher, jobs: int, resources: Resources) -> list[Failure]:
     """Train and measure the runs that are not finished yet; return those that failed.
 
@@ -83,34 +82,26 @@ def launch(out: Path, runs: list[dict[str, Any]], launcher: Launcher, jobs: int,
         jobs: runs side by side; a Ray cluster decides by its cores and GPUs.
         resources: of each run.
     """
-    waiting = [run for run in runs if finished(out, run) is None]
+    environment = {"OMP_NUM_THREADS": str(resources.threads)}
+    tasks = [Task(out, run, Path.cwd(), environment) for run in runs if finished(out, run) is None]
     failures: list[Failure] = []
     write_failures(out, failures)
-    for run in waiting:
-        log_path(out, run["slug"], run["seed"]).parent.mkdir(parents=True, exist_ok=True)
-        log_path(out, run["slug"], run["seed"]).unlink(missing_ok=True)
+    for task in tasks:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        task.log.unlink(missing_ok=True)
     engine = _local(jobs, resources) if launcher == "local" else _ray(jobs, resources)
-    with ComparisonProgress(len(runs) - len(waiting), len(runs)) as progress, engine as submit:
-        environment = {"OMP_NUM_THREADS": str(resources.threads)}
-        futures: dict[Future[int], dict[str, Any]] = {}
-        for run in waiting:
-            futures[submit(Task(out, run["slug"], run["seed"], Path.cwd(), environment))] = run
-        pending = set(futures)
+    with ComparisonProgress(len(runs) - len(tasks), len(runs)) as progress, engine as submit:
+        pending = {submit(task): task for task in tasks}
         while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                failure = _failure(out, futures[future], future)
+            for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                task = pending.pop(future)
+                failure = _failure(task, future)
                 if failure is not None:
                     failures.append(failure)
                     write_failures(out, failures)
-                progress.end(_label(futures[future]), failure)
-            logs = {_label(futures[f]): log_path(out, futures[f]["slug"], futures[f]["seed"]) for f in pending}
-            progress.update({label: path for label, path in logs.items() if path.is_file()})
+                progress.end(task.label, failure)
+            progress.update({task.label: task.log for task in pending.values() if task.log.is_file()})
     return failures
-
-
-def _label(run: dict[str, Any]) -> str:
-    return f"{run['variant']}, seed {run['seed']}"
 
 
 # --- engines ---------------------------------------------------------------------------------------------------------
@@ -183,7 +174,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
     Its stdin is a pipe that is never written to: when this process dies, however it does, the pipe ends, and so does
     the run.
     """
-    command = [sys.executable, "-m", WORKER, str(task.out), task.slug, str(task.seed)]
+    command = [sys.executable, "-m", WORKER, str(task.out), task.run["slug"], str(task.run["seed"])]
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("wb") as log:
         return subprocess.Popen(
@@ -208,13 +199,13 @@ def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
                 process.wait(GRACE)
 
 
-def _failure(out: Path, run: dict[str, Any], future: "Future[int]") -> Failure | None:
+def _failure(task: Task, future: "Future[int]") -> Failure | None:
     """Why a run that has ended has no result; None if it has one."""
     if (error := future.exception()) is None:
-        if future.result() == 0 and finished(out, run) is not None:
+        if future.result() == 0 and finished(task.out, task.run) is not None:
             return None
-        reason = failure_reason(future.result(), log_path(out, run["slug"], run["seed"]))
+        reason = failure_reason(future.result(), task.log)
     else:  # Ray lost the task
         reason = " ".join(str(error).split())[:300]
-    log = log_path(out, run["slug"], run["seed"]).relative_to(out).as_posix()
-    return Failure(run["variant"], run["axes"], run["seed"], reason, log)
+    log = task.log.relative_to(task.out).as_posix()
+    return Failure(task.run["variant"], task.run["axes"], task.run["seed"], reason, log)

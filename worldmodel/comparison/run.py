@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +84,6 @@ class TrainedCLI(TrainingCLI):
         self.model.load_state_dict(read_checkpoint(find_checkpoint(self.run_dir))["state_dict"])
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a training, as kept in `trained.json`."""
-
-    command: list[str]
-    seconds: float  # from the start of the process
-    train_steps: int
-    steps_per_second: float
-    peak_memory_mb: float
-    losses: dict[str, float]
-
-
 def main(argv: list[str]) -> None:
     """Train and measure one run of the comparison's design."""
     began = time.monotonic()
@@ -112,48 +100,37 @@ def main(argv: list[str]) -> None:
         return
     if cost is None:
         cost = _cost(cli, run["argv"], time.monotonic() - began)
-        write_json(folder / "trained.json", asdict(cost))
+        write_json(folder / "trained.json", cost)
         began = time.monotonic()
     model = cli.model.to(cli.trainer.strategy.root_device).eval()
     measurement = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
     write_curves(folder / "curves.csv", measurement.curves)
     write_examples(folder / "examples.npz", measurement.examples)
-    size = size_of(model.hparams)
-    result = Result(
-        run["variant"],
-        run["axes"],
-        seed,
-        measurement.errors,
-        measurement.valid_time,
-        measurement.norm_growth,
-        size.parameters,
-        size.recurrence_parameters,
-        size.hidden_dim,
-        size.flops,
-        cost.train_steps,
-        cost.steps_per_second,
-        cost.seconds + time.monotonic() - began,
-        cost.peak_memory_mb,
-        cost.losses,
-        run["argv"],
-    )
-    write_result(folder, result)
+    cost["seconds"] += time.monotonic() - began
+    of_test = {name: getattr(measurement, name) for name in ("errors", "valid_time", "norm_growth")}
+    size = asdict(size_of(model.hparams))
+    write_result(folder, Result(run["variant"], run["axes"], seed, **of_test, **size, **cost))
 
 
-def _trained(folder: Path, command: list[str]) -> Cost | None:
+def _trained(folder: Path, command: list[str]) -> dict[str, Any] | None:
     """The cost of the finished training of this run; None if there is none, or its weights are missing."""
     if not (folder / "trained.json").is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
-    cost = Cost(**read_json(folder / "trained.json"))
-    return cost if same_command(cost.command, command) else None
+    cost = read_json(folder / "trained.json")
+    return cost if same_command(cost["command"], command) else None
 
 
-def _cost(cli: RunCLI, command: list[str], elapsed: float) -> Cost:
-    steps, seconds = cli.trainer.global_step, cli.stopwatch.seconds
-    known = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    losses = {name: known[name] for name in ("train/loss", "val/loss") if name in known}
-    memory = _peak_memory_mb(cli.trainer.strategy.root_device)
-    return Cost(command, elapsed, steps, steps / max(seconds, 1e-9), memory, losses)
+def _cost(cli: RunCLI, command: list[str], elapsed: float) -> dict[str, Any]:
+    """The cost of a training, as entries of a Result, and its command."""
+    steps, known = cli.trainer.global_step, cli.trainer.callback_metrics
+    return {
+        "command": command,
+        "seconds": elapsed,  # from the start of the process
+        "train_steps": steps,
+        "steps_per_second": steps / max(cli.stopwatch.seconds, 1e-9),
+        "peak_memory_mb": _peak_memory_mb(cli.trainer.strategy.root_device),
+        "losses": {name: float(known[name]) for name in ("train/loss", "val/loss") if name in known},
+    }
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -28,18 +28,6 @@ from worldmodel.runs.cluster import own_cores, ray_cluster, share
 RETRIES = 1  # of a member that dies: it continues from its own checkpoint
 
 
-class MemberFailed(Exception):
-    """A member has died more often than it may be restarted.
-
-    Args:
-        member: its number.
-    """
-
-    def __init__(self, member: int) -> None:
-        super().__init__(f"member {member} failed")
-        self.member = member
-
-
 def evolve(population: Population, lineage: Lineage, stop_if_asked: Callable[[], None]) -> None:
     """Train all members side by side to the last step, on the Ray cluster at RAY_ADDRESS or one on this machine.
 
@@ -59,15 +47,8 @@ def evolve(population: Population, lineage: Lineage, stop_if_asked: Callable[[],
             f" an exchange every {population.interval} of {population.last_step} steps",
             flush=True,
         )
-        try:
-            with PopulationProgress(population, lineage, stop_if_asked) as progress:
-                _tune(population, resources, lineage, progress)
-        except MemberFailed as error:
-            log = population.member(error.member).with_suffix(".log")
-            raise UserError(
-                f"member {error.member} failed: {failure_reason(1, log)} (log: {log}). The same command continues from"
-                " the last checkpoints"
-            ) from error
+        with PopulationProgress(population, lineage, stop_if_asked) as progress:
+            _tune(population, resources, lineage, progress)
 
 
 def _resources(ray: Any, population: Population) -> dict[str, float]:
@@ -116,7 +97,11 @@ def _tune(
     except tune.TuneError:
         if scheduler.failed is None:
             raise
-        raise MemberFailed(scheduler.failed) from None
+        log = population.member(scheduler.failed).with_suffix(".log")
+        raise UserError(
+            f"member {scheduler.failed} failed: {failure_reason(1, log)} (log: {log}). The same command continues from"
+            " the last checkpoints"
+        ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -176,7 +161,7 @@ class Exchanges(PopulationBasedTraining):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self.failed = member_of(trial.trial_id)
-        raise MemberFailed(self.failed)  # Tune wraps it in an error of its own
+        raise RuntimeError(f"member {self.failed} failed")  # which Tune wraps in a TuneError
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # for Tune's records, which are not read: the terminal cannot be pickled
