@@ -16,7 +16,6 @@ from worldmodel.comparison.results import Curve
 from worldmodel.comparison.tables import number
 from worldmodel.comparison.verdict import judge
 
-
 SMALL = {"variants": ["gated_norm, carry", "residual, zero"], "seeds": [0, 1]}
 
 

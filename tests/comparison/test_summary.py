@@ -38,8 +38,10 @@ def growth_of(comparison: Comparison, norm: Callable[[int], np.ndarray], variant
         (lambda seed: np.where(STEPS > T, [9.0, 0.2, 2.0][seed], 1.0), "No hidden state"),  # seeds disagree
         (lambda seed: np.where((STEPS > 99) & (seed == 1), np.nan, 1.0), "The hidden state grows"),
         (lambda seed: np.where(STEPS > T // 2, np.inf, 1.0), "The hidden state grows"),
+        (lambda seed: np.where(STEPS > T, 1.6, 1.0), "The hidden state grows"),
+        (lambda seed: np.where(STEPS > T, 1.4, 1.0), "No hidden state"),
     ],
-    ids=["grows", "narrow", "wide", "fills up", "chance", "overflows", "overflows before T"],
+    ids=["grows", "narrow", "wide", "fills up", "chance", "overflows", "overflows before T", "by 60%", "by 40%"],
 )
 def test_growth_is_told_whatever_the_width(tmp_path, norm, said):
     sentence = growth_of(make_comparison(tmp_path, TWO), norm)

@@ -7,7 +7,7 @@ from comparison.by_hand import T, Table, compare, comparison_of
 from scipy import stats
 
 from worldmodel.comparison.contest import Pair, Ranking, Verdict
-from worldmodel.comparison.results import Comparison, Failure, Reference
+from worldmodel.comparison.results import Comparison, Failure, Reference, is_diverged
 from worldmodel.comparison.verdict import judge, write_results_csv, write_verdict
 from worldmodel.durable import read_json
 
@@ -128,6 +128,11 @@ def test_divergence_speaks_where_it_is_no_chance(a, b, better):
     assert the_pair({"a": b, "b": a}).better == swapped[better]
 
 
+@pytest.mark.parametrize(("error", "diverged"), [(100.0, False), (100.1, True), (INF, True), (NAN, True)])
+def test_a_hundred_variances_are_the_limit(error, diverged):
+    assert is_diverged(error) == diverged
+
+
 def test_two_that_always_diverge_are_not_different():
     pair = the_pair({"a": [INF, INF, INF], "b": [1e24, INF, 1e30]})
     assert pair.p == 1 and math.isnan(pair.ratio)
@@ -144,6 +149,15 @@ def test_a_winner_is_better_than_every_other():
     assert ranking.winner is None
     assert ranking.best == ["a", "b"]
     assert ranking.statement.startswith("no verdict: 5 seeds do not tell these 2 apart: a; b")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(3, "5 seeds do not tell these 3 apart: "), (4, "4 are not told apart (lowest: ")]
+)
+def test_the_summary_names_at_most_three_variants(count, said):
+    rng = np.random.default_rng(0)
+    summary = judge(compare({name: noisy(rng, 5) for name in "abcd"[:count]})).summary
+    assert f"no verdict: {said}" in summary[0]
 
 
 def test_who_diverged_in_a_seed_never_wins():
