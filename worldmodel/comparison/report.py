@@ -109,13 +109,13 @@ def _worst(runs: list[Result], loop: str, horizon: int) -> float:
 def _figures(comparison: Comparison) -> dict[str, Any]:
     """Name -> HTML of a figure, without empty ones; the rollouts by episode and variant."""
     curves = comparison.curves
-    made = {
+    figures = {
         f"{name} {loop}": figure
         for name, draw in (("error", error_figure), ("regret", regret_figure), ("norm", norm_figure))
         for loop in LOOPS
         if (figure := draw(comparison, curves, loop)) is not None
     }
-    html: dict[str, Any] = {name: _html(figure, name.replace(" ", "-")) for name, figure in made.items()}
+    html: dict[str, Any] = {name: _html(figure, name.replace(" ", "-")) for name, figure in figures.items()}
     return html | {"rollouts": _rollouts(comparison)}
 
 

@@ -120,7 +120,7 @@ class Exchanges(PopulationBasedTraining):
     Args:
         population: in its folder.
         lineage: is continued and written.
-        progress: is told of reports and exchanges.
+        progress: shows reports and exchanges.
     """
 
     def __init__(self, population: Population, lineage: Lineage, progress: PopulationProgress) -> None:
