@@ -1,10 +1,10 @@
-"""What this program survives: runs the tests of each fault, in full, and writes the table of docs/reliability.md.
+"""What the program survives: runs the tests of each fault in full, and writes the table of docs/reliability.md.
 
     python benchmarks/faults.py [--rows 5,6] [--jobs 2] [--quick]
 
-Each row is of the tests that are marked with its number (pytest.mark.fault); what they saw, they say themselves. A row
-that cannot be run here says so. In full it takes about half an hour on two cores; with --rows the other rows of the
-table stay as they are. --quick is what `make test` runs, and leaves the file alone.
+A row's tests are those marked with its number (pytest.mark.fault); they report what they saw. A row that cannot be run
+here says so. In full it takes about half an hour on two cores; --rows leaves the other rows of the table as they are.
+--quick runs what `make test` runs, and does not write the file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- by benchmarks/faults.py -->", "<!-- end -->"
 HEAD = ["| | what happens | what is promised | what was seen | on |", "|---:|---|---|---|---|"]
-ROWS = {  # what happens, and what is promised
+ROWS = {  # what happens: what is promised
     1: ("SIGKILL at random instants, during a save too", "the end is that of an uninterrupted run, bit for bit"),
     2: ("a resume at every step from 1 to 60", "the same"),
     3: ("another number of data workers", "the same stream"),
@@ -41,12 +41,12 @@ ROWS = {  # what happens, and what is promised
     16: ("out of memory", "the peak and the options named; the last checkpoint whole"),
     17: ("a collector killed 50 times", "no acknowledged episode lost, none half there"),
     18: ("memory over 10,000 steps, data larger than memory", "less than 1 MB more a 1000 steps"),
-    19: ("a dataset replaced between two runs", "refused, unless told otherwise"),
+    19: ("a dataset replaced between two runs", "refused, unless accepted by an option"),
 }
 
 
 def measured(rows: list[int], jobs: int, full: bool) -> dict[int, list[ElementTree.Element]]:
-    """The tests of each row, as pytest reports them."""
+    """The test cases of each row, as pytest reports them."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-m", "fault", f"--junitxml={report}", "-n", str(jobs)]
@@ -70,15 +70,13 @@ def line(number: int, cases: list[ElementTree.Element]) -> str:
 
 
 def write(lines: dict[int, str]) -> None:
-    """Put these rows into the table of the docs; the others stay."""
+    """Replace these rows of the table in the docs."""
     page = PAGE.read_text()
     begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
     table = (row.split("|") for row in page[begin:end].splitlines() if row.startswith("| "))
-    there = {int(cells[1]): "|".join(cells) for cells in table if cells[1].strip().isdigit()}
-    rows = there | lines
-    shown = "\n".join([*HEAD, *(rows[number] for number in sorted(rows))])
-    here = f"{machine()}, torch {torch.__version__}"
-    PAGE.write_text(f"{page[:begin]}\n\nOn {here}:\n\n{shown}\n\n{page[end:]}")
+    rows = {int(cells[1]): "|".join(cells) for cells in table if cells[1].strip().isdigit()} | lines
+    text = "\n".join([*HEAD, *(rows[number] for number in sorted(rows))])
+    PAGE.write_text(f"{page[:begin]}\n\nOn {machine()}, torch {torch.__version__}:\n\n{text}\n\n{page[end:]}")
 
 
 def _properties(case: ElementTree.Element, name: str) -> list[str]:
@@ -86,11 +84,11 @@ def _properties(case: ElementTree.Element, name: str) -> list[str]:
 
 
 def main() -> None:
-    """The table on the screen and in the docs; status 1 if a row failed."""
+    """Print the table, and write it to the docs; exit status 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", help="some of them: 5,6; default: all")
+    parser.add_argument("--rows", help="only these, such as 5,6")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="fewer kills and flips")
+    parser.add_argument("--quick", action="store_true", help="the usual forms of the tests; do not write the table")
     options = parser.parse_args()
     rows = [int(row) for row in options.rows.split(",")] if options.rows else list(ROWS)
     tests = measured(rows, options.jobs, not options.quick)

@@ -1,14 +1,14 @@
-"""What the options for a GPU give: time of a training step, and how far loss and gradient are from plain float32.
+"""What the options for a GPU gain: the time of a training step, and how far loss and gradient are from plain float32.
 
     python benchmarks/gpu.py [--ways float32,cuda_graph] [--size 512x64x64] [--json FILE]
-    python benchmarks/gpu.py --device cpu --size 16x4x4     # only to try the script
+    python benchmarks/gpu.py --device cpu --size 16x4x4     # only tries the script
 
 Two questions at each size, hidden width x lanes x steps, on noise:
   step         forward, backward, clipping and AdamW's update of a WorldModel
   recurrence   forward and backward of the recurrence alone, beside torch.nn.GRU of the same width: cuDNN's kernels,
-               which know no resets within a segment
-Each way takes turns with float32, and is printed, and added to the file, once it is through; the cheap ones come first.
-The first step has compilation and capture in it. CPU-8 is eight threads of the same machine.
+               which cannot reset within a segment
+Each way takes turns with float32, and is printed and saved when it is done; the cheap ones come first. The first step
+includes compilation and capture. CPU-8 is eight threads of the same machine.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Way:
     mixed: bool = False
     graph: bool = False
     compiled: bool = False  # a step of the recurrence
-    loop: dict[str, Any] | None = None  # torch.compile's options for its loop as a whole: what the program does not do
+    loop: dict[str, Any] | None = None  # torch.compile's options for its whole loop, which the program does not compile
     threads: int = 0  # of the CPU; 0: on the GPU
 
 
@@ -64,7 +64,7 @@ PEERS = ("nn.GRU", "nn.GRU+cuda_graph")
 
 
 class Size:
-    """A model's weights and a batch, which all ways share, and the ways themselves."""
+    """A model's weights and a batch, which all ways share; and calls that train it."""
 
     def __init__(self, text: str, device: str) -> None:
         self.hidden, self.lanes, self.steps = map(int, text.split("x"))
@@ -176,7 +176,7 @@ def set_up(way: Way, device: str) -> Iterator[None]:
 
 
 def waiting(call: Call, device: str) -> Call:
-    """The same, to its end on the GPU."""
+    """The same, until the GPU has finished."""
 
     def whole() -> Tensor:
         loss = call()
@@ -188,7 +188,7 @@ def waiting(call: Call, device: str) -> Call:
 
 
 def measure(size: Size, question: str, name: str, rounds: int) -> dict[str, float]:
-    """A way beside float32: of the first step how far it is, of further ones the time."""
+    """A way beside float32: how far its first step is, and how long further ones take."""
     make = getattr(size, question)
     plain, reference = make(WAYS["float32"])
     peer = name.startswith("nn.GRU")
@@ -198,11 +198,14 @@ def measure(size: Size, question: str, name: str, rounds: int) -> dict[str, floa
     loss = float(call())
     figures = {"first_seconds": time.perf_counter() - began}
     if not peer:
-        found, wanted = (
+        gradient, wanted = (
             torch.cat([p.grad.cpu().flatten() for p in m.parameters() if p.grad is not None])
             for m in (model, reference)
         )
-        figures |= {"loss": abs(loss / expected - 1), "gradient": float((found - wanted).norm() / wanted.norm())}
+        figures |= {
+            "loss": abs(loss / expected - 1),
+            "gradient": float((gradient - wanted).norm() / wanted.norm()),
+        }
     warm_up = 1 if rounds < 5 else 3
     timed = in_turns({"plain": plain, "way": call}, rounds, warm_up, clock=time.perf_counter)
     took = timed["way"].median
@@ -222,17 +225,17 @@ def main() -> None:
     about = {"device": device, "cuda": torch.version.cuda, "lightning": lightning.__version__}
     known = options.json is not None and options.json.exists()
     sizes: dict[str, Any] = json.loads(options.json.read_text())["sizes"] if known else {}
-    made = {text: Size(text, options.device) for text in options.size.split(",")}
+    measured = {text: Size(text, options.device) for text in options.size.split(",")}
     for name in [*options.ways.split(","), *PEERS]:
-        for text, size in made.items():
+        for text, size in measured.items():
             for question in options.questions.split(","):
                 if (name in PEERS and question == "step") or (options.device == "cpu" and "graph" in name):
                     continue
                 rounds = 3 if name.startswith("CPU") else options.rounds
-                found = measure(size, question, name, rounds)
-                sizes.setdefault(text, {}).setdefault(question, {})[name] = found
-                told = "  ".join(f"{key} {value:.3g}" for key, value in found.items())
-                print(f"{text:12} {question:11} {name:32} {told}", flush=True)
+                figures = measure(size, question, name, rounds)
+                sizes.setdefault(text, {}).setdefault(question, {})[name] = figures
+                line = "  ".join(f"{key} {value:.3g}" for key, value in figures.items())
+                print(f"{text:12} {question:11} {name:32} {line}", flush=True)
                 save(options.json, about | {"sizes": sizes})
 
 

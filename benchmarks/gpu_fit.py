@@ -1,11 +1,11 @@
-"""Frames a second of `worldmodel fit` on a GPU, beside its bare step.
+"""Frames per second of `worldmodel fit` on a GPU, beside its bare step.
 
     python benchmarks/gpu_fit.py [--steps 400] [--json FILE]
-    python benchmarks/gpu_fit.py --accelerator cpu --steps 80     # only to try the script
+    python benchmarks/gpu_fit.py --accelerator cpu --steps 80     # only tries the script
 
-Each way is a fit of conf/quickstart.yaml on a collected Pendulum: data, guard, metrics, the hidden state watched;
-without start, validation and end. Behind it the same model takes bare steps on its last batch: forward, backward,
-clipping, update.
+Each way is a fit of conf/quickstart.yaml on a collected Pendulum, with data, guard, metrics and the monitor of the
+hidden state, but without start, validation and end. After it the same model takes bare steps on its last batch:
+forward, backward, clipping, update.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ import lightning.pytorch as pl
 import torch
 from timing import options_parser, save
 
+from worldmodel.commands.fit import main as fit
 from worldmodel.envs.collect import CollectOptions, collect
-from worldmodel.commands.fit import main as training
 from worldmodel.modules.step_graph import StepGraph
 
 WARM, BARE = 50, 100
@@ -38,7 +38,7 @@ WAYS = {
 
 
 class Pace(pl.Callback):
-    """Seconds of a step of the fit, and of a bare one."""
+    """Measures the seconds of a step of the fit, and of a bare one."""
 
     way = ""
     fit = bare = 0.0
@@ -54,7 +54,7 @@ class Pace(pl.Callback):
         Pace.frames = self.batch["valid"].numel()
         graph = "cuda_graph" in Pace.way
         step = StepGraph(pl_module.step, pl_module.parameters()) if graph else pl_module.step
-        for _ in range(2):  # the first is warming up
+        for _ in range(2):  # the first warms up
             began = now()
             for _ in range(BARE):
                 bare_step(trainer, pl_module, step, self.batch)
@@ -100,13 +100,13 @@ def main() -> None:
                 continue
             Pace.way = name
             with contextlib.redirect_stdout(io.StringIO()):
-                training([*shared, *options, "--run_dir", str(folder / f"run{number}")])
+                fit([*shared, *options, "--run_dir", str(folder / f"run{number}")])
             rates = {"fit": Pace.frames / Pace.fit, "bare": Pace.frames / Pace.bare}
             ways[name] = {"fit_ms": 1000 * Pace.fit, "bare_ms": 1000 * Pace.bare} | {
                 f"{key}_frames_per_second": rate for key, rate in rates.items()
             }
-            told = "  ".join(f"{key} {value:.4g}" for key, value in ways[name].items())
-            print(f"{name:44} {told}", flush=True)
+            line = "  ".join(f"{key} {value:.4g}" for key, value in ways[name].items())
+            print(f"{name:44} {line}", flush=True)
             save(arguments.json, {"device": device, "ways": ways})
 
 

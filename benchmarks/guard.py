@@ -2,8 +2,8 @@
 
     python benchmarks/guard.py [--hidden 128] [--steps 2000] [--json FILE]
 
-Trains on noise in memory, on one thread, with gradients clipped, and the guard on every other step: the median of the
-differences between neighbours in processor time, and its interval. A step takes about 25 ms on one core.
+Trains on noise in memory, on one thread, with clipped gradients and the guard on every other step. Prints the median of
+the differences between neighbouring steps in processor time, and its interval. A step takes about 25 ms on one core.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ LANES, SEGMENT, OBS, ACTIONS = 16, 32, 24, 6
 
 
 class EveryOther(NumericalGuard):
-    """Looks at every other step alone, and takes the time of all."""
+    """Guards only every other step, and times all."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -46,7 +46,7 @@ class EveryOther(NumericalGuard):
 
 
 def _interval(values: torch.Tensor) -> tuple[float, float]:
-    """Of the median, by drawing anew (bootstrap)."""
+    """The bootstrap's 95% interval of the median."""
     drawn = torch.randint(len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0))
     medians = values[drawn].median(dim=1).values
     return float(medians.quantile(0.025)), float(medians.quantile(0.975))

@@ -8,7 +8,7 @@ import torch
 def segment(
     lanes: int, steps: int, obs_dim: int, action_dim: int, generator: torch.Generator, position: int
 ) -> dict[str, Any]:
-    """A batch, the continuation of the one before it: every lane is one episode without an end."""
+    """A batch that continues the one before it; every lane is one endless episode."""
     is_first = torch.zeros(lanes, steps, dtype=torch.bool)
     is_first[:, 0] = position == 0
     return {

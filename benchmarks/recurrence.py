@@ -2,9 +2,9 @@
 
     python benchmarks/recurrence.py [--sizes 16x64x256,...] [--rounds 30] [--json FILE]
 
-Forward and backward of B lanes x T steps of H hidden units, with inputs as wide as the state; one thread. The variants
-take turns in one process; ratios are of medians. `loop` projects every step's input by itself, `floor` is the matmuls
-of a step (forward, and backward for state and weights), T times, and nothing else.
+Forward and backward of B lanes x T steps of H hidden units, with inputs as wide as the state, on one thread. The
+variants take turns in one process; ratios are of medians. `loop` projects each step's input on its own; `floor` is T
+times the matmuls of a step (forward, and backward for state and weights), and nothing else.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def of_torch(kind: type[nn.GRU] | type[nn.LSTM], lanes: int, steps: int, hidden:
 
 
 def of_rule(rule: str, layers: int, lanes: int, steps: int, hidden: int, naive: bool = False) -> Callable[[], None]:
-    """The predictor's unroll without its head, forward and backward; `naive`: one step after the other."""
+    """The predictor's unroll without its head, forward and backward; `naive`: step by step."""
     predictor = LatentPredictor(hidden, 0, hidden, rule, layers)
     predictor.head = nn.Identity()
     z, a = torch.randn(lanes, steps, hidden, requires_grad=True), torch.zeros(lanes, steps, 0)
@@ -53,7 +53,7 @@ def of_rule(rule: str, layers: int, lanes: int, steps: int, hidden: int, naive: 
 
 
 def floor(rule: str, layers: int, lanes: int, steps: int, hidden: int) -> Callable[[], None]:
-    """The matmuls of a step's recurrent weights, and of the inputs' once."""
+    """The matmuls with the recurrent weights at each step, and with the input weights once."""
     cell = LatentPredictor(hidden, 0, hidden, rule, layers).cell
     recurrent = [p.detach() for name, p in cell.named_parameters() if p.ndim == 2 and not _is_input(name)]
     inputs = [p.detach() for name, p in cell.named_parameters() if p.ndim == 2 and _is_input(name)]

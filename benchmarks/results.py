@@ -1,9 +1,8 @@
-"""The comparisons of docs/results, from their beginning: python benchmarks/results.py [linear pendulum ...]
+"""The comparisons of docs/results, from scratch: python benchmarks/results.py [linear pendulum ...]
 
-NAME_triad is triad alone, on the simulators beside gated_norm and gru; linear_memory the two cells that came with the
-sequence tasks. Each goes on where it was interrupted
-(runs/results/NAME); then its tables, numbers and curves land in docs/results. On two cores the linear system takes an
-hour, each simulator about ten minutes.
+NAME_triad is triad alone, on the simulators beside gated_norm and gru; linear_memory are the cells made for sequence
+tasks. Each resumes where it was interrupted (runs/results/NAME); then its tables, numbers and curves are copied to
+docs/results. On two cores the linear system takes an hour, each simulator about ten minutes.
 """
 
 import shutil

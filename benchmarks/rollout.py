@@ -2,8 +2,8 @@
 
     python benchmarks/rollout.py [--hidden 256] [--json FILE]
 
-`LatentPredictor.open_loop` over 64 steps without gradients, one thread, in turns with the same matmuls: those of the
-cell and of the head, each once a step.
+`LatentPredictor.open_loop` over 64 steps without gradients, on one thread, takes turns with its matmuls alone: those of
+the cell and of the head, once a step.
 """
 
 import torch

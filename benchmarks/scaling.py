@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--rounds 10] [--ranks 1,2] [--json FILE]
 
-Forward and backward of `WorldModel.losses` on noise, one thread, the sizes of a column in turns; of the recurrence
-alone in the column "unroll". Memory is what the first step adds to a process. With ranks: frames/s of DDP with 16 lanes
-on each, one thread a rank, against one.
+Forward and backward of `WorldModel.losses` on noise, on one thread; the sizes of a column take turns. The column
+"unroll" is the recurrence alone. Memory is what the first step adds to a process. Ranks: frames/s of DDP, with 16 lanes
+and one thread on each, against one rank.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def columns(rounds: int) -> dict[str, Any]:
-    """Milliseconds, us a lane and step, and MB of every size."""
+    """Milliseconds, microseconds a step, and MB of every size."""
     figures: dict[str, Any] = {}
     for column, sizes in COLUMNS.items():
         make = unroll_of if column == "unroll" else step_of
@@ -87,7 +87,7 @@ def unroll_of(lanes: int, steps: int, hidden: int):
 
 
 def added_by_a_step(lanes: int, steps: int, hidden: int) -> float:
-    """MB, in a process that has not made any larger step."""
+    """MB, in a process that has made no larger step."""
     step_of(2, 4, hidden)()
     step = step_of(lanes, steps, hidden)
     before = _most()
@@ -106,7 +106,7 @@ def _most() -> float:
 
 
 def of_ranks(ranks: str) -> dict[str, float]:
-    """Frames/s of each number of ranks; a number larger than that of the cores is left out."""
+    """Frames/s of each number of ranks, up to the number of cores."""
     figures = {}
     for number in filter(lambda n: n <= (os.cpu_count() or 1), map(int, ranks.split(","))):
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), __file__]

@@ -1,10 +1,10 @@
-"""What each rule's memory can do: count, hold a value, copy; and how near it stays to the Kalman filter.
+"""What each rule's memory can do: count, hold a value, copy; and how close it comes to the Kalman filter.
 
-python benchmarks/scorecard.py [--tasks anbn,haystack,...] [--rules gated_norm,lstm,...] [--seeds 0,1,2] [--jobs 2]
+    python benchmarks/scorecard.py [--tasks anbn,haystack,...] [--rules gated_norm,lstm,...] [--seeds 0,1,2] [--jobs 2]
 
-Trains every rule with every seed, at equal parameters, on conf/TASK.yaml, as far as that is not done (runs/scorecard);
-then docs/results/scorecard.csv gets a row for every run that is there, and the tables of docs/results/scorecard.md are
-printed. The regret is that of benchmarks/results.py: docs/results/linear.csv, linear_triad.csv, linear_memory.csv.
+Trains every rule with every seed, at equal parameters, on conf/TASK.yaml, unless runs/scorecard already holds that run.
+Then writes a row for every run to docs/results/scorecard.csv, and prints the tables of docs/results/scorecard.md. The
+regret is that of benchmarks/results.py: docs/results/linear.csv, linear_triad.csv, linear_memory.csv.
 """
 
 import argparse
@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from worldmodel.comparison.matching import matched, size_of
-from worldmodel.comparison.statistics import geometric
+from worldmodel.comparison.design import matched
+from worldmodel.comparison.measure import size_of
 from worldmodel.rules import RULES
+from worldmodel.statistics import geometric
 from worldmodel.tasks.sequences import make_task
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ Row = dict[str, Any]
 
 
 def fits(tasks: list[str], rules: list[str], seeds: list[str]) -> Iterator[tuple[Path, list[str]]]:
-    """The folder of every fit, and what runs it; hidden sizes give each rule as many parameters as the conf's own."""
+    """The folder and the command of every fit; hidden sizes give each rule as many parameters as the conf's own."""
     for task in tasks:
         conf = ROOT / "conf" / f"{task}.yaml"
         config = yaml.safe_load(conf.read_text())
@@ -53,7 +54,7 @@ def fits(tasks: list[str], rules: list[str], seeds: list[str]) -> Iterator[tuple
 
 
 def fit(folder: Path, command: list[str]) -> None:
-    """Train, unless that was done; what an interruption left is thrown away."""
+    """Train, unless it is done already; what an interrupted fit left is removed."""
     done = folder / "done"
     if done.exists():
         return

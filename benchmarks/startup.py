@@ -1,8 +1,8 @@
-"""How long the program takes before it does anything.
+"""How long the program takes to start.
 
     python benchmarks/startup.py [--rounds 7] [--json FILE]
 
-Real processes, in turns: help, the import of the package, of torch, of Lightning, and a fit of one step until its end.
+Real processes take turns: help, the imports of the package, of torch and of Lightning, and a whole fit of one step.
 """
 
 import subprocess

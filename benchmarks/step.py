@@ -3,10 +3,10 @@
     python -m venv .venv-peers && .venv-peers/bin/pip install torch==2.13.0 sheeprl==0.8.4 .
     .venv-peers/bin/python benchmarks/step.py [--rounds 12] [--json FILE]
 
-Forward, backward, clipping and the optimizer's update on 16 lanes x 64 steps of 8 observations and 2 actions, fp32, one
-thread; the models take turns in one process. sheeprl's is what its own `world_model_learning` does, the actor and the
-critic left out. Ours is deterministic: a latent vector, no distribution, no sampling, no KL term; that is a good part
-of the difference, and not the same model. Widths are chosen so that the trained parameters are as many.
+Forward, backward, clipping and the optimizer's update on 16 lanes x 64 steps of 8 observations and 2 actions, float32
+on one thread; the models take turns in one process. sheeprl's step is its own `world_model_learning`, without actor and
+critic. Ours is not the same model: it is deterministic, with a latent vector and no distribution, sampling or KL term,
+which explains much of the difference. Widths are chosen to give equal numbers of trained parameters.
 """
 
 import warnings
@@ -75,7 +75,7 @@ def of_sheeprl(units: int, recurrent: int, discrete: int) -> tuple[Callable[[], 
 
 
 def of_ours(rule: str, layers: int, parameters: int) -> tuple[Callable[[], None], int]:
-    """A step of a model of ours with nearly as many parameters; its width and hidden state are alike."""
+    """A step of a model of ours with nearly as many parameters; its width is that of its hidden state."""
     sizes = range(32, 2048, 4)
     counted = ((size, _count(rule, layers, size)) for size in sizes)
     below, above = next(pair for pair in pairwise(counted) if pair[1][1] >= parameters)

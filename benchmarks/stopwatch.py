@@ -1,4 +1,4 @@
-"""Seconds of a training, without what surrounds it."""
+"""The seconds of a training alone."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from worldmodel.modules.rollout_data import RolloutDataModule
 
 
 class Stopwatch:
-    """CPU time of this process (what others do meanwhile does not count), and that on the wall."""
+    """CPU time of this process, which others do not disturb, and wall time."""
 
     def __init__(self) -> None:
         self.seconds, self._began = {"wall": 0.0, "cpu": 0.0}, {"wall": 0.0, "cpu": 0.0}
@@ -22,13 +22,13 @@ class Stopwatch:
         self.seconds = {name: total + now[name] - self._began[name] for name, total in self.seconds.items()}
 
     def figures(self, steps: int) -> dict[str, Any]:
-        """Of `steps` environment steps."""
-        told: dict[str, Any] = {f"{name}_seconds": taken for name, taken in self.seconds.items()}
-        return {"steps": steps, **told, "steps_per_cpu_second": steps / self.seconds["cpu"]}
+        """The seconds of `steps` environment steps."""
+        seconds: dict[str, Any] = {f"{name}_seconds": taken for name, taken in self.seconds.items()}
+        return {"steps": steps, **seconds, "steps_per_cpu_second": steps / self.seconds["cpu"]}
 
 
 class TrainingStopwatch(Callback):
-    """Runs while `worldmodel policy fit` collects and trains, not while it validates. `last` is the newest one's."""
+    """Runs while `worldmodel policy fit` collects and trains, not while it validates; `last`: the newest figures."""
 
     last: dict[str, Any]
 

@@ -1,9 +1,9 @@
-"""Exact gradients on one endless episode: does memory, or the time of a step, grow over a million steps?
+"""Whether memory or the time of a step grows over a million steps of exact gradients on one endless episode.
 
     python benchmarks/stream.py [--gradient eligibility|rtrl] [--steps 1000000] [--json FILE]
 
-One lane, one episode without an end, segments of 250 steps; the carry holds what the state depends on since the start.
-Prints the process's memory and the time of a segment along the way. One thread.
+One lane, segments of 250 steps, one thread; the carry holds the state's derivatives since the start. Prints the
+process's memory and the time of a segment along the way.
 """
 
 import time

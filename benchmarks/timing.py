@@ -1,4 +1,4 @@
-"""What the benchmarks share: functions that take turns, and the name of the machine."""
+"""What the benchmarks share: timing of functions that take turns, options, and figures as JSON."""
 
 import argparse
 import gc
@@ -16,17 +16,17 @@ import torch
 
 
 def options_parser(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
-    """The options that every benchmark has, and its docstring as help; `rounds`: how many count, where they do."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, help="write the figures there too")
+    """The options of every benchmark, with its docstring as help; `rounds`: the default number of timed rounds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     if rounds is not None:
-        made.add_argument("--rounds", type=int, default=rounds, help="that count; default: %(default)s")
-    return made
+        parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds; default: %(default)s")
+    return parser
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of one call: the median, and the quartiles."""
+    """Seconds of one call: median and quartiles."""
 
     median: float
     low: float
@@ -43,10 +43,10 @@ def in_turns(
 
     Args:
         ways: the functions, by name.
-        rounds: that count.
-        warm_up: rounds before them.
-        clock: seconds; the processor time of this thread, of which neighbours take nothing. `time.perf_counter` for
-            what runs elsewhere, on a GPU or in another process.
+        rounds: timed.
+        warm_up: rounds before them, which are not.
+        clock: in seconds; by default the processor time of this thread, which other processes do not disturb. Use
+            `time.perf_counter` for what runs elsewhere, on a GPU or in another process.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
@@ -65,7 +65,7 @@ def _timed(values: list[float]) -> Timed:
 
 
 def machine() -> str:
-    """Processor and cores, as far as the system tells."""
+    """Processor and number of cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
@@ -73,7 +73,7 @@ def machine() -> str:
 
 
 def save(path: Path | None, figures: Mapping[str, Any]) -> None:
-    """Figures as JSON, with the day and what they were taken on; None: nowhere."""
+    """Write figures as JSON, with the date and the machine; None: nowhere."""
     if path is not None:
         about = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "torch": torch.__version__}
         path.write_text(json.dumps(about | dict(figures), indent=1) + "\n")

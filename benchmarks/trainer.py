@@ -3,9 +3,9 @@
     python benchmarks/trainer.py [--hidden 128] [--steps 600] [--json FILE]
 
 Both train the same model on the same batches of a collected Pendulum, on one thread, and take turns step by step. The
-loop makes a batch, takes a step with clipping, and keeps the carry; nothing else. The fit has what every fit has: the
-guard, the hidden state watched, metrics to a file, a progress bar. Processor time of neighbours, the median of their
-differences; start and end of a fit are not in it (startup.py).
+loop makes a batch, takes a step with clipping and keeps the carry. The fit has what every fit has: the guard, the
+monitor of the hidden state, metrics in a file, a progress bar. Prints the median difference of neighbouring steps in
+processor time, without a fit's start and end (see startup.py).
 """
 
 import contextlib
@@ -24,15 +24,15 @@ import yaml
 from timing import options_parser, save
 
 from worldmodel import EpisodeDataModule, WorldModel
+from worldmodel.commands.fit import main as fit
 from worldmodel.envs.collect import CollectOptions, collect
-from worldmodel.commands.fit import main as training
 from worldmodel.modules.optimizer import adamw
 
 WARM, LANES, SEGMENT, GOAL = 20, 16, 64, 0.05
 
 
 class Clock(pl.Callback):
-    """The seconds of each step of a fit, and of the loop's step behind it."""
+    """Times each step of a fit, and a step of the loop after it."""
 
     pairs: list[tuple[float, float]] = []
     loop: Iterator[None]
@@ -89,12 +89,12 @@ def main() -> None:
         (folder / "fit.yaml").write_text(yaml.safe_dump(options))
         Clock.loop = looped(options)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            training(["fit", "--config", str(folder / "fit.yaml"), "--run_dir", str(folder / "run")])
-    fit, loop = (median(column) for column in zip(*Clock.pairs[WARM:], strict=True))
-    low, share, high = quantiles(((fit - of_loop) / loop for fit, of_loop in Clock.pairs[WARM:]), n=4)
-    print(f"loop {1000 * loop:.1f} ms a step, fit {1000 * fit:.1f} ms: {share:+.1%} ({low:+.1%} to {high:+.1%})")
+            fit(["fit", "--config", str(folder / "fit.yaml"), "--run_dir", str(folder / "run")])
+    of_fit, of_loop = (median(column) for column in zip(*Clock.pairs[WARM:], strict=True))
+    low, share, high = quantiles(((fitted - looped) / of_loop for fitted, looped in Clock.pairs[WARM:]), n=4)
+    print(f"loop {1000 * of_loop:.1f} ms a step, fit {1000 * of_fit:.1f} ms: {share:+.1%} ({low:+.1%} to {high:+.1%})")
     print(f"goal: at most {GOAL:.0%} at a step of 25 ms or more")
-    save(arguments.json, {"loop_ms": 1000 * loop, "fit_ms": 1000 * fit, "share": share, "quartiles": [low, high]})
+    save(arguments.json, {"loop_ms": 1000 * of_loop, "fit_ms": 1000 * of_fit, "share": share, "quartiles": [low, high]})
 
 
 if __name__ == "__main__":

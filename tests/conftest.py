@@ -1,4 +1,4 @@
-"""What several tests need: small real datasets and the program as a user runs it."""
+"""Shared fixtures: small real datasets, and the program as a user runs it."""
 
 import subprocess
 from pathlib import Path
@@ -17,32 +17,36 @@ TOY = CollectOptions(
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="all faults of docs/reliability.md: half an hour")
-    parser.addoption("--faults", help="of the tests of faults those of these rows of docs/reliability.md: 5,6")
+    parser.addoption("--full", action="store_true", help="run the exhaustive forms of the tests too (about an hour)")
+    parser.addoption("--faults", help="run only the tests of these rows of docs/reliability.md, such as 5,6")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Which row of docs/reliability.md a test is of, for benchmarks/faults.py."""
+    """Choose tests by `--full` and `--faults`; files with slow tests come first, so that all workers end together.
+
+    Each test reports its rows of docs/reliability.md to benchmarks/faults.py.
+    """
     chosen = items if config.getoption("--full") else [item for item in items if "full" not in item.keywords]
     rows = {int(row) for row in (config.getoption("--faults") or "").split(",") if row}
-    numbers = {item: [number for mark in item.iter_markers("fault") for number in mark.args] for item in items}
+    rows_of = {item: [row for mark in item.iter_markers("fault") for row in mark.args] for item in items}
     for item in items:
-        item.user_properties += [("fault", number) for number in numbers[item]]
+        item.user_properties += [("fault", row) for row in rows_of[item]]
     if rows:
-        chosen = [item for item in chosen if rows & set(numbers[item])]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+        chosen = [item for item in chosen if rows & set(rows_of[item])]
+    config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+    slow = {item.path for item in chosen if "slow" in item.keywords}
+    items[:] = sorted(chosen, key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
 def often(request):
-    """How often something happens: in full, or in the usual run of the tests."""
+    """`often(full, usual)`: how often to repeat something, with `--full` and without."""
     return lambda full, usual: full if request.config.getoption("--full") else usual
 
 
 @pytest.fixture
 def seen(record_property):
-    """Tell the table of docs/reliability.md what was seen."""
+    """`seen(text)`: report a result to the table of docs/reliability.md."""
     return lambda text: record_property("seen", text)
 
 
@@ -67,7 +71,7 @@ def pendulum_data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def worldmodel(tmp_path):
-    """Run the program in an empty folder; returns the finished process."""
+    """`worldmodel(*arguments)`: run the program in an empty folder; returns the finished process."""
 
     def run(*arguments, cwd=tmp_path, timeout=400) -> subprocess.CompletedProcess:
         return warm.run(arguments, cwd, timeout)
@@ -76,7 +80,7 @@ def worldmodel(tmp_path):
 
 
 def one_line(process):
-    """The error of a user's mistake: one line on stderr, status 2, no traceback."""
+    """The one line on stderr that reports a user's mistake, with status 2 and no traceback."""
     assert process.returncode == 2, process.stderr[-3000:]
     lines = [line for line in process.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("worldmodel: error: "), process.stderr

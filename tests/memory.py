@@ -1,4 +1,4 @@
-"""Episodes in memory, without files, for tests of what lies above."""
+"""Episodes in memory, without files."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def box(*shape, dtype="float32"):
 
 
 def episodes_of(obs, action, lengths, reward=None, terminated=None) -> Episodes:
-    """Rows (F, O) and (F, A) of episodes of these numbers of transitions, one behind the other."""
+    """Episodes of these numbers of transitions, whose rows (F, O) and (F, A) follow one another."""
     layout = Layout({"observation": box(obs.shape[1])}, box(action.shape[1]))
     zeros = np.zeros(len(obs), np.float32)
     columns = (obs, zeros if reward is None else reward, zeros if terminated is None else terminated, action)

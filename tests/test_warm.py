@@ -1,4 +1,4 @@
-"""A warm run is as one from nothing."""
+"""A warm start is like a cold one."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ FIT += ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", 
 
 def test_a_fit_has_the_same_numbers(toy_data, tmp_path):
     arguments = [*FIT, "--data.path", toy_data, "--run_dir"]
-    ends = warm.run([*arguments, "warm"], tmp_path, 400), warm.run([*arguments, "cold"], tmp_path, 400, NOT="warm")
+    ends = warm.run([*arguments, "warm"], tmp_path), warm.run([*arguments, "cold"], tmp_path, NOT="warm")
     assert [end.returncode for end in ends] == [0, 0], ends
     metrics = [(tmp_path / name / "metrics.csv").read_text() for name in ("warm", "cold")]
     assert metrics[0] == metrics[1] and "train/loss" in metrics[0]
@@ -22,13 +22,29 @@ def test_a_fit_has_the_same_numbers(toy_data, tmp_path):
     assert ends[0].stderr == ends[1].stderr
 
 
-def test_one_that_does_not_end_is_ended(tmp_path):
+def test_two_run_at_a_time(tmp_path):
+    first = warm.start(["collect", "Pendulum-v1", "--out", "x", "--steps", "100000000"], tmp_path)
+    assert warm.run(["--version"], tmp_path).stdout.startswith("worldmodel ")
+    assert first.poll() is None
+    first.kill()
+    assert first.returncode == -9
+
+
+def test_one_that_does_not_end_is_killed(tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         warm.run(["collect", "Pendulum-v1", "--out", "x", "--steps", "100000000"], tmp_path, 1)
-    assert warm.run(["--version"], tmp_path, 400).returncode == 0
+    assert warm.run(["--version"], tmp_path).returncode == 0
 
 
-def test_what_a_test_changes_in_the_environment_is_there_from_the_beginning(monkeypatch):
+@pytest.mark.parametrize("program", [["-c", "import sys; print(sys.argv[1:], __name__)"], ["SCRIPT"]])
+def test_code_and_scripts_run_as_python_runs_them(tmp_path, program):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(sys.argv[1:], __name__)")
+    ended = warm.run(["a", 1], tmp_path, program=[str(script) if word == "SCRIPT" else word for word in program])
+    assert ended.stdout == "['a', '1'] __main__\n", ended.stderr
+
+
+def test_a_changed_environment_needs_a_cold_start(monkeypatch):
     server = warm.Server.__new__(warm.Server)
     server.environment = warm.variables()
     assert server.fits(warm.variables())

@@ -1,4 +1,4 @@
-"""Environments whose every transition can be checked: `gymnasium.make("toy_env:Toy-v0")`."""
+"""An environment whose every transition can be checked: `gymnasium.make("toy_env:Toy-v0")`."""
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +18,7 @@ def reward_of(obs: np.ndarray, action: np.ndarray, after: np.ndarray) -> np.ndar
 
 
 class Toy(gym.Env):
-    """Deterministic given the start and the actions; terminal where o[0] is 0, so that lengths vary."""
+    """Deterministic, given the start and the actions; terminal where o[0] is 0, so that lengths vary."""
 
     observation_space = spaces.Box(0, 31, (2,), np.float32)
     action_space = spaces.Box(-2, 2, (1,), np.float32)
@@ -38,7 +38,7 @@ class Toy(gym.Env):
 
 
 def integer_actions(observations: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-    """A policy of the user's own: integers that depend on the observation, different at neighbouring steps."""
+    """A user's policy: integers that depend on the observation and differ between neighbouring steps."""
     return ((observations[:, :1] + 2 * observations[:, 1:] + is_first[:, None]) % 5 - 2).astype(np.float32)
 
 

@@ -1,57 +1,136 @@
-"""The program in a process that begins warm: forked off one that has imported torch and Lightning, and no more.
+"""Start the program warm: forked from a server that has already imported it.
 
-A start from nothing is seconds of imports, and the tests start the program some hundred times. Here a server imports
-once. Every run is a fork of it, with arguments, folder, environment, output and session of its own, and ends as any
-interpreter does. What a test changed in the environment may be read by an import: such a run starts from nothing, as do
-those that are killed or measured (faults/processes.py).
+Importing torch and Lightning takes seconds, and the tests start the program several hundred times. A fork has its own
+arguments, folder, environment, output and session, and ends like any other interpreter. An import may have read the
+environment, so a program whose environment differs from the server's is started cold.
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
-COMMANDS = ["fit", "compare", "diagnose", "rollout", "plan", "export", "collect"]
-EXPERIMENTS = ["policies"]
-OWN = {"PYTEST_CURRENT_TEST"}  # every test's; nobody reads it
+WIDTH = 8  # of a number that the server sends
+UNREAD = {"PYTEST_CURRENT_TEST"}  # changes with every test; the program does not read it
 
 
 def variables(**further: str) -> dict[str, str]:
-    """The environment of the program under test."""
-    path = f"{TESTS}{os.pathsep}{TESTS.parent}"  # this checkout's program, whichever is installed
+    """The environment of the program under test: this checkout's package, whichever is installed."""
+    path = f"{TESTS}{os.pathsep}{TESTS.parent}"
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | further
 
 
-def run(arguments: Iterable[Any], cwd: Path, timeout: float, **further: str) -> subprocess.CompletedProcess:
-    """The program to its end, warm where it can be."""
-    words, environment = list(map(str, arguments)), variables(**further)
-    server = _server()
-    if not server.fits(environment):
-        command = [sys.executable, *PROGRAM, *words]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
-    return server.run(words, cwd, environment, timeout)
+class Process:
+    """A running program, in a session of its own.
+
+    Args:
+        words: what follows `python` on the command line: `-m module`, `-c code` or a script, then its arguments.
+        cwd: its folder.
+        environment: all its variables.
+        late: further variables, which no import of a warm start may need.
+    """
+
+    def __init__(self, words: Sequence[str], cwd: Path, environment: dict[str, str], late: dict[str, str]) -> None:
+        self.args, self.returncode = words, None
+        self._out, self._err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._status, status = os.pipe()
+        try:
+            _server().ask(words, cwd, environment, late, [self._out.fileno(), self._err.fileno(), status])
+        finally:
+            os.close(status)
+        self.pid = self._read()
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+        if self.returncode is None and self._ready(0):
+            self.returncode = self._read()
+        return self.returncode
+
+    def end(self, timeout: float = 300) -> subprocess.CompletedProcess:
+        """Wait for its end; then kill what is left of its session.
+
+        Raises:
+            subprocess.TimeoutExpired: if it takes longer than `timeout` seconds.
+        """
+        try:
+            if self.returncode is None and not self._ready(timeout):
+                raise subprocess.TimeoutExpired(self.args, timeout)
+        finally:
+            self.kill()
+        output = [file.seek(0) or file.read() for file in (self._out, self._err)]
+        return subprocess.CompletedProcess(self.args, self.returncode, *output)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the program alone."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit status."""
+        if self.returncode is None:
+            self.returncode = self._read()
+        return self.returncode
+
+    def kill(self) -> None:
+        """SIGKILL to what is left of its session, and wait for it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def _ready(self, timeout: float) -> bool:
+        return bool(select.select([self._status], [], [], timeout)[0])
+
+    def _read(self) -> int:
+        """Its process id at first, then its exit status."""
+        number = os.read(self._status, WIDTH)
+        assert number, "the server of warm starts has died"
+        return int(number)
+
+    def __del__(self) -> None:
+        os.close(self._status)
+        self._out.close()
+        self._err.close()
+
+
+def start(
+    arguments: Iterable[Any],
+    cwd: Path,
+    program: Sequence[str] = PROGRAM,
+    late: dict[str, str] | None = None,
+    **further: str,
+) -> Process:
+    """Start the program, or what stands for it, with further environment variables."""
+    return Process([*program, *map(str, arguments)], cwd, variables(**further), late or {})
+
+
+def run(arguments: Iterable[Any], cwd: Path, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess:
+    """Run the program to its end."""
+    return start(arguments, cwd, **options).end(timeout)
 
 
 class Server:
-    """The process that forks, seen from the tests: one request at a time."""
+    """The tests' end of the process that forks."""
 
     def __init__(self) -> None:
         self.environment = variables()
         self.room, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:  # its end is this one's: no server outlives the tests
+        with theirs:  # only we hold the other end, so the server ends with the tests
             self.process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
                 env=self.environment,
@@ -67,87 +146,87 @@ class Server:
         self.process.wait()
 
     def fits(self, environment: dict[str, str]) -> bool:
-        """Whether a process that was started with this environment would be as this one."""
-        differ = {name for name, _ in environment.items() ^ self.environment.items()}
-        return differ <= OWN
+        """Whether a process started with this environment would have imported the same."""
+        return {name for name, _ in environment.items() ^ self.environment.items()} <= UNREAD
 
-    def run(
-        self, words: list[str], cwd: Path, environment: dict[str, str], timeout: float
-    ) -> subprocess.CompletedProcess:
-        """As `subprocess.run`; behind it the whole session is gone."""
-        request = json.dumps([words, str(cwd), environment]).encode()
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            socket.send_fds(self.room, [request], [out.fileno(), err.fileno()])
-            pid = self._answer(None)
-            try:
-                status = self._answer(timeout)
-            except BaseException as error:
-                kill(pid)
-                self._answer(None)
-                if isinstance(error, TimeoutError):
-                    raise subprocess.TimeoutExpired(words, timeout) from None
-                raise
-            kill(pid)
-            out.seek(0)
-            err.seek(0)
-            return subprocess.CompletedProcess(words, status, out.read(), err.read())
-
-    def _answer(self, timeout: float | None) -> int:
-        self.room.settimeout(timeout)
-        answer = self.room.recv(100)
-        assert answer, "the server of warm starts has died"
-        return int(answer)
+    def ask(self, words: Sequence[str], cwd: Path, environment: dict, late: dict, fds: list[int]) -> None:
+        request = {"warm": self.fits(environment), "words": words, "cwd": str(cwd), "environment": environment | late}
+        socket.send_fds(self.room, [json.dumps(request).encode()], fds)
 
 
 _server = cache(Server)
 
 
-def kill(group: int) -> None:
-    """SIGKILL to all of a process group that are still there."""
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-
-
-# --- the process itself ----------------------------------------------------------------------------------------------
+# --- the server itself -----------------------------------------------------------------------------------------------
 
 
 def serve(room: socket.socket) -> list[str]:
-    """Fork a process for every request, and wait for it. Returns in each of them, what it was asked for."""
+    """Fork for every request; returns in each program, with its command line."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        request, fds, _, _ = socket.recv_fds(room, 1 << 20, 2)
+        request, fds, _, _ = socket.recv_fds(room, 1 << 20, 3)
         if not request:
             raise SystemExit
-        if pid := os.fork():
-            for fd in fds:
-                os.close(fd)
-            room.send(str(pid).encode())
-            room.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
-            continue
-        os.setsid()
-        room.close()
-        for fd, place in zip(fds, (1, 2), strict=True):
-            os.dup2(fd, place)
+        if os.fork() == 0:
+            room.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return begin(*fds, **json.loads(request))
+        for fd in fds:
             os.close(fd)
-        words, cwd, environment = json.loads(request)
-        os.chdir(cwd)
-        os.environ.clear()
-        os.environ.update(environment)
-        return words
+
+
+def begin(out: int, err: int, status: int, warm: bool, words: list, cwd: str, environment: dict) -> list[str]:
+    """Fork the program off this process, which stays to report its end."""
+    if pid := os.fork():
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.write(status, f"{code:{WIDTH}}".encode())
+        os._exit(0)
+    os.setsid()
+    os.write(status, f"{os.getpid():{WIDTH}}".encode())
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    for fd in (out, err, status):
+        os.close(fd)
+    os.chdir(cwd)
+    if not warm:
+        os.execve(sys.executable, [sys.executable, *words], environment)
+    os.environ.clear()
+    os.environ.update(environment)
+    return words
+
+
+def execute(words: list[str]) -> None:
+    """Do what `python` does with these words."""
+    kind, *rest = words if words[0] in ("-m", "-c") else ("", *words)
+    what, *arguments = rest
+    sys.argv = [kind or what, *arguments]
+    sys.path[0] = os.getcwd() if kind else str(Path(what).parent)
+    if kind == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(what, main.__dict__)
+    else:
+        runpy.run_path(what, run_name="__main__")
 
 
 def main() -> None:
-    """What was imported must have left no thread, which a fork would lose."""
-    for command in COMMANDS:
-        import_module(f"worldmodel.commands.{command}")
-    for experiment in EXPERIMENTS:
-        import_module(f"worldmodel.experiments.{experiment}")
+    """Import the program and serve it; an import must have left no thread, which a fork would lose."""
+    for room in ("commands", "experiments"):
+        package = import_module(f"worldmodel.{room}")
+        for module in iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
     import numpy as np
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+    from matplotlib.figure import Figure
 
     assert len(os.listdir("/proc/self/task")) == 1
-    sys.argv[1:] = serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.path[0] = os.getcwd()  # as behind -m
-    np.random.seed()  # Python's own generator does so by itself, torch's starts with a constant
-    runpy.run_module("worldmodel", run_name="__main__", alter_sys=True)
+    Figure.set_layout_engine = lambda self, *arguments, **options: None  # layouts take longer than a small fit
+    gc.freeze()
+    words = serve(socket.socket(fileno=int(sys.argv[1])))
+    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # as Lightning does where it is imported
+    np.random.seed()  # Python seeds its generator after a fork itself; torch's starts with a constant
+    execute(words)
 
 
 if __name__ == "__main__":

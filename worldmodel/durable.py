@@ -1,12 +1,15 @@
 """Files that are whole or absent, whatever dies while they are written, and their digests."""
 
 import hashlib
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
+from typing import Any
 
 
 @contextmanager
@@ -42,6 +45,39 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON, whole or not at all. Infinities and NaN, which JSON lacks, become {"float": "inf"}."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(_without_infinities(values), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return _with_infinities(json.loads(path.read_text()))
+
+
+def _without_infinities(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return {"float": str(value)}
+        case dict():
+            return {str(key): _without_infinities(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_without_infinities(inner) for inner in value]
+    return value
+
+
+def _with_infinities(value: Any) -> Any:
+    match value:
+        case {"float": str(text), **rest} if not rest:
+            return float(text)
+        case dict():
+            return {key: _with_infinities(inner) for key, inner in value.items()}
+        case list():
+            return [_with_infinities(inner) for inner in value]
+    return value
 
 
 def sha256(path: Path) -> str:

@@ -1,7 +1,13 @@
-"""The user's mistakes: one line that names the thing and the way out."""
+"""The user's mistakes, and why a process failed: one line that names the thing and the way out."""
 
+import re
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+ERROR_LINE = re.compile(r"worldmodel: error: (.*)|((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
+TAIL_BYTES = 20_000  # of a log, that are searched for an error
 
 
 class UserError(ValueError):
@@ -45,3 +51,16 @@ def choose(kind: str, name: str, choices: Iterable[str]) -> str:
     hint = nearest(name, choices)
     every = "" if hint.startswith("choose") else f" ({kind}s: {', '.join(choices)})"
     raise UserError(f"unknown {kind} {name!r}: {hint}{every}")
+
+
+def failure_reason(status: int, log: Path) -> str:
+    """Why a process failed, in one line: the signal that killed it, or the last error in its log."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (": perhaps out of memory" if -status == signal.SIGKILL else "")
+    text = log.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if match := ERROR_LINE.fullmatch(line):
+            return match[1] or match[2]
+    return lines[-1] if lines else f"ended with status {status} and no output"

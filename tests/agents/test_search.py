@@ -97,7 +97,7 @@ def test_weights_by_hand():
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_rollout_that_diverges_is_never_chosen(search):
     def objective(actions):
-        score = -actions[:, 0, 0]
+        score = -10 - actions[:, 0, 0]  # a score of 0 would be the best
         return torch.where(actions[:, 0, 0] < 0, torch.nan, score)
 
     plan = search(objective, Gaussians.fresh(1, 2, LOW, HIGH), generator(), iterations=8)

@@ -1,4 +1,4 @@
-"""A swap takes all of the donor that makes its training go on, and leaves the member what is its own."""
+"""An exploit takes all of the donor that makes its training go on, and leaves the member what is its own."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint, RandomState
-from worldmodel.callbacks.exchange import CLIP, Exchange, Report, Swap, report_of
+from worldmodel.callbacks.exchange import CLIP, Exchange, Report, report_of
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.metrics import MetricsFile
 from worldmodel.callbacks.tbptt import TruncatedBPTT
@@ -73,8 +73,8 @@ def test_reports_follow_validations_and_are_in_the_checkpoint(pendulum_data, don
     assert asked[0].score > asked[1].score > here.score
 
 
-def test_a_swap_takes_weights_moments_and_schedule_together_and_sets_hyperparameters(pendulum_data, donor, tmp_path):
-    swap = Swap(donor / "last-1.ckpt", {RATE: 0.02, DECAY: 0.3, "model.open_loop_weight": 0.7, CLIP: 0.25})
+def test_an_exploit_takes_weights_moments_and_schedule_and_sets_hyperparameters(pendulum_data, donor, tmp_path):
+    exploit = (donor / "last-1.ckpt", {RATE: 0.02, DECAY: 0.3, "model.open_loop_weight": 0.7, CLIP: 0.25})
     state = {}
 
     class Look(pl.Callback):
@@ -85,7 +85,7 @@ def test_a_swap_takes_weights_moments_and_schedule_together_and_sets_hyperparame
                 state["decay"] = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
                 state["weights"], state["clip"] = dict(pl_module.weights), trainer.gradient_clip_val
 
-    trainer, exchange, _, recorder = fit(pendulum_data, tmp_path, 2, {8: swap}, also=[Look()])
+    trainer, exchange, _, recorder = fit(pendulum_data, tmp_path, 2, {8: exploit}, also=[Look()])
     there = read_checkpoint(donor / "last-1.ckpt")
     names = [name for name, _ in trainer.lightning_module.named_parameters()]
     weights = torch.cat([there["state_dict"][name].flatten() for name in names])
@@ -97,22 +97,22 @@ def test_a_swap_takes_weights_moments_and_schedule_together_and_sets_hyperparame
     assert state["decay"] == [0.3, 0.0] and state["weights"]["open_loop"] == 0.7 and state["clip"] == 0.25
     hparams = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["hyper_parameters"]
     assert (hparams["learning_rate"], hparams["weight_decay"], hparams["open_loop_weight"]) == (0.02, 0.3, 0.7)
-    assert exchange.report.exploits == 1 and exchange.report.hyperparameters == swap.hyperparameters
+    assert exchange.report.exploits == 1 and exchange.report.hyperparameters == exploit[1]
     metrics = (tmp_path / "metrics.csv").read_text()
     assert "pbt/exploitation_count" in metrics and "pbt/post_exploit_loss_ratio" in metrics
     assert 0.3 < trainer.callback_metrics["pbt/post_exploit_loss_ratio"].item() < 3
 
 
 def test_a_rate_is_set_also_in_the_midst_of_its_warm_up(pendulum_data, donor, tmp_path):
-    *_, recorder = fit(pendulum_data, tmp_path, 2, {4: Swap(donor / "last-1.ckpt", {RATE: 0.6})}, rate=0.06)
+    *_, recorder = fit(pendulum_data, tmp_path, 2, {4: (donor / "last-1.ckpt", {RATE: 0.6})}, rate=0.06)
     assert recorder.rates[:4] == pytest.approx([0.01, 0.02, 0.03, 0.04])
     assert recorder.rates[4:6] == pytest.approx([0.6, 0.6]), "the donor is at step 8 of its schedule"
 
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_fit_that_dies_behind_a_report_asks_again_and_ends_as_it_would_have(pendulum_data, donor, tmp_path, answered):
-    """Whether the answer was followed when it died, or had not come: the swap is made right behind the resume."""
-    answers = {8: Swap(donor / "last-1.ckpt", {RATE: 0.02})} if answered else {}
+    """Whether the answer was followed when it died, or had not come: the exploit follows right after the resume."""
+    answers = {8: (donor / "last-1.ckpt", {RATE: 0.02})} if answered else {}
     whole, *_ = fit(pendulum_data, tmp_path / "whole", 2, answers)
     path = tmp_path / "whole" / "checkpoints" / "last-1.ckpt"
     resumed, exchange, asked, recorder = fit(pendulum_data, tmp_path / "resumed", 2, answers, ckpt_path=path)
@@ -190,8 +190,8 @@ def fit_policy(folder, seed, answers, passes=3, minibatches=2):
 def test_a_rollout_is_left_where_its_policy_is_replaced(tmp_path):
     fit_policy(tmp_path / "donor", 1, {})
     donor = tmp_path / "donor" / "checkpoints" / "last-1.ckpt"
-    swap = Swap(donor, {"model.discount": 0.9, "model.learning_rate": 0.002})
-    trainer, asked, steps = fit_policy(tmp_path / "here", 2, {8: swap})
+    exploit = (donor, {"model.discount": 0.9, "model.learning_rate": 0.002})
+    trainer, asked, steps = fit_policy(tmp_path / "here", 2, {8: exploit})
     assert [report.step for report in asked] == [8, 16]
     assert steps.rollouts == [1] * 6 + [2] * 2 + [3] * 6 + [4] * 6, "of the second, two steps of six"
     fresh = [0, 6, 8, 14]  # steps on what their own policy has just played

@@ -89,6 +89,21 @@ def test_twenty_nans_leave_what_a_run_without_these_updates_leaves(toy_data, tmp
     seen(f"at 20 steps ({objective}): weights, moments, states as in a run without these updates, bit for bit")
 
 
+class Apart(pl.Callback):
+    """Moves the target encoder away from the encoder, so that an average of both would be seen."""
+
+    def on_fit_start(self, trainer, pl_module):
+        for parameter in pl_module.target_encoder.parameters():
+            parameter.data.fill_(7.0)
+
+
+def test_an_update_that_was_left_out_does_not_move_the_target_encoder(toy_data, tmp_path):
+    callbacks = [Apart(), Poison({0, 1, 2}), NumericalGuard(tmp_path)]
+    state, _, _ = fit(toy_data, tmp_path, callbacks, steps=3, objective="latent", target="ema")
+    averages = [value for name, value in state.items() if name.startswith("target_encoder.")]
+    assert averages and all((value == 7.0).all() for value in averages)
+
+
 def test_what_was_left_out_is_named_and_kept(toy_data, tmp_path):
     _, told, _ = fit(toy_data, tmp_path, [Poison({2, 5}), NumericalGuard(tmp_path)], steps=8)
     kept = [torch.load(tmp_path / "skipped" / f"step-{step}.pt", weights_only=True) for step in (3, 6)]

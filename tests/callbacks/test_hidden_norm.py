@@ -95,6 +95,12 @@ def test_warns_when_the_state_is_dead():
         measure(torch.ones(2, 3, 4), "gated", {"carry": torch.ones(2, 4)})  # does not move
 
 
+@pytest.mark.parametrize(("size", "warned"), [(101.0, "explodes"), (99.0, ""), (1.1e-4, ""), (0.9e-4, "dead")])
+def test_the_thresholds_are_root_mean_squares(recwarn, size, warned):
+    measure(size * torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]), "residual")
+    assert [warned in str(warning.message) for warning in recwarn] == [True] * bool(warned)
+
+
 def test_a_healthy_state_is_not_warned_of(recwarn):
     measure(torch.randn(2, 30, 4), "gated_norm")
     assert not recwarn.list

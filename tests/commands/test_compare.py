@@ -1,25 +1,27 @@
-"""`worldmodel compare` as its users meet it: real fits, interrupted ones that go on, mistakes that are one line."""
+"""`worldmodel compare` as users meet it: real fits, interrupted ones that go on, mistakes that are one line."""
 
 import csv
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import wandb
+import warm
 import yaml
+from faults.processes import children, gone
 from filelock import FileLock, Timeout
 
 from worldmodel.cli import main
-from worldmodel.comparison.options import CompareCLI
-from worldmodel.comparison.plan import Variant, load, plan_runs
-from worldmodel.comparison.prepare import unreached
-from worldmodel.comparison.results import read_json
+from worldmodel.comparison import launch
+from worldmodel.comparison.design import Variant, runs_of
+from worldmodel.comparison.folder import load
+from worldmodel.comparison.prepare import CompareCLI, unreached
 from worldmodel.comparison.run import RunCLI
+from worldmodel.durable import read_json
+from worldmodel.rules import RULES
 from worldmodel.runs.folder import RunLock
 
 TIMES = {"steps_per_second", "seconds", "peak_memory_mb"}  # what two runs of the same do not share
@@ -41,30 +43,52 @@ def conf(pendulum_data, tmp_path_factory) -> Path:
     return path
 
 
-def begin(conf: Path, cwd: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "worldmodel", "compare", "--config", str(conf), "--out", "out", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipes)
-
-
 def compare(conf: Path, cwd: Path, *options: str) -> str:
-    """To its end."""
-    process = begin(conf, cwd, *options)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+    """Run a comparison in OUT to its end; returns its output."""
+    process = warm.run(["compare", "--config", conf, "--out", "out", *options], cwd)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+RUN = """import os, sys
+log = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT)
+os.dup2(log, 1), os.dup2(log, 2)
+sys.argv[0] = "run.py"
+from worldmodel.rules import RULES
+RULES["copy"] = RULES["gated_norm"]
+import runpy
+runpy.run_module("worldmodel.comparison.run", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def compare_here(conf, tmp_path, monkeypatch, capsys):
+    """The command in this process; its runs start warm, one after the other, and know one more rule, `copy`."""
+
+    def start(task: launch.Task) -> warm.Process:
+        words = [task.log, task.out, task.run["slug"], task.run["seed"]]
+        return warm.start(words, task.folder, ["-c", RUN], **task.environment)
+
+    def run(*options: str) -> str:
+        main(["compare", "--config", str(conf), "--out", "out", *options, "--jobs", "1"])
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setitem(RULES, "copy", RULES["gated_norm"])
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return run
 
 
 @pytest.fixture(scope="session")
 def whole(conf, tmp_path_factory) -> tuple[Path, str]:
-    """A comparison that nobody disturbed, and what it printed."""
+    """A comparison that was left alone, and its output."""
     cwd = tmp_path_factory.mktemp("whole")
     return cwd, compare(conf, cwd, *TWO)
 
 
 def results(out: Path) -> dict[tuple[str, int], dict]:
-    """What all runs came to, without times and places."""
+    """The results of all runs, without times and places."""
     found = {}
     for path in sorted(out.glob("runs/*/*/result.json")):
         values = {key: value for key, value in read_json(path).items() if key not in TIMES}
@@ -72,27 +96,20 @@ def results(out: Path) -> dict[tuple[str, int], dict]:
     return found
 
 
-def children(pid: int) -> list[int]:
-    """Processes that this one has started."""
-    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+def unfinished(whole: tuple[Path, str], folder: Path) -> Path:
+    """A copy of the comparison whose second run has not begun."""
+    out = shutil.copytree(whole[0] / "out", folder / "out")
+    shutil.rmtree(out / "runs" / "lstm-carry")
+    return out
 
 
 def wait_until(condition, seconds: float = 300.0):
-    """What the condition gives, once it is true."""
+    """What the condition returns, once it is true."""
     until = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < until
         time.sleep(0.05)
     return value
-
-
-def alive(pid: int) -> bool:
-    """Neither gone nor only waiting to be counted."""
-    path = Path(f"/proc/{pid}/stat")
-    try:
-        return path.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # --- what it leaves ---------------------------------------------------------------------------------------------------
@@ -122,10 +139,10 @@ def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
         assert 0 < run.train_steps / run.steps_per_second < run.seconds and 50 < run.peak_memory_mb < 5000
     assert all(set(run.losses) == {"train/loss", "val/loss"} for run in comparison.results)
     assert all(set(run.errors["closed"]) == set(run.errors["open"]) == {8, 16} for run in comparison.results)
-    plan = comparison.plan
-    assert plan["horizons"] == [8, 16] and plan["steps"] == 8 and plan["axes"]["start"] == ["carry"]
-    assert plan["data"]["env_id"] == "Pendulum-v1" and plan["data"]["splits"]["train"]["steps"] > 500
-    for row, run in zip(plan["sizes"], comparison.results, strict=True):
+    design = comparison.design
+    assert design["horizons"] == [8, 16] and design["steps"] == 8 and design["axes"]["start"] == ["carry"]
+    assert design["data"]["env_id"] == "Pendulum-v1" and design["data"]["splits"]["train"]["steps"] > 500
+    for row, run in zip(design["sizes"], comparison.results, strict=True):
         assert abs(row["difference_percent"]) <= 2
         assert (run.hidden_dim, run.parameters, run.flops) == (row["hidden_dim"], row["parameters"], row["flops"])
         assert f"{row['parameters']:,}" in output
@@ -135,13 +152,9 @@ def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
 
 
 @pytest.mark.slow
-def test_a_rule_under_another_name_makes_no_difference(conf, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(
-        "from worldmodel.rules import RULES\nRULES['copy'] = RULES['gated_norm']\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # every process of the comparison knows the copy
-    output = compare(conf, tmp_path, "--rules", "gated_norm,copy", "--seeds", "0,1")
-    verdict = read_json(tmp_path / "out" / "verdict.json")
+def test_a_rule_under_another_name_makes_no_difference(compare_here):
+    output = compare_here("--rules", "gated_norm,copy", "--seeds", "0,1")
+    verdict = read_json(Path("out") / "verdict.json")
     assert {(pair["ratio"], pair["better"]) for pair in verdict["pairs"]} == {(1.0, None)} and verdict["pairs"]
     assert all("no difference" in ranking["statement"] for ranking in verdict["rankings"])
     assert "no difference" in output and "wins" not in output
@@ -162,13 +175,10 @@ def test_the_command_of_a_run_trains_the_same_by_hand(whole, worldmodel, tmp_pat
 
 
 @pytest.mark.slow
-def test_values_and_seeds_are_added_without_repeating_what_is_finished(whole, conf, tmp_path, capsys, monkeypatch):
+def test_values_and_seeds_are_added_without_repeating_what_is_finished(whole, compare_here, tmp_path):
     shutil.copytree(whole[0] / "out", tmp_path / "elsewhere")
-    monkeypatch.chdir(tmp_path)
     before = {path: path.stat() for path in tmp_path.glob("elsewhere/runs/*/*/result.json")}
-    arguments = ["compare", "--config", str(conf), "--out", "elsewhere", "--seeds", "0"]
-    main([*arguments, "--rules", "direct,lstm,gated_norm", "--jobs", "1"])
-    printed = capsys.readouterr().out
+    printed = compare_here("--out", "elsewhere", "--seeds", "0", "--rules", "direct,lstm,gated_norm")
     assert "2 of 3 runs are finished already" in printed and "done: direct, carry, seed 0 (3 of 3)" in printed
     assert {path: path.stat().st_ino for path in before} == {path: status.st_ino for path, status in before.items()}
     assert load(Path("elsewhere")).variants == ["direct, carry", "lstm, carry", "gated_norm, carry"]
@@ -183,45 +193,44 @@ def test_values_and_seeds_are_added_without_repeating_what_is_finished(whole, co
 
 @pytest.mark.slow
 def test_a_comparison_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(whole, conf, tmp_path):
-    out = tmp_path / "out"
-    process = begin(conf, tmp_path, *TWO, "--jobs", "1")
-    wait_until(lambda: list(out.glob("runs/*/*/result.json")))
-    metrics = out / "runs" / "lstm-carry" / "s0" / "metrics.csv"
-    wait_until(metrics.is_file)  # the second run trains
+    out = unfinished(whole, tmp_path)
+    finished = (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino
+    process = warm.start(["compare", "--config", conf, "--out", "out", *TWO], tmp_path)
+    wait_until((out / "runs" / "lstm-carry" / "s0" / "metrics.csv").is_file)  # the second run trains
     workers = children(process.pid)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    wait_until(lambda: not any(map(alive, workers)), 20)
+    process.kill()
+    assert workers and gone(workers, 20)
     ((first, result),) = results(out).items()
-    inode = (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino
     output = compare(conf, tmp_path, *TWO)
     assert "1 of 2 runs are finished already" in output and f"started: {first[0]}" not in output
-    assert (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino == inode
+    assert (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino == finished
     assert results(out) == results(whole[0] / "out") and results(out)[first] == result
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
 def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp_path, number, status):
-    process = begin(conf, tmp_path, *TWO, "--jobs", "2", "--trainer.max_steps", "60000")  # which none of them reaches
-    wait_until(lambda: len(list((tmp_path / "out").glob("runs/*/*/config.yaml"))) == 2)
+    endless = ["--jobs", "2", "--trainer.max_steps", "60000"]
+    process = warm.start(["compare", "--config", conf, "--out", "out", *TWO, *endless], tmp_path)
+    wait_until(lambda: len(list((tmp_path / "out").glob("runs/*/*.log"))) == 2)
     workers = children(process.pid)
-    os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == status, output
-    assert output.strip().endswith("runs are finished and kept in out; the same command goes on from there"), output
-    assert "Traceback" not in output and len(workers) == 2 and not any(map(alive, workers))
+    process.send_signal(number)
+    ended = process.end(60)
+    assert ended.returncode == status, ended.stdout
+    assert ended.stdout.strip().endswith("are finished and kept in out; the same command goes on from there"), ended
+    assert "Traceback" not in ended.stderr and len(workers) == 2 and gone(workers, 1)
 
 
 @pytest.mark.slow
-def test_a_run_whose_measurement_failed_is_measured_and_not_trained_again(whole, conf, tmp_path):
+def test_a_run_whose_measurement_failed_is_measured_and_not_trained_again(whole, compare_here, tmp_path):
     shutil.copytree(whole[0] / "out", tmp_path / "out")
     run = tmp_path / "out" / "runs" / "lstm-carry" / "s0"
     for name in ("result.json", "curves.csv", "examples.npz"):
         (run / name).unlink()
     before = {path: path.stat().st_mtime_ns for path in (run / "metrics.csv", run / "checkpoints" / "last.ckpt")}
-    output = compare(conf, tmp_path, *TWO)
-    assert "done: lstm, carry, seed 0 (2 of 2)" in output
+    assert "done: lstm, carry, seed 0 (2 of 2)" in compare_here(*TWO)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert results(tmp_path / "out") == results(whole[0] / "out")
     costs = [read_json(out / "runs/lstm-carry/s0/result.json") for out in (whole[0] / "out", tmp_path / "out")]
@@ -232,15 +241,13 @@ def test_a_run_whose_measurement_failed_is_measured_and_not_trained_again(whole,
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(conf, tmp_path):
+def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(compare_here, capsys):
     """A learning rate of 1e30 gives NaN; torch's anomaly detection takes that for an error."""
     options = ["--rules", "residual", "--seeds", "0", "--vary", "trainer.detect_anomaly=true,false"]
-    process = begin(
-        conf, tmp_path, *options, "--model.learning_rate", "1e30", "--model.warmup_steps", "0", "--jobs", "1"
-    )
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 1, output
-    comparison = load(tmp_path / "out")
+    with pytest.raises(SystemExit) as stop:
+        compare_here(*options, "--model.learning_rate", "1e30", "--model.warmup_steps", "0")
+    assert stop.value.code == 1
+    output, comparison = capsys.readouterr().out, load(Path("out"))
     (failure,) = comparison.failures
     assert failure.variant == "residual, carry, trainer.detect_anomaly true" and "nan" in failure.reason.lower()
     assert "Error" in failure.reason and f"FAILED: {failure.variant}, seed 0: {failure.reason}" in output
@@ -254,7 +261,7 @@ def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(conf,
 
 def test_a_run_is_called_by_its_variant_in_wandb(conf, tmp_path):
     variant = Variant({"rule": "gated", "start": "zero", "model.layers": "2"})
-    (run,) = plan_runs(tmp_path, [variant], [8], [3], "x")
+    (run,) = runs_of(tmp_path, [variant], [8], [3], "x")
     run["argv"][run["argv"].index("--config") + 1] = str(conf)
     run["argv"] += ["--wandb", "offline"]
 
@@ -289,8 +296,9 @@ def test_horizons_that_the_episodes_do_not_reach_are_named(conf):
 @pytest.mark.slow
 def test_ray_gives_the_same(whole, conf, tmp_path):
     pytest.importorskip("ray")
-    compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "2")
-    assert results(tmp_path / "out") == results(whole[0] / "out")
+    out = unfinished(whole, tmp_path)
+    compare(conf, tmp_path, *TWO, "--launcher", "ray", "--jobs", "1")
+    assert results(out) == results(whole[0] / "out")
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -346,8 +354,8 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
             ["--config", "CONF", "--out", "o", "--model.hidden_dim", "2", "--model.width", "1"],
             "cannot be matched within 2%",
         ),
-        (["--config", "CONF", "--out", "o", "--seed_everything", "3"], "chosen with --seeds"),
-        (["--config", "CONF", "--out", "o", "--run_dir", "r"], "chosen with --out"),
+        (["--config", "CONF", "--out", "o", "--seed_everything", "3"], "choose a comparison's seeds with --seeds"),
+        (["--config", "CONF", "--out", "o", "--run_dir", "r"], "choose a comparison's folder with --out"),
         (["--config", "CONF", "--out", "o", "--data.path", "nowhere"], "no dataset at nowhere"),
         (
             ["--config", "CONF", "--out", "o", "--data.steps", "101"],
@@ -355,7 +363,7 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
         ),
         (["--out", "o", "--report_only", "--rulez", "x"], "takes only --out: leave out --rulez x"),
         (["--out", "o", "--report_only", "--rules", "gru"], "takes only --out: leave out --rules gru"),
-        (["--config", "CONF", "--out", "full"], "full holds something else than a comparison"),
+        (["--config", "CONF", "--out", "full"], "full holds files, but no comparison"),
         (["--out", "o", "--report_only"], "o holds no comparison"),
     ],
     ids=lambda value: " ".join(value[4:] or value) if isinstance(value, list) else "",
@@ -373,7 +381,7 @@ def test_another_comparison_in_the_same_folder_is_refused(whole, conf, mistake, 
     assert "model.learning_rate is 1.0, was 0.001. Choose another --out" in mistake(
         *again, "--model.learning_rate", "1"
     )
-    assert "it has the rule gated_norm, which is left out now" in mistake(*again, "--rules", "lstm")
+    assert "it has the rule gated_norm, which is missing now" in mistake(*again, "--rules", "lstm")
     with FileLock(tmp_path / "out" / ".lock"):
         assert "is training into out: wait for it, or choose another --out" in mistake(*again)
         (tmp_path / "out" / "report.html").unlink()

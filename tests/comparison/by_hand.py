@@ -45,7 +45,7 @@ def comparison_of(
         {"variant": v, "slug": v, "axes": axes_of(v), "seed": seed, "argv": ["fit", v]}
         for v, seed in (*errors, *failing)
     ]
-    plan = {
+    design = {
         "runs": runs,
         "horizons": horizons,
         "steps": T,
@@ -56,7 +56,7 @@ def comparison_of(
     }
     results = [make_result(variant, seed, each, **values) for (variant, seed), each in errors.items()]
     failures = [Failure(variant, axes_of(variant), seed, "out of memory", "log") for variant, seed in failing]
-    return Comparison(Path("nowhere"), plan, results, failures, list(references))
+    return Comparison(Path("nowhere"), design, results, failures, list(references))
 
 
 def axes_of(variant: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from worldmodel.comparison.results import (
     Reference,
     Result,
 )
+from worldmodel.durable import write_json
 
 T = 16
 MULTIPLES = (1, 2, 5, 10, 50)
@@ -47,7 +48,7 @@ def make_comparison(
     variants, seeds, failing = list(variants), list(seeds), set(failing)
     out.mkdir(parents=True, exist_ok=True)
     runs = [_planned(variant, i, seed) for i, variant in enumerate(variants) for seed in seeds]
-    plan = {
+    design = {
         "runs": runs,
         "axes": {"rule": sorted({run["axes"]["rule"] for run in runs}), "start": ["carry", "zero"]},
         "seeds": seeds,
@@ -71,7 +72,7 @@ def make_comparison(
         },
         "created": "2026-02-14T09:30:00+00:00",
     }
-    results.write_json(out / "comparison.json", plan)
+    write_json(out / "comparison.json", design)
     (out / "config.yaml").write_text("# a comparison of <rules>\nmodel:\n  rule: gated_norm\n  hidden_dim: 64\n")
     found, failures = [], []
     for run in runs:
@@ -85,7 +86,7 @@ def make_comparison(
         found.append(_write_run(folder, run, run["variant"] in set(diverging), images))
     named = _references(floor) if references else []
     results.write_references(out, named)
-    return Comparison(out, plan, found, failures, named)
+    return Comparison(out, design, found, failures, named)
 
 
 def _planned(variant: str, number: int, seed: int) -> dict:
@@ -154,8 +155,8 @@ def _floor() -> dict[results.Loop, np.ndarray]:
 def _references(floor: bool) -> list[Reference]:
     flat = np.ones(len(STEPS))
     shapes = {
-        "copy_last": ("copy the last observation", 0.3 * flat, 2 - 1.7 * np.exp(-STEPS / 15)),
-        "mean": ("predict the mean", flat, flat),
+        "copy_last": ("copy last", 0.3 * flat, 2 - 1.7 * np.exp(-STEPS / 15)),
+        "mean": ("mean", flat, flat),
         "autoregression": ("linear autoregression of order 16, least squares", *(1.3 * c for c in _floor().values())),
     }
     if floor:

@@ -4,10 +4,11 @@ import signal
 
 import pytest
 
-from worldmodel.comparison.launch import Resources, devices_of, failure_reason, launch, side_by_side
-from worldmodel.comparison.plan import FAILURES, Variant, plan_runs
-from worldmodel.comparison.results import read_json
-from worldmodel.errors import UserError
+from worldmodel.comparison.design import Variant, runs_of
+from worldmodel.comparison.folder import FAILURES
+from worldmodel.comparison.launch import Resources, devices_of, launch, side_by_side
+from worldmodel.durable import read_json
+from worldmodel.errors import UserError, failure_reason
 
 TRACEBACK = """Traceback (most recent call last):
   File "x.py", line 1, in <module>
@@ -23,7 +24,7 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.
         (2, "step 1/2\nworldmodel: error: no dataset at nowhere\n", "no dataset at nowhere"),
         (1, "ValueError: the first\n\nRuntimeError: the last\n", "RuntimeError: the last"),
         (3, "just words\n\n", "just words"),
-        (3, "", "ended with status 3 and without a word"),
+        (3, "", "ended with status 3 and no output"),
         (-signal.SIGKILL, "step 1/2\n", "killed by SIGKILL: perhaps out of memory"),
         (-signal.SIGSEGV, "", "killed by SIGSEGV"),
     ],
@@ -46,17 +47,17 @@ def test_no_run_gets_a_gpu_that_is_not_there():
     one, two, none = (Resources(threads=1, cores=1, gpus=gpus) for gpus in (1, 2, 0))
     assert (side_by_side(None, one, 16, 2), side_by_side(None, two, 16, 5), side_by_side(2, two, 16, 4)) == (2, 2, 2)
     assert (side_by_side(None, none, 16, 0), side_by_side(99, none, 16, 0)) == (16, 99), "cores can be shared"
-    with pytest.raises(UserError, match="--jobs 2 takes 2 GPUs, 1 can be seen: at most --jobs 1"):
+    with pytest.raises(UserError, match="--jobs 2 needs 2 GPUs, but 1 are visible: at most --jobs 1"):
         side_by_side(2, one, 16, 1)
-    with pytest.raises(UserError, match="--jobs 3 takes 6 GPUs, 5 can be seen: at most --jobs 2"):
+    with pytest.raises(UserError, match="--jobs 3 needs 6 GPUs, but 5 are visible: at most --jobs 2"):
         side_by_side(3, two, 16, 5)
 
 
 @pytest.mark.slow
 def test_runs_that_fail_are_reported_each(tmp_path, capsys):
-    """There is no plan in the folder: the worker of each run finds nothing to do."""
+    """The folder holds no design: the process of each run fails."""
     chosen = [Variant({"rule": rule, "start": "zero"}) for rule in ("gated", "direct")]
-    runs = plan_runs(tmp_path, chosen, [8, 8], [0], "x")
+    runs = runs_of(tmp_path, chosen, [8, 8], [0], "x")
     failures = launch(tmp_path, runs, "local", 2, Resources(threads=1, cores=1, gpus=0))
     assert {failure.variant for failure in failures} == {"gated, zero", "direct, zero"}
     for failure in failures:

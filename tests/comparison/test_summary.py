@@ -14,6 +14,7 @@ from worldmodel.comparison.results import Comparison, read_curves, write_curves
 from worldmodel.comparison.verdict import judge
 
 CALM = "gated_norm, carry"
+TWO = (CALM, "residual, carry")
 
 
 def growth_of(comparison: Comparison, norm: Callable[[int], np.ndarray], variant: str = CALM) -> str:
@@ -37,21 +38,23 @@ def growth_of(comparison: Comparison, norm: Callable[[int], np.ndarray], variant
         (lambda seed: np.where(STEPS > T, [9.0, 0.2, 2.0][seed], 1.0), "No hidden state"),  # seeds disagree
         (lambda seed: np.where((STEPS > 99) & (seed == 1), np.nan, 1.0), "The hidden state grows"),
         (lambda seed: np.where(STEPS > T // 2, np.inf, 1.0), "The hidden state grows"),
+        (lambda seed: np.where(STEPS > T, 1.6, 1.0), "The hidden state grows"),
+        (lambda seed: np.where(STEPS > T, 1.4, 1.0), "No hidden state"),
     ],
-    ids=["grows", "narrow", "wide", "fills up", "chance", "overflows", "overflows before T"],
+    ids=["grows", "narrow", "wide", "fills up", "chance", "overflows", "overflows before T", "by 60%", "by 40%"],
 )
 def test_growth_is_told_whatever_the_width(tmp_path, norm, said):
-    sentence = growth_of(make_comparison(tmp_path), norm)
+    sentence = growth_of(make_comparison(tmp_path, TWO), norm)
     assert sentence.startswith(said) and f"at {HORIZONS[-1]} steps / at {T}" in sentence
     assert (CALM in sentence) == said.startswith("The")
 
 
 def test_how_much_it_grows_is_told(tmp_path):
-    assert f"{CALM} (33.7)." in growth_of(make_comparison(tmp_path), lambda seed: 1 + STEPS / T * 2.0)
+    assert f"{CALM} (33.7)." in growth_of(make_comparison(tmp_path, TWO), lambda seed: 1 + STEPS / T * 2.0)
 
 
 def test_an_overflow_is_counted(tmp_path):
-    sentence = growth_of(make_comparison(tmp_path), lambda seed: np.where((STEPS > 99) & (seed == 1), np.nan, 1.0))
+    sentence = growth_of(make_comparison(tmp_path, TWO), lambda seed: np.where((STEPS > 99) & (seed == 1), np.nan, 1.0))
     assert f"{CALM} (overflows in 1 of 3 runs)" in sentence
 
 
@@ -61,7 +64,7 @@ def test_episodes_that_are_too_short_are_told():
 
 
 def test_the_report_of_episodes_that_are_too_short_is_written(tmp_path):
-    comparison = make_comparison(tmp_path, references=False)
+    comparison = make_comparison(tmp_path, TWO, [0], references=False)
     for path in tmp_path.glob("runs/*/*/*.*"):
         path.unlink()
     runs = [replace(run, errors={}) for run in comparison.results]

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from worldmodel import RULES
 from worldmodel.comparison.results import Comparison
-from worldmodel.comparison.statistics import Estimate
 from worldmodel.comparison.tables import interval, markdown, number, print_verdict
 from worldmodel.comparison.verdict import judge
+from worldmodel.statistics import Estimate
 
 NAN, INF = math.nan, math.inf
 

@@ -6,8 +6,10 @@ import pytest
 from comparison.by_hand import T, Table, compare, comparison_of
 from scipy import stats
 
-from worldmodel.comparison.results import Comparison, Failure, Reference, read_json
-from worldmodel.comparison.verdict import Pair, Ranking, Verdict, judge, write_results_csv, write_verdict
+from worldmodel.comparison.contest import Pair, Ranking, Verdict
+from worldmodel.comparison.results import Comparison, Failure, Reference, is_diverged
+from worldmodel.comparison.verdict import judge, write_results_csv, write_verdict
+from worldmodel.durable import read_json
 
 NAN, INF = math.nan, math.inf
 
@@ -126,6 +128,11 @@ def test_divergence_speaks_where_it_is_no_chance(a, b, better):
     assert the_pair({"a": b, "b": a}).better == swapped[better]
 
 
+@pytest.mark.parametrize(("error", "diverged"), [(100.0, False), (100.1, True), (INF, True), (NAN, True)])
+def test_a_hundred_variances_are_the_limit(error, diverged):
+    assert is_diverged(error) == diverged
+
+
 def test_two_that_always_diverge_are_not_different():
     pair = the_pair({"a": [INF, INF, INF], "b": [1e24, INF, 1e30]})
     assert pair.p == 1 and math.isnan(pair.ratio)
@@ -141,7 +148,16 @@ def test_a_winner_is_better_than_every_other():
     ranking = the_ranking({"c": c, "a": a, "b": [0.2, 0.05, 0.2, 0.1, 0.07]})
     assert ranking.winner is None
     assert ranking.best == ["a", "b"]
-    assert ranking.statement.startswith("no verdict: these 2 are not told apart by 5 seeds: a; b")
+    assert ranking.statement.startswith("no verdict: 5 seeds do not tell these 2 apart: a; b")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(3, "5 seeds do not tell these 3 apart: "), (4, "4 are not told apart (lowest: ")]
+)
+def test_the_summary_names_at_most_three_variants(count, said):
+    rng = np.random.default_rng(0)
+    summary = judge(compare({name: noisy(rng, 5) for name in "abcd"[:count]})).summary
+    assert f"no verdict: {said}" in summary[0]
 
 
 def test_who_diverged_in_a_seed_never_wins():
@@ -284,7 +300,7 @@ def test_horizons_that_no_run_reached_are_left_out():
     assert verdict.horizons == [T, 2 * T, 5 * T]
     assert verdict.cell("gru, carry", "closed", 5 * T) is None
     assert verdict.ranking("closed", 5 * T) is None
-    assert f"Nothing is said at {50 * T} steps: no episode is that long." in verdict.summary
+    assert f"No errors at {50 * T} steps: no episode is that long." in verdict.summary
 
 
 def test_a_horizon_that_some_runs_miss_counts_those_that_have_it():
@@ -354,7 +370,11 @@ def test_results_csv_has_a_row_for_every_error(tmp_path):
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["variant", "rule", "start", "seed", "loop", "horizon", "error", "regret"]
-    assert len(rows) == 3 * 4 * 5
+    assert len(rows) == (3 * 4 + 2) * 5
+    assert [row for row in rows if row["variant"] == "the mean"][0] == {
+        **dict.fromkeys(rows[0], ""), "variant": "the mean", "loop": "closed", "horizon": "10", "error": "1.0",
+        "regret": "10.0",
+    }  # fmt: skip
     row = next(
         r for r in rows if (r["variant"], r["seed"], r["loop"], r["horizon"]) == ("gru, carry", "0", "open", "20")
     )

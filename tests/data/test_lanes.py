@@ -89,6 +89,11 @@ def test_a_function_of_seed_and_number():
     assert one.batch(per_epoch - 1).valid.any(), "no batch is empty"
 
 
+def test_the_longest_episodes_come_first():
+    schedule = schedule_of([1, 1, 1, 5], lanes=2, steps=1)  # 6 frames beside 2 + 2 + 2: shortest first, it were 2 + 6
+    assert schedule.batches_per_epoch == 5
+
+
 def test_lanes_are_even():
     schedule = schedule_of([200] * 64, 16, 32)
     assert schedule.padding < 0.05

@@ -4,6 +4,7 @@ import pickle
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,6 +206,12 @@ def test_statistics_of_every_kind_of_entry(mixed, monkeypatch, block):
     assert data.statistics["reward"][1].item() == pytest.approx(rewards.std(), rel=1e-4)
     for some in (slice(5, 581), slice(581, None)):
         np.testing.assert_allclose(std[some], np.sqrt(obs[:, some].var(0).mean()), rtol=1e-4)
+
+
+def test_the_deviation_of_a_rare_reward_is_at_least_an_eighth_of_its_range(tmp_path):
+    rare = [replace(episode(n), rewards=np.where(np.arange(n) < n - 1, 0.0, 2.0)) for n in (400, 401, 402)]
+    data = EpisodeDataModule(write(tmp_path / "rare", rare), **OPTIONS)
+    assert data.statistics["reward"][1].item() == pytest.approx(2 / 8)  # it is 0.1
 
 
 @pytest.mark.fault(9)

@@ -1,4 +1,4 @@
-"""python killed.py STEP SIGNAL[,SIGNAL] fit ...: the program, whose last rank gets signals behind a training step."""
+"""python killed.py STEP SIGNAL[,SIGNAL] fit ...: the program, whose last rank gets signals after a training step."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ import sys
 
 import lightning.pytorch as pl
 
-import worldmodel.experiments.world_model as training
 from worldmodel.cli import main
+from worldmodel.experiments.world_model import TrainingCLI
 
 STEP, SIGNALS = int(sys.argv[1]), [signal.Signals[name] for name in sys.argv[2].split(",")]
 
@@ -19,10 +19,8 @@ class Kill(pl.Callback):
                 os.kill(os.getpid(), number)
 
 
-class KilledCLI(training.TrainingCLI):
-    def checked_trainer(self, callbacks=(), **options):
-        return super().checked_trainer(callbacks=[*callbacks, Kill()], **options)
-
-
-training.TrainingCLI = KilledCLI
+checked_trainer = TrainingCLI.checked_trainer
+TrainingCLI.checked_trainer = lambda self, callbacks=(), **options: checked_trainer(
+    self, callbacks=[*callbacks, Kill()], **options
+)
 main(sys.argv[3:])

@@ -1,65 +1,56 @@
-"""The program in processes of its own, which can be killed."""
+"""What happens to the processes of a program: they are killed, and they end."""
 
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import warm
-from warm import PROGRAM, TESTS, variables
+from warm import TESTS, Process
 
 
 def start(
     arguments: Iterable[Any],
     cwd: Path,
     kill: Sequence[Any] = (),
-    program: Sequence[str] = PROGRAM,
-    **environment: str,
-) -> subprocess.Popen:
-    """The program, or what stands for it, in a process group of its own; with `kill`, (step, signal), see killed.py."""
+    program: Sequence[str] = warm.PROGRAM,
+    **further: str,
+) -> Process:
+    """Start the program, or what stands for it; with `kill`, (step, signals), see killed.py."""
     program = [str(TESTS / "faults" / "killed.py"), *map(str, kill)] if kill else program
-    command = [sys.executable, *program, *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=variables(**environment), stdout=-1, stderr=-1, text=True, start_new_session=True
-    )
+    return warm.start(arguments, cwd, program, **further)
 
 
-def end(process: subprocess.Popen, timeout: float = 300) -> subprocess.CompletedProcess:
-    """What it said until its end; with its whole group it is gone behind this, however it went."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        kill_all(process)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+def run(arguments: Iterable[Any], cwd: Path, kill: Sequence[Any] = (), timeout: float = 300, **further: str):
+    """Run the program to its end."""
+    return start(arguments, cwd, kill, **further).end(timeout)
 
 
-def run(arguments: Iterable[Any], cwd: Path, kill: Sequence[Any] = (), timeout: float = 300, **environment: str):
-    """From its start to its end; warm, where nothing is to happen to it."""
-    if not kill and not environment:
-        return warm.run(arguments, cwd, timeout)
-    return end(start(arguments, cwd, kill, **environment), timeout)
+def run_ranks(ranks: int, arguments: Iterable[Any], cwd: Path, program: Sequence[str] = warm.PROGRAM) -> None:
+    """Run the program on several ranks to its end, as torchrun does, and see none of them fail."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+    each = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+    started = [warm.start(arguments, cwd, program, late=shared | own) for own in each]
+    ended = [process.end() for process in started]
+    assert not any(process.returncode for process in ended), [process.stderr[-3000:] for process in ended]
 
 
-def kill_all(process: subprocess.Popen) -> None:
-    """SIGKILL to the whole group, as far as it is still there."""
-    warm.kill(process.pid)
-    process.wait()
-
-
-def wait_for(path: Path, process: subprocess.Popen, newer_than: int = 0, timeout: float = 300) -> None:
-    """Until the file is there, changed behind a time (st_mtime_ns), or the process has ended."""
+def wait_for(path: Path, process: Process, newer_than: int = 0, timeout: float = 300) -> None:
+    """Wait until the file exists and changed after a time (st_mtime_ns), or the process has ended."""
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
         if path.exists() and path.stat().st_mtime_ns > newer_than:
             return
         time.sleep(0.002)
-    assert process.poll() is not None, f"no {path} in {timeout} s"
+    assert process.poll() is not None, f"no {path} after {timeout} s"
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started, and those that they did."""
+    """The descendants of a process."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):

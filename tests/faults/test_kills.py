@@ -1,4 +1,4 @@
-"""A run that is killed, whenever and however often, ends as one that nothing happened to, bit for bit."""
+"""A run that is killed, whenever and however often, ends bit for bit like an undisturbed one."""
 
 import random
 import shutil
@@ -7,12 +7,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faults.processes import kill_all, run, start, wait_for
+from faults.processes import run, start, wait_for
 from faults.same_run import differences
 
 from worldmodel.runs.checkpoint import read_checkpoint
 
-SECONDS = 3.0  # a kill comes within so many behind the first save of a process
+SECONDS = 1.5  # a kill comes within so many after the first save of a process
 RANKS = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}
 
 
@@ -20,18 +20,9 @@ RANKS = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_kills_at_random_instants_change_nothing(config, tmp_path, often, seen, ranks):
-    """A save every other step: many kills hit one."""
+    """A save every other step, so that many kills hit one."""
     kills = 20 if ranks == 2 else often(50, 3)
-    arguments = [
-        "fit",
-        "--config",
-        config,
-        "--checkpoint_every",
-        "2",
-        "--trainer.max_steps",
-        60 * kills,
-        *RANKS[ranks],
-    ]
+    arguments = ["fit", "--config", config, "--checkpoint_every", "2", "--trainer.max_steps", 60 * kills, *RANKS[ranks]]
     dice, done, last = random.Random(ranks), 0, tmp_path / "run" / "checkpoints" / "last.ckpt"
     while done < kills:
         saved = last.stat().st_mtime_ns if last.exists() else 0
@@ -40,26 +31,27 @@ def test_kills_at_random_instants_change_nothing(config, tmp_path, often, seen, 
         time.sleep(dice.uniform(0, SECONDS))
         if process.poll() is not None:
             break
-        kill_all(process)
+        process.kill()
         done += 1
     finished = run([*arguments, "--run_dir", "run", "--resume"], tmp_path, timeout=3000)
     assert finished.returncode == 0, finished.stderr
     assert run([*arguments, "--run_dir", "whole"], tmp_path, timeout=3000).returncode == 0
     assert not differences(tmp_path / "run", tmp_path / "whole")
-    assert done >= 0.8 * kills, f"only {done} kills: it came to its end"
+    assert done >= 0.8 * kills, f"the run ended after {done} kills"
     seen(f"{done} kills of {'one process' if ranks == 1 else 'two ranks'}: nothing differs")
 
 
 @pytest.mark.slow
 @pytest.mark.fault(2)
 def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
-    """From every checkpoint of a run that saved at each step; an epoch's last one (14, 28, ...) has none."""
-    arguments = ["fit", "--config", config, "--checkpoint_every", "1", "--trainer.max_steps", "62"]
+    """From every checkpoint of a run that saves at each step but an epoch's last (14, 28, ...)."""
+    end = often(62, 32)
+    arguments = ["fit", "--config", config, "--checkpoint_every", "1", "--trainer.max_steps", end]
     whole = tmp_path / "whole"
     assert run([*arguments, "--checkpoint_keep", "70", "--run_dir", whole], tmp_path).returncode == 0
     saved = {read_checkpoint(path)["global_step"]: path for path in (whole / "checkpoints").glob("last*.ckpt")}
-    assert sorted(saved) == [step for step in range(1, 63) if step % 14]
-    steps = [step for step in saved if step <= 60] if often(True, False) else [13, 60]
+    assert sorted(saved) == [step for step in range(1, end + 1) if step % 14]
+    steps = often([step for step in saved if step <= 60], [13, 30])
 
     def differ(step):
         folder = tmp_path / f"from{step}"
@@ -76,7 +68,7 @@ def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
 
 @pytest.mark.fault(3)
 def test_another_number_of_workers_changes_nothing(config, whole, tmp_path, seen):
-    """0, then 4, then 1: every run goes on with the next one's batches."""
+    """0, then 4, then 1: each run goes on where the one before stopped."""
     arguments = ["fit", "--config", config, "--run_dir", "run", "--resume"]
     for workers, steps in ((0, 9), (4, 23), (1, 40)):
         options = ["--data.num_workers", workers, "--trainer.max_steps", steps, "--model.lr_schedule", "constant"]
@@ -85,17 +77,18 @@ def test_another_number_of_workers_changes_nothing(config, whole, tmp_path, seen
     assert run(alone, tmp_path).returncode == 0
     names = ("state_dict", "optimizer_states", "TruncatedBPTT")
     assert not [name for name in differences(tmp_path / "run", tmp_path / "alone") if any(n in name for n in names)]
-    seen("0, 4 and 1 of them, one behind the other: weights, moments, states equal")
+    seen("0, 4 and 1 of them, one after the other: weights, moments, states equal")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [6, 16])
-def test_a_kill_around_a_validation_in_mid_epoch(config, tmp_path, step):
-    """Every 5 steps, whatever the epoch: behind steps 5, 10, 15; an epoch ends behind 14."""
+def test_a_kill_around_a_validation_in_mid_epoch(config, tmp_path):
+    """A validation every 5 steps, whatever the epoch, which ends after step 14."""
     options = ["--trainer.val_check_interval", "5", "--trainer.check_val_every_n_epoch", "null"]
     arguments = ["fit", "--config", config, "--checkpoint_every", "1", *options, "--trainer.max_steps", "23"]
-    killed = run([*arguments, "--run_dir", "run"], tmp_path, (step, "SIGKILL"))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (process := run([*arguments, "--run_dir", "run", "--resume"], tmp_path)).returncode == 0, process.stderr
     assert run([*arguments, "--run_dir", "whole"], tmp_path).returncode == 0
-    assert not differences(tmp_path / "run", tmp_path / "whole")
+    for step in (6, 16):
+        name = f"run{step}"
+        killed = run([*arguments, "--run_dir", name], tmp_path, (step, "SIGKILL"))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (process := run([*arguments, "--run_dir", name, "--resume"], tmp_path)).returncode == 0, process.stderr
+        assert not differences(tmp_path / name, tmp_path / "whole")

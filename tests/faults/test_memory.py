@@ -6,9 +6,11 @@ import sys
 import numpy as np
 import pytest
 from conftest import TESTS
-from faults.processes import end, start
+from faults.processes import start
+from memory import box
 
-from worldmodel.envs.collect import CollectOptions, collect
+from worldmodel.data.episode import Episode
+from worldmodel.data.writer import EpisodeWriter
 
 RUN = """
 import resource, sys, warnings
@@ -19,14 +21,14 @@ from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 
-folder = Path(sys.argv[1])
+folder, steps = Path(sys.argv[1]), int(sys.argv[2])
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 pl.seed_everything(0, verbose=False)
 data = EpisodeDataModule(folder, steps=100, lanes=1, test_fraction=0.3, val_fraction=0.3)
 model = WorldModel(data.obs_dim, data.action_dim, open_loop_steps=10)
 trainer = pl.Trainer(
-    accelerator="cpu", devices=1, max_steps=1000, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
     callbacks=[TruncatedBPTT(), RolloutEvaluation(multiples=[1, 2], max_episodes=1)], use_distributed_sampler=False,
     enable_model_summary=False, default_root_dir=folder, limit_val_batches=1000,
 )
@@ -35,19 +37,26 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def peak(folder, length) -> int:
-    """Kilobytes at the most of a process that trains 1000 segments on 300,000 steps in episodes of this length."""
-    options = CollectOptions(env_id="Pendulum-v1", steps=300_000, num_envs=3, max_episode_steps=length)
-    collect(options, folder)
-    command = [sys.executable, "-c", RUN, str(folder)]
+def peak(folder, length, steps) -> int:
+    """Peak memory in kB of a process that trains on 300,000 transitions in episodes of this length."""
+    rng, manifest = np.random.default_rng(0), {"observation_space": {"observation": box(3)}, "action_space": box(1)}
+    writer = EpisodeWriter(folder, manifest)
+    for _ in range(300_000 // length):
+        obs, action = (rng.standard_normal(shape, dtype=np.float32) for shape in ((length + 1, 3), (length, 1)))
+        writer.add(
+            Episode({"observation": obs}, action, np.zeros(length, np.float32), terminated=False, truncated=True)
+        )
+    writer.finish()
+    command = [sys.executable, "-c", RUN, str(folder), str(steps)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=TESTS, timeout=500)
     assert process.returncode == 0, process.stderr[-2000:]
     return int(process.stdout.split("peak")[1])
 
 
 @pytest.mark.slow
-def test_an_episode_of_100k_steps_takes_the_memory_of_one_of_1k(tmp_path):
-    short, long = peak(tmp_path / "short", 1_000), peak(tmp_path / "long", 100_000)
+def test_an_episode_of_100k_steps_takes_the_memory_of_one_of_1k(tmp_path, often):
+    """A segment has 100 steps; the validation goes through whole episodes."""
+    short, long = (peak(tmp_path / str(length), length, often(1000, 200)) for length in (1_000, 100_000))
     assert long <= 1.02 * short, f"{long / short:.3f}: {short} kB for 1k steps, {long} kB for 100k"
 
 
@@ -55,19 +64,18 @@ RSS = """
 import sys
 import lightning.pytorch as pl
 from pathlib import Path
-import worldmodel.experiments.world_model as training
 from worldmodel.cli import main
+from worldmodel.experiments.world_model import TrainingCLI
 
 class Rss(pl.Callback):
     def on_train_batch_end(self, trainer, *arguments):
         if trainer.global_step % 500 == 0:
             print("kB", trainer.global_step, Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
 
-class MeasuredCLI(training.TrainingCLI):
-    def checked_trainer(self, callbacks=(), **options):
-        return super().checked_trainer(callbacks=[*callbacks, Rss()], **options)
-
-training.TrainingCLI = MeasuredCLI
+checked_trainer = TrainingCLI.checked_trainer
+TrainingCLI.checked_trainer = lambda self, callbacks=(), **options: checked_trainer(
+    self, callbacks=[*callbacks, Rss()], **options
+)
 main(sys.argv[1:])
 """
 
@@ -75,10 +83,10 @@ main(sys.argv[1:])
 @pytest.mark.full
 @pytest.mark.fault(18)
 def test_memory_does_not_grow_with_time(config, tmp_path, seen):
-    """A usual fit, with checkpoints, validations and rollouts; the first fifth is left for caches to fill."""
+    """A usual fit, with checkpoints, validations and rollouts; in the first fifth caches fill."""
     steps = 10_000
     options = ["--trainer.max_steps", steps, "--checkpoint_every", "100", "--trainer.check_val_every_n_epoch", "10"]
-    process = end(start(["fit", "--config", config, *options], tmp_path, program=["-c", RSS]), 500)
+    process = start(["fit", "--config", config, *options], tmp_path, program=["-c", RSS]).end(500)
     assert process.returncode == 0, process.stderr
     rows = [tuple(map(int, line.split()[1:])) for line in process.stdout.splitlines() if line.startswith("kB")]
     late = [row for row in rows if row[0] > steps / 5]

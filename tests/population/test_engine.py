@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from worldmodel.population.board import Board
-from worldmodel.population.engine import HYPERPARAMETERS, Exchanges, Rules
-from worldmodel.population.lineage import Lineage
-from worldmodel.population.mutations import Mutation
+from worldmodel.population.design import Mutation, Population
+from worldmodel.population.engine import Exchanges
+from worldmodel.population.folder import Board, Lineage
+from worldmodel.population.member import HYPERPARAMETERS
 
 RATE = "model.learning_rate"
 SCORES = {10: [4, 3, 2, 1], 20: [1, 9, 5, 5], 30: [7, 7, float("inf"), 6], 40: [2, 1, 3, 4]}
@@ -42,7 +42,7 @@ class Member:
 
 
 class Silent:
-    def report(self, report):
+    def report(self, member, report):
         pass
 
     def exchange(self, step, exploits):
@@ -52,8 +52,12 @@ class Silent:
 def evolve(folder, steps, mode="min", seed=0):
     """Members report these steps in some order, with the hyperparameters that were decided on."""
     folder.mkdir(exist_ok=True)
-    rules = Rules(4, 10, 50, [Mutation(RATE, 1e-4, 1.0, log=True)], 0.25, mode, seed)
-    scheduler = Exchanges(folder, rules, Lineage(), Silent())
+    population = Population(
+        out=folder, config="", trains="world_model", data="", size=4, interval=10, last_step=50, mutate=[],
+        mutations=[Mutation(RATE, 1e-4, 1.0, log=True)], starts=[], quantile=0.25, metric="val/loss", mode=mode,
+        seed=seed, data_seed=0, threads=1, gpus=0, keep=2,
+    )  # fmt: skip
+    scheduler = Exchanges(population, Lineage(), Silent())
     members = [Member(number) for number in range(4)]
     controller = SimpleNamespace(search_alg=None, get_trials=lambda: members, get_live_trials=lambda: members)
     for member in members:
@@ -89,25 +93,25 @@ def test_the_worst_copies_the_best_with_a_perturbed_rate(tmp_path):
 
 
 def test_decisions_follow_from_scores_step_and_seed_alone(tmp_path):
-    """Also where the population was started anew behind an exchange."""
+    """Also where the population was restarted after an exchange."""
     whole = evolve(tmp_path / "whole", list(SCORES))
-    for behind in (10, 20, 30):
-        folder = tmp_path / f"behind{behind}"
-        evolve(folder, [step for step in SCORES if step <= behind])
-        assert evolve(folder, [step for step in SCORES if step > behind]) == whole
+    for last in (10, 20, 30):
+        folder = tmp_path / f"until{last}"
+        evolve(folder, [step for step in SCORES if step <= last])
+        assert evolve(folder, [step for step in SCORES if step > last]) == whole
     assert evolve(tmp_path / "seed", list(SCORES), seed=1) != whole
 
 
 @pytest.mark.parametrize("member", [0, 3])
 def test_a_member_that_reports_twice_changes_nothing(tmp_path, member, monkeypatch):
-    """It died behind its report, and was started again."""
+    """It died after its report, and was restarted."""
     whole = evolve(tmp_path / "whole", [10])
-    told = Exchanges.on_trial_result
+    once = Exchanges.on_trial_result
 
     def twice(self, controller, trial, result):
-        if trial.trial_id.endswith(str(member)) and len(self._heard.get(10, ())) < 3:
-            told(self, controller, trial, result)
-        return told(self, controller, trial, result)
+        if trial.trial_id.endswith(str(member)) and len(self._reports.get(10, ())) < 3:
+            once(self, controller, trial, result)
+        return once(self, controller, trial, result)
 
     monkeypatch.setattr(Exchanges, "on_trial_result", twice)
     assert evolve(tmp_path / "twice", [10]) == whole

@@ -1,4 +1,4 @@
-"""Fits, one behind the other, in the processes that torchrun started: python -m ranks.fits '[["fit", ...], ...]'."""
+"""Several fits, one after the other, in the same processes: python -m ranks.fits '[["fit", ...], ...]'."""
 
 import json
 import sys

@@ -28,22 +28,14 @@ class Report:
 
     step: int  # at which it was due
     score: float  # infinite if it is not a number: never the best
-    hyperparameters: dict[str, float]  # of the steps before
-    exploits: int  # how often the member has taken another's weights
-
-
-@dataclass(frozen=True)
-class Swap:
-    """What a member is to continue with."""
-
-    checkpoint: Path  # of the donor
-    hyperparameters: dict[str, float]
+    hyperparameters: Mapping[str, float]  # of the steps before
+    exploits: int = 0  # how often the member has taken another's weights
 
 
 class Exchange(pl.Callback):
     """Every `interval` optimizer steps: validates, saves last.ckpt, asks, and waits for the answer.
 
-    A `Swap` takes weights, optimizer, learning rate schedule, loss scale and normalisers from the donor's checkpoint
+    An exploit takes weights, optimizer, learning rate schedule, loss scale and normalisers from the donor's checkpoint
     and sets the hyperparameters. The member keeps its lanes, the order of its data and its random number generators.
     TruncatedBPTT notices that weights were loaded and refreshes the carried state.
 
@@ -51,9 +43,9 @@ class Exchange(pl.Callback):
     was carried out. An exchange that is due on an epoch's last step waits for the next step, as LastCheckpoint does.
 
     The module's `mutable` names the hyperparameters that `change(values)` sets. Logged, at once:
-    `pbt/exploitation_count`, the swaps since the start; `pbt/post_exploit_loss_ratio` (see RefreshRatio), of the steps'
-    losses, or of the outputs' `segment_losses` (N,) if a batch is not the segment after the one before: a policy's
-    value loss.
+    `pbt/exploitation_count`, the exploits since the start; `pbt/post_exploit_loss_ratio` (see RefreshRatio), of the
+    steps' losses, or of the outputs' `segment_losses` (N,) if a batch is not the segment after the one before: a
+    policy's value loss.
 
     Must be before LastCheckpoint among the callbacks, and after all that carry something from step to step.
 
@@ -63,7 +55,8 @@ class Exchange(pl.Callback):
         worst: the score if it is not finite: inf or -inf.
         hyperparameters: their present values, by their names on the command line.
         last: saves.
-        ask: takes the report and returns the answer; it may wait.
+        ask: takes the report, may wait, and returns None, or for an exploit the donor's checkpoint and the
+            hyperparameters to continue with.
     """
 
     def __init__(
@@ -73,7 +66,7 @@ class Exchange(pl.Callback):
         worst: float,
         hyperparameters: Mapping[str, float],
         last: LastCheckpoint,
-        ask: Callable[[Report], Swap | None],
+        ask: Callable[[Report], tuple[Path, Mapping[str, float]] | None],
     ) -> None:
         self.interval, self.metric, self.worst = interval, metric, worst
         self.hyperparameters, self.last, self.ask = dict(hyperparameters), last, ask
@@ -128,9 +121,10 @@ class Exchange(pl.Callback):
 
     def _consult(self, trainer: Any, pl_module: Any) -> None:
         assert self.report is not None
-        if (swap := self.ask(self.report)) is None:
+        if (answer := self.ask(self.report)) is None:
             return
-        donor = read_checkpoint(swap.checkpoint)
+        checkpoint, hyperparameters = answer
+        donor = read_checkpoint(checkpoint)
         pl_module.load_state_dict(donor["state_dict"])
         trainer.strategy.load_optimizer_state_dict(donor)
         for config, state in zip(trainer.lr_scheduler_configs, donor["lr_schedulers"], strict=True):
@@ -138,7 +132,7 @@ class Exchange(pl.Callback):
         precision = trainer.precision_plugin
         if (scale := donor.get(type(precision).__qualname__)) is not None:
             precision.load_state_dict(scale)
-        self._set(trainer, pl_module, swap.hyperparameters)
+        self._set(trainer, pl_module, hyperparameters)
         self.exploits += 1
         self._ratio.start()
         log_at_once(trainer, {"pbt/exploitation_count": float(self.exploits)})

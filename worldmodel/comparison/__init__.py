@@ -1,1 +1,1 @@
-"""Update rules compared: which runs, what they came to, who wins, and the report."""
+"""Update rules compared: which runs, their errors, who wins, and the report."""

@@ -1,18 +1,97 @@
-"""Variants against each other at one horizon: every pair, and who wins."""
+"""Variants against each other: errors over seeds, every pair at a horizon, and who wins."""
 
 import math
 from dataclasses import dataclass
 from itertools import combinations
 
-from worldmodel.comparison.findings import Cell, Pair, Ranking
 from worldmodel.comparison.results import Comparison, Loop, is_diverged
-from worldmodel.comparison.statistics import PairedTest, count_test, exp, holm, log_ratios, paired_test
-from worldmodel.statistics import ALPHA
+from worldmodel.statistics import ALPHA, Estimate, PairedTest, count_test, exp, holm, log_ratios, paired_test
 
-PRACTICAL = 0.01  # a smaller gap between two errors is of no use to anybody
+PRACTICAL = 0.01  # relative: smaller gaps between two errors do not matter in practice
 NO_DIFFERENCE = "no practical difference"
 ONE_SEED = "one seed"
 BySeed = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A variant's error at a horizon, over its seeds."""
+
+    variant: str
+    loop: Loop
+    horizon: int  # steps
+    error: Estimate  # / variance; geometric
+    regret: Estimate | None  # error / the floor's error, where there is a floor
+
+    @property
+    def runs(self) -> int:
+        """How many reached the horizon."""
+        return self.error.n + self.error.diverged
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two variants against each other, seed by seed."""
+
+    loop: Loop
+    horizon: int
+    a: str
+    b: str
+    ratio: float  # error_a / error_b, geometric mean over the seeds in which neither diverged
+    low: float  # its 95% interval, of this one ratio
+    high: float
+    p: float  # corrected, see Verdict.method; NaN: the seeds allow no test
+    better: str | None  # a, b, or None: not told apart
+    alone: str | None  # the same, without the correction for other pairs
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Who wins at a horizon."""
+
+    loop: Loop
+    horizon: int
+    winner: str | None
+    best: list[str]  # the winner; without one, the lowest and those that it does not beat; none of them diverged
+    statement: str
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A property of a variant that has no horizon; `diverged`, `failed` and `finished` are counts of runs."""
+
+    variant: str
+    name: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs of a comparison show, and what they do not."""
+
+    horizons: list[int]  # steps; those that at least one run reached
+    cells: list[Cell]
+    pairs: list[Pair]
+    rankings: list[Ranking]
+    traits: list[Trait]
+    summary: list[str]  # sentences, the most important first
+    method: str
+
+    def cell(self, variant: str, loop: Loop, horizon: int) -> Cell | None:
+        """The variant's cell; None if no run of it reached this horizon."""
+        same = (c for c in self.cells if (c.variant, c.loop, c.horizon) == (variant, loop, horizon))
+        return next(same, None)
+
+    def ranking(self, loop: Loop, horizon: int) -> Ranking | None:
+        """The ranking at this horizon, if anything was measured there."""
+        return next((r for r in self.rankings if (r.loop, r.horizon) == (loop, horizon)), None)
+
+    def trait(self, variant: str, name: str) -> Estimate | None:
+        """The estimate of a trait."""
+        return next((t.estimate for t in self.traits if (t.variant, t.name) == (variant, name)), None)
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -45,10 +124,10 @@ def duel(a: str, b: str, errors_a: BySeed, errors_b: BySeed) -> Duel:
 def pairs_at(
     comparison: Comparison, loop: Loop, horizon: int, couples: list[tuple[str, str]] | None = None
 ) -> list[Pair]:
-    """Pairs of variants that were both measured there, p corrected after Holm over all of these pairs.
+    """Pairs of variants that both have errors there, p corrected after Holm over all of these pairs.
 
     Args:
-        couples: which; None: all.
+        couples: which pairs; None: all.
     """
     errors = {v: errors_by_seed(comparison, v, loop, horizon) for v in comparison.variants}
     wanted = combinations(comparison.variants, 2) if couples is None else couples
@@ -69,34 +148,37 @@ def _pair(loop: Loop, horizon: int, each: Duel, p: float, corrected: float, sign
 
 
 def _decide(each: Duel) -> tuple[float, int]:
-    """p, and the sign of log(error_a / error_b), by the errors and by how often each diverged.
+    """p, and the sign of log(error_a / error_b), from the errors and from how often each diverged.
 
-    Who diverges more often is never the better one. If it has clearly the smaller errors where neither diverged, then
-    the two speak against each other, and nothing is decided. Of two tests that agree, the smaller p counts, doubled.
+    The variant that diverges more often is never the better one. If it has clearly smaller errors where neither
+    diverged, the two tests contradict each other, and nothing is decided. If they agree, the smaller p counts, doubled.
     """
     p_errors, p_count = each.errors.p, count_test(each.diverged_a, each.diverged_b, each.seeds)
     by_errors = 0 if math.isnan(each.errors.mean) else int(math.copysign(each.errors.mean != 0, each.errors.mean))
     by_count = (each.diverged_a > each.diverged_b) - (each.diverged_a < each.diverged_b)
     if by_count == 0:
-        nothing_but_divergence = each.errors.n == 0 and each.seeds >= 2
-        return (p_count if nothing_but_divergence else p_errors), by_errors
+        all_diverged = each.errors.n == 0 and each.seeds >= 2
+        return (p_count if all_diverged else p_errors), by_errors
     if by_errors == -by_count:
         return (math.nan if p_errors <= ALPHA else p_count), by_count
     return (p_count if math.isnan(p_errors) else min(1.0, 2 * min(p_count, p_errors))), by_count
 
 
+# --- rankings --------------------------------------------------------------------------------------------------------
+
+
 def rank(cells: list[Cell], pairs: list[Pair]) -> Ranking | None:
-    """Who wins among the cells of one loop and horizon; None where nothing was measured.
+    """Who wins among the cells of one loop and horizon; None if there are none.
 
     Args:
-        cells: of the variants that were measured there.
-        pairs: all of them.
+        cells: of the variants that have errors there.
+        pairs: all pairs of them.
     """
     if not cells:
         return None
     loop, horizon = cells[0].loop, cells[0].horizon
     sound = [c.variant for c in sorted(cells, key=lambda c: c.error.mean) if not c.error.diverged]
-    out = [f"{c.variant} ({c.error.diverged} of {_runs(c)})" for c in cells if c.error.diverged]
+    out = [f"{c.variant} ({c.error.diverged} of {c.runs})" for c in cells if c.error.diverged]
     if not sound:
         return Ranking(loop, horizon, None, [], f"no verdict: every variant diverged, {'; '.join(out)}")
     winner, best, statement = _Contest(pairs).verdict(sound, [cell.variant for cell in cells], _seeds(cells))
@@ -110,11 +192,11 @@ class _Contest:
         self.pairs = {frozenset((pair.a, pair.b)): pair for pair in pairs}
 
     def verdict(self, sound: list[str], names: list[str], seeds: str) -> tuple[str | None, list[str], str]:
-        """Winner, best, and why.
+        """Winner, best, and the statement.
 
         Args:
-            sound: who diverged in no seed, the smallest error first; at least one.
-            names: everybody.
+            sound: variants that diverged in no seed, the smallest error first; at least one.
+            names: all variants.
             seeds: how many there are, in words.
         """
         if len(names) == 1:
@@ -138,17 +220,17 @@ class _Contest:
         if not others:
             rivals = [name for name in names if name != lowest and not self.beats(lowest, name)]
             return f"no verdict: {seeds} do not show that {lowest} is better than {'; '.join(rivals)}"
-        return f"no verdict: these {len(best)} are not told apart by {seeds}: {'; '.join(best)}"
+        return f"no verdict: {seeds} do not tell these {len(best)} apart: {'; '.join(best)}"
 
     def of(self, a: str, b: str) -> Pair:
         return self.pairs[frozenset((a, b))]
 
     def beats(self, a: str, b: str) -> bool:
-        """Whether a is the better one, were this the only test that is made."""
+        """Whether a is the better one, were this the only test."""
         return self.of(a, b).alone == a
 
     def close(self, a: str, b: str) -> bool:
-        """Whether their errors differ by less than is of use."""
+        """Whether their errors differ by less than matters in practice."""
         ratio = self.of(a, b).ratio
         return abs(math.log(ratio)) < math.log1p(PRACTICAL) if ratio > 0 else False
 
@@ -158,12 +240,8 @@ class _Contest:
         return pair.low == pair.high == 1
 
 
-def _runs(cell: Cell) -> int:
-    return cell.error.n + cell.error.diverged
-
-
 def _seeds(cells: list[Cell]) -> str:
-    counts = sorted({_runs(cell) for cell in cells})
+    counts = sorted({cell.runs for cell in cells})
     if counts[-1] == 1:
         return ONE_SEED
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"

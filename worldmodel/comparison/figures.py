@@ -1,7 +1,7 @@
-"""Plotly figures of a comparison: lines with bands over seeds, and rollouts beside the truth.
+"""Plotly figures of a comparison: lines with bands over seeds, and rollouts against the truth.
 
-A rule has the same colour everywhere (Okabe-Ito: told apart by the colour-blind); a start from zero is dashed. Every
-trace of a variant carries its name as `meta`, by which the page hides and shows it.
+A rule has the same colour everywhere (Okabe-Ito, safe for the colour-blind); a start from zero is dashed. Every trace
+of a variant carries its name as `meta`, by which the page hides and shows it.
 """
 
 from collections.abc import Iterable
@@ -25,16 +25,16 @@ COLORS = {
     "gru": "#e69f00",
     "lstm": "#000000",  # the page draws black in the colour of its text
 }
-SPARE = ["#8b7d00", "#6a3d9a", "#a6611a", "#5c7a29"]  # of rules that are not ours
+SPARE = ["#8b7d00", "#6a3d9a", "#a6611a", "#5c7a29"]  # of all other rules
 DASHES = {"carry": ["solid", "longdash", "longdashdot"], "zero": ["dash", "dot", "dashdot"]}
 REFERENCE_DASHES = {"kalman": "dash", "autoregression": "longdashdot", "copy_last": "dot", "mean": "dashdot"}
-GREY = "#808080"  # is seen on white and on black
-HIGHEST = 1e3  # that is drawn, of an error and of a norm
+GREY = "#808080"  # visible on white and on black
+HIGHEST = 1e3  # largest error or norm that is drawn
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant's lines are drawn; `dash` is a word of plotly."""
+    """Style of a variant's lines; `dash` as plotly calls it."""
 
     color: str
     dash: str
@@ -42,22 +42,21 @@ class Look:
 
 def looks(comparison: Comparison) -> dict[str, Look]:
     """Colour by rule, dash by start, another dash for each further variant of both."""
-    axes: dict[str, dict[str, str]] = {run["variant"]: run["axes"] for run in comparison.plan["runs"]}
-    foreign = dict.fromkeys(of["rule"] for of in axes.values() if of["rule"] not in COLORS)
-    colors = COLORS | {rule: SPARE[i % len(SPARE)] for i, rule in enumerate(foreign)}
-    seen: dict[tuple[str, str], int] = {}
-    found = {}
-    for variant, of in axes.items():
+    others = dict.fromkeys(of["rule"] for of in comparison.axes.values() if of["rule"] not in COLORS)
+    colors = COLORS | {rule: SPARE[i % len(SPARE)] for i, rule in enumerate(others)}
+    count: dict[tuple[str, str], int] = {}
+    styles = {}
+    for variant, of in comparison.axes.items():
         kind = (of["rule"], of.get("start", "carry"))
         dashes = DASHES.get(kind[1], DASHES["carry"])
-        found[variant] = Look(colors[kind[0]], dashes[seen.get(kind, 0) % len(dashes)])
-        seen[kind] = seen.get(kind, 0) + 1
-    return found
+        styles[variant] = Look(colors[kind[0]], dashes[count.get(kind, 0) % len(dashes)])
+        count[kind] = count.get(kind, 0) + 1
+    return styles
 
 
 def error_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
-    """Error / variance against the step, of all variants and references; None where there is nothing to draw."""
-    horizons = comparison.plan["horizons"]
+    """Error / variance against the step, of all variants and references; None if there is nothing to draw."""
+    horizons = comparison.design["horizons"]
     found = bands(curves, loop, lambda curve: thinned(curve, curve.nmse, loop, horizons))
     lines = {
         reference.name: (reference.title, thinned(curve, curve.nmse, loop, horizons))
@@ -68,8 +67,8 @@ def error_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: 
 
 
 def regret_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
-    """Error / the floor's error against the step; None where there is no floor, or nothing above it."""
-    horizons = comparison.plan["horizons"]
+    """Error / the floor's error against the step; None without a floor."""
+    horizons = comparison.design["horizons"]
     below = comparison.floor.curves.get(loop) if comparison.floor else None
     if below is None or not len(below.step):
         return None
@@ -81,29 +80,29 @@ def regret_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop:
 
 
 def norm_figure(comparison: Comparison, curves: dict[str, list[Curves]], loop: Loop) -> go.Figure | None:
-    """The mean norm of the hidden state / that at T against the step; None where no run has one."""
+    """Mean norm of the hidden state / the norm at T, against the step; None if no run has a state."""
     norms = {variant: stateful(runs, loop) for variant, runs in curves.items()}
 
     def sample(curve: Curve) -> Points:
-        return thinned(curve, relative_norm(curve, comparison.plan["steps"]), loop, comparison.plan["horizons"])
+        return thinned(curve, relative_norm(curve, comparison.design["steps"]), loop, comparison.design["horizons"])
 
     return _figure(comparison, "‖h‖ / ‖h‖ at T", bands(norms, loop, sample, limit=HIGHEST), {})
 
 
 def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longest: int) -> go.Figure:
-    """Truth against what a variant's runs predict in open loop, a panel an entry of the observation.
+    """Truth and a variant's open-loop predictions, one panel for each entry of the observation.
 
     Args:
         examples: the same rollout by each finished seed; the first is drawn strongest.
         look: of the variant.
-        steps: T, marked.
-        longest: steps that are shown.
+        steps: T, marked in the panels.
+        longest: number of steps shown.
     """
     entries = examples[0].entries
     figure: Any = make_subplots(len(entries), 1, shared_xaxes=True, vertical_spacing=0.5 / (1 + 2 * len(entries)))
     for i, entry in enumerate(entries):
         true = examples[0].truth[: longest + 1, i]
-        spread = float(np.ptp(true)) or 1.0  # a prediction that runs away must not flatten the truth
+        spread = float(np.ptp(true)) or 1.0  # a diverging prediction must not flatten the truth
         low, high = float(true.min() - 0.4 * spread), float(true.max() + 0.4 * spread)
         where, what = {"row": i + 1, "col": 1}, f"{escape(entry)} %{{y:.3g}}, step %{{x}}<extra></extra>"
         figure.add_scatter(
@@ -118,17 +117,11 @@ def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longe
                 x=np.arange(1, len(shown) + 1), y=_short(shown), line=line, opacity=0.45 if number else 1.0,
                 hovertemplate=f"predicted: {what}", **where,
             )  # fmt: skip
-        edge = 0.02 * (high - low)  # room for a line that runs along the border
+        edge = 0.02 * (high - low)  # room for a clipped line
         figure.update_yaxes(range=[low - edge, high + edge], nticks=4, **where)
         axis = str(i + 1) if i else ""
-        at = {
-            "xref": f"x{axis} domain",
-            "yref": f"y{axis} domain",
-            "x": 0,
-            "y": 1,
-            "xanchor": "left",
-            "yanchor": "bottom",
-        }
+        refs = {"xref": f"x{axis} domain", "yref": f"y{axis} domain"}
+        at = refs | {"x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"}
         figure.add_annotation(text=escape(entry), showarrow=False, font_size=11, **at)
     _mark(figure, [steps] if steps < longest else [])
     figure.update_traces(mode="lines")
@@ -137,20 +130,17 @@ def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longe
 
 
 def _figure(
-    comparison: Comparison,
-    title: str,
-    found: dict[str, Band],
-    lines: dict[str, tuple[str, Points]],
+    comparison: Comparison, title: str, variants: dict[str, Band], lines: dict[str, tuple[str, Points]]
 ) -> go.Figure | None:
     """Bands of variants and lines of references (name -> title, points) on log-log axes with the multiples of T."""
-    if not found and not lines:
+    if not variants and not lines:
         return None
     figure: Any = go.Figure()
     styles = looks(comparison)
     diverged = {run.variant for run in comparison.results if run.diverged}
-    calm = [one.middle for variant, one in found.items() if variant not in diverged]
-    low, high = _range([values for _, (_, values) in lines.values()] + calm, [one.middle for one in found.values()])
-    for variant, one in found.items():
+    calm = [one.middle for variant, one in variants.items() if variant not in diverged]
+    low, high = _range([values for _, (_, values) in lines.values()] + calm, [one.middle for one in variants.values()])
+    for variant, one in variants.items():
         _draw_band(figure, variant, one, styles[variant], high)
     for name, (words, (step, values)) in lines.items():
         figure.add_scatter(
@@ -160,12 +150,12 @@ def _figure(
             line={"color": GREY, "dash": REFERENCE_DASHES.get(name, "dot"), "width": 1.5},
             hovertemplate=f"<b>{escape(words)}</b><br>step %{{x}}: %{{y:.4g}}<extra></extra>",
         )
-    figure.data = sorted(figure.data, key=lambda trace: trace.fill is None)  # no band covers a line
+    figure.data = sorted(figure.data, key=lambda trace: trace.fill is None)  # bands below lines
     values, words = _ticks(low, high)
     figure.update_yaxes(type="log", title=title, range=np.log10([low, high]), tickvals=values, ticktext=words)
-    longest = max([int(one.step[-1]) for one in found.values()] + [int(step[-1]) for _, (step, _) in lines.values()])
-    steps = comparison.plan["steps"]
-    horizons = [horizon for horizon in comparison.plan["horizons"] if horizon <= longest]
+    longest = max([int(one.step[-1]) for one in variants.values()] + [int(step[-1]) for _, (step, _) in lines.values()])
+    steps = comparison.design["steps"]
+    horizons = [horizon for horizon in comparison.design["horizons"] if horizon <= longest]
     _mark(figure, horizons)
     for horizon in horizons:
         multiple = "T" if horizon == steps else f"{horizon / steps:g}T"
@@ -176,7 +166,7 @@ def _figure(
 
 
 def _range(calm: list[np.ndarray], every: list[np.ndarray]) -> tuple[float, float]:
-    """Of the axis: what diverges is cut, and must not squash the others."""
+    """The range of the axis. What diverges is cut off, and does not squash the rest."""
     finite = [values[np.isfinite(values) & (values > 0)] for values in calm]
     high = min(1.6 * max((float(values.max()) for values in finite if len(values)), default=DIVERGED), HIGHEST)
     below = finite + [values[(values > 0) & (values <= high)] for values in every]
@@ -185,7 +175,7 @@ def _range(calm: list[np.ndarray], every: list[np.ndarray]) -> tuple[float, floa
 
 
 def _draw_band(figure: go.Figure, variant: str, one: Band, look: Look, ceiling: float) -> None:
-    """The band, the line up to the plot's top, and a triangle there for each seed that diverges."""
+    """Draw the band, the line up to the plot's top, and a triangle there for each seed that diverges."""
     inside = np.isfinite(one.low) & (one.middle <= ceiling)
     step, low, high = one.step[inside], one.low[inside], np.minimum(one.high, ceiling)[inside]
     if len(step):
@@ -195,7 +185,7 @@ def _draw_band(figure: go.Figure, variant: str, one: Band, look: Look, ceiling: 
         )  # fmt: skip
     shown = np.where(one.middle <= ceiling, one.middle, np.nan)
     leaves = np.flatnonzero(np.isnan(shown[1:]) & ~np.isnan(shown[:-1])) + 1
-    shown[leaves] = ceiling  # the line goes to the edge, and ends there
+    shown[leaves] = ceiling  # the line ends at the edge
     ends = "<br>95%: %{customdata[0]:.4g} to %{customdata[1]:.4g}" if len(step) else ""
     name = f"<b>{escape(variant)}</b><br>"
     figure.add_scatter(
@@ -232,7 +222,7 @@ def _mark(figure: go.Figure, steps: Iterable[int]) -> None:
 
 
 def _styled(figure: go.Figure, height: int, margin: dict[str, int]) -> go.Figure:
-    """Transparent, so that the page decides on light and dark."""
+    """A transparent background: the page decides on light and dark."""
     axis = {"gridcolor": "rgba(128,128,128,0.22)", "linecolor": GREY, "zeroline": False, "title_standoff": 6}
     figure.update_xaxes(axis)
     figure.update_yaxes(axis)
@@ -245,12 +235,12 @@ def _styled(figure: go.Figure, height: int, margin: dict[str, int]) -> go.Figure
         plot_bgcolor="rgba(0,0,0,0)",
         font={"size": 12, "family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"},
         hoverlabel_align="left",
-        dragmode=False,  # a finger that scrolls the page must not zoom
+        dragmode=False,  # scrolling the page on a touchscreen must not zoom
     )
 
 
 def _ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Round numbers on a log axis: of the coarsest grid that has four that do not stand too close to each other."""
+    """Round numbers on a log axis, from the coarsest grid that has four of them without crowding."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     kept: list[float] = []
     for grid in ([1], [1, 3], [1, 2, 5], *(np.arange(1, 10, step) for step in (1, 0.5, 0.2, 0.05, 0.01))):
@@ -265,6 +255,6 @@ def _ticks(low: float, high: float) -> tuple[list[float], list[str]]:
 
 
 def _short(values: np.ndarray) -> np.ndarray:
-    """Half the bytes in the page."""
+    """In float32, which takes half the bytes in the page."""
     with np.errstate(over="ignore"):
         return values.astype(np.float32)

@@ -1,7 +1,6 @@
-"""Runs side by side: in processes of this machine, or as tasks of Ray. A run that fails does not stop the others."""
+"""Runs side by side, as processes of this machine or tasks of Ray. A run that fails does not stop the others."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,24 +13,23 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from worldmodel.comparison.plan import finished, write_failures
+from worldmodel.comparison.folder import finished, write_failures
 from worldmodel.comparison.progress import ComparisonProgress
 from worldmodel.comparison.results import Failure, run_folder
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, failure_reason
 from worldmodel.runs.cluster import ray_cluster
 
 Launcher = Literal["local", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "ray")
 WORKER = "worldmodel.comparison.run"
-GRACE = 5.0  # seconds that a process has to end by itself
-ERROR_LINE = re.compile(r"worldmodel: error: (.*)|((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
+GRACE = 5.0  # seconds that a process has to end after SIGTERM
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes."""
+    """The resources of one run."""
 
-    threads: int  # of torch on the CPU, in each process
+    threads: int  # of torch on the CPU, per process
     cores: int
     gpus: int
 
@@ -41,76 +39,69 @@ class Task:
     """One run as a process."""
 
     out: Path
-    slug: str
-    seed: int
-    folder: Path  # it starts in
+    run: dict[str, Any]  # of the design
+    folder: Path  # that it starts in
     environment: dict[str, str]
 
     @property
+    def label(self) -> str:
+        """The run's name in messages."""
+        return f"{self.run['variant']}, seed {self.run['seed']}"
+
+    @property
     def log(self) -> Path:
-        """Of all that it prints."""
-        return log_path(self.out, self.slug, self.seed)
+        """The file of its output."""
+        return run_folder(self.out, self.run["slug"], self.run["seed"]).with_suffix(".log")
 
 
 Submit = Callable[[Task], "Future[int]"]
 
 
 def side_by_side(jobs: int | None, resources: Resources, cores: int, gpus: int) -> int:
-    """Runs at once on a machine with so many cores and visible GPUs: those asked for, else as many as there is room.
+    """How many runs are trained at once: `jobs`, or else as many as fit on the cores, or the visible GPUs.
 
     Raises:
-        UserError: if there are fewer GPUs than that; cores can be shared.
+        UserError: if there are too few GPUs; cores can be shared.
     """
     room = gpus // resources.gpus if resources.gpus else cores // resources.cores
     if resources.gpus and jobs is not None and jobs > room:
-        raise UserError(f"--jobs {jobs} takes {jobs * resources.gpus} GPUs, {gpus} can be seen: at most --jobs {room}")
+        raise UserError(
+            f"--jobs {jobs} needs {jobs * resources.gpus} GPUs, but {gpus} are visible: at most --jobs {room}"
+        )
     return jobs or max(1, room)
 
 
-def log_path(out: Path, slug: str, seed: int) -> Path:
-    """Where the output of a run goes."""
-    return run_folder(out, slug, seed).with_suffix(".log")
-
-
 def launch(out: Path, runs: list[dict[str, Any]], launcher: Launcher, jobs: int, resources: Resources) -> list[Failure]:
-    """Train and measure the runs that are not finished yet; returns those that failed.
+    """Train and measure the runs that are not finished yet; return those that failed.
 
     Args:
-        out: of the comparison.
-        runs: of its plan.
+        out: folder of the comparison.
+        runs: of its design.
         launcher: `local` processes, or `ray`: the cluster that RAY_ADDRESS names, else one on this machine. A cluster's
             machines must share the folder, the data and the installation, at the same paths.
         jobs: runs side by side; a Ray cluster decides by its cores and GPUs.
-        resources: of each.
+        resources: of each run.
     """
-    waiting = [run for run in runs if finished(out, run) is None]
+    environment = {"OMP_NUM_THREADS": str(resources.threads)}
+    tasks = [Task(out, run, Path.cwd(), environment) for run in runs if finished(out, run) is None]
     failures: list[Failure] = []
     write_failures(out, failures)
-    for run in waiting:
-        log_path(out, run["slug"], run["seed"]).parent.mkdir(parents=True, exist_ok=True)
-        log_path(out, run["slug"], run["seed"]).unlink(missing_ok=True)
+    for task in tasks:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        task.log.unlink(missing_ok=True)
     engine = _local(jobs, resources) if launcher == "local" else _ray(jobs, resources)
-    with ComparisonProgress(len(runs) - len(waiting), len(runs)) as progress, engine as submit:
-        environment = {"OMP_NUM_THREADS": str(resources.threads)}
-        futures: dict[Future[int], dict[str, Any]] = {}
-        for run in waiting:
-            futures[submit(Task(out, run["slug"], run["seed"], Path.cwd(), environment))] = run
-        pending = set(futures)
+    with ComparisonProgress(len(runs) - len(tasks), len(runs)) as progress, engine as submit:
+        pending = {submit(task): task for task in tasks}
         while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                failure = _failure(out, futures[future], future)
+            for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                task = pending.pop(future)
+                failure = _failure(task, future)
                 if failure is not None:
                     failures.append(failure)
                     write_failures(out, failures)
-                progress.end(_label(futures[future]), failure)
-            logs = {_label(futures[f]): log_path(out, futures[f]["slug"], futures[f]["seed"]) for f in pending}
-            progress.update({label: path for label, path in logs.items() if path.is_file()})
+                progress.end(task.label, failure)
+            progress.update({task.label: task.log for task in pending.values() if task.log.is_file()})
     return failures
-
-
-def _label(run: dict[str, Any]) -> str:
-    return f"{run['variant']}, seed {run['seed']}"
 
 
 # --- engines ---------------------------------------------------------------------------------------------------------
@@ -118,7 +109,7 @@ def _label(run: dict[str, Any]) -> str:
 
 @contextmanager
 def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
-    """Yields what starts a task as soon as one of `jobs` places is free. An exception ends all that run."""
+    """Yield a function that starts a task as soon as one of `jobs` places is free. An exception ends all runs."""
     places: SimpleQueue[str] = SimpleQueue()
     for place in range(jobs):
         places.put(devices_of(place, resources.gpus))
@@ -154,19 +145,19 @@ def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
 
 @contextmanager
 def _ray(jobs: int, resources: Resources) -> Iterator[Submit]:
-    """The same by Ray, which queues tasks until cores and GPUs are free."""
+    """The same with Ray, which queues tasks until cores and GPUs are free."""
     with ray_cluster("--launcher ray", jobs * resources.cores) as ray:
         options: dict[str, Any] = {"num_cpus": resources.cores, "num_gpus": resources.gpus, "max_retries": 0}
-        remote: Any = ray.remote(**options)(_to_its_end)
+        remote: Any = ray.remote(**options)(_run)
         yield lambda task: remote.remote(task).future()
 
 
-def _to_its_end(task: Task) -> int:
+def _run(task: Task) -> int:
     return start(task).wait()
 
 
 def devices_of(place: int, gpus: int) -> str:
-    """CUDA_VISIBLE_DEVICES of the place: its own share of what this process sees; empty, where it takes no GPU."""
+    """CUDA_VISIBLE_DEVICES of the place: its share of the GPUs that this process sees; empty if it takes none."""
     if not gpus:
         return ""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -178,11 +169,12 @@ def devices_of(place: int, gpus: int) -> str:
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
-    """Start the process of a run, in a session of its own: a Ctrl-C at the terminal reaches only who started it.
+    """Start the process of a run, in a session of its own: a Ctrl-C at the terminal reaches only this process.
 
-    Its stdin is a pipe that nobody writes to. It ends with this process, however that dies: the worker sees to it.
+    Its stdin is a pipe that is never written to: when this process dies, however it does, the pipe ends, and so does
+    the run.
     """
-    command = [sys.executable, "-m", WORKER, str(task.out), task.slug, str(task.seed)]
+    command = [sys.executable, "-m", WORKER, str(task.out), task.run["slug"], str(task.run["seed"])]
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("wb") as log:
         return subprocess.Popen(
@@ -197,7 +189,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
 
 
 def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
-    """End processes and all that they started."""
+    """End processes and all their children."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             with suppress(ProcessLookupError):
@@ -207,33 +199,13 @@ def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
                 process.wait(GRACE)
 
 
-def _failure(out: Path, run: dict[str, Any], future: "Future[int]") -> Failure | None:
-    """What went wrong with a run that has ended; None if it has a result."""
+def _failure(task: Task, future: "Future[int]") -> Failure | None:
+    """Why a run that has ended has no result; None if it has one."""
     if (error := future.exception()) is None:
-        if future.result() == 0 and finished(out, run) is not None:
+        if future.result() == 0 and finished(task.out, task.run) is not None:
             return None
-        reason = failure_reason(future.result(), log_path(out, run["slug"], run["seed"]))
+        reason = failure_reason(future.result(), task.log)
     else:  # Ray lost the task
         reason = " ".join(str(error).split())[:300]
-    log = log_path(out, run["slug"], run["seed"]).relative_to(out).as_posix()
-    return Failure(run["variant"], run["axes"], run["seed"], reason, log)
-
-
-def failure_reason(status: int, log: Path) -> str:
-    """One line: the signal that killed a process, or the last error in its log."""
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"killed by {name}" + (": perhaps out of memory" if -status == signal.SIGKILL else "")
-    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
-    for line in reversed(lines):
-        if found := ERROR_LINE.fullmatch(line):
-            return found[1] or found[2]
-    return lines[-1] if lines else f"ended with status {status} and without a word"
-
-
-def _tail(path: Path, size: int = 20_000) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
-        return file.read().decode(errors="replace")
+    log = task.log.relative_to(task.out).as_posix()
+    return Failure(task.run["variant"], task.run["axes"], task.run["seed"], reason, log)

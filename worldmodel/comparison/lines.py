@@ -1,4 +1,4 @@
-"""Curves of many steps and several seeds, as few points with bands: what the report draws."""
+"""The lines of the report's figures: curves of many steps and several seeds, as few points with bands."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldmodel.comparison.results import DIVERGED, Comparison, Curve, Curves, Loop
-from worldmodel.comparison.statistics import TINY, geometric
+from worldmodel.statistics import TINY, geometric
 
 POINTS = 120  # of a line
 Points = tuple[np.ndarray, np.ndarray]  # steps (N,), values (N,)
@@ -14,39 +14,39 @@ Points = tuple[np.ndarray, np.ndarray]  # steps (N,), values (N,)
 
 @dataclass(frozen=True)
 class Band:
-    """A value along the steps, over seeds: geometric mean and 95% t-interval of those that have not diverged there."""
+    """Values along the steps: geometric mean and 95% t-interval over the seeds that have not diverged there."""
 
     step: np.ndarray  # (N,)
-    middle: np.ndarray  # (N,) infinite where all have
-    low: np.ndarray  # (N,) NaN where fewer than two are left
+    middle: np.ndarray  # (N,) infinite where all have diverged
+    low: np.ndarray  # (N,) NaN where fewer than two seeds are left
     high: np.ndarray  # (N,)
     values: np.ndarray  # (S, N) of each seed
-    gone: np.ndarray  # (S, N) which have diverged there
+    gone: np.ndarray  # (S, N) whether a seed has diverged there
 
     @property
     def seeds(self) -> np.ndarray:
-        """(N,) how many are left."""
+        """(N,) number of seeds that are left."""
         return (~self.gone).sum(axis=0)
 
 
 def bands(
     curves: dict[str, list[Curves]], loop: Loop, sample: Callable[[Curve], Points], limit: float = DIVERGED
 ) -> dict[str, Band]:
-    """Variant -> band, of those that have a curve of this loop.
+    """Variant -> band, of the variants with curves of this loop.
 
     Args:
-        curves: of the runs.
+        curves: variant -> those of its runs.
         loop: closed or open.
-        sample: the points of one curve, see `thinned`.
-        limit: above it, a seed has diverged.
+        sample: gives the points of one curve, see `thinned`.
+        limit: a seed has diverged above it.
     """
-    found = {}
+    by_variant = {}
     for variant, runs in curves.items():
         lines = [sample(run[loop]) for run in runs if loop in run and len(run[loop].step)]
         if lines:
-            step = min((step for step, _ in lines), key=len)  # a seed's curve is as long as any other's
-            found[variant] = band(step, np.stack([values[: len(step)] for _, values in lines]), limit)
-    return found
+            step = min((step for step, _ in lines), key=len)  # curves of all seeds should have the same length
+            by_variant[variant] = band(step, np.stack([values[: len(step)] for _, values in lines]), limit)
+    return by_variant
 
 
 def band(step: np.ndarray, values: np.ndarray, limit: float = DIVERGED) -> Band:
@@ -55,18 +55,19 @@ def band(step: np.ndarray, values: np.ndarray, limit: float = DIVERGED) -> Band:
     Args:
         step: (N,).
         values: (S, N) of S seeds; at least 0, may be infinite or NaN.
-        limit: above it, a seed has diverged.
+        limit: a seed has diverged above it.
     """
-    found = [geometric(at, limit) for at in values.T.tolist()]
-    middle = np.array([of.mean if of.n else np.inf for of in found])
-    low, high = np.array([of.low for of in found]), np.array([of.high for of in found])
+    estimates = [geometric(at, limit) for at in values.T.tolist()]
+    middle = np.array([of.mean if of.n else np.inf for of in estimates])
+    low, high = np.array([of.low for of in estimates]), np.array([of.high for of in estimates])
     return Band(step, middle, low, high, np.where(np.isnan(values), np.inf, values), ~(values <= limit))
 
 
 def thinned(curve: Curve, values: np.ndarray, loop: Loop, horizons: Iterable[int]) -> Points:
-    """About POINTS points of a curve's values, log-spaced and at the horizons.
+    """About POINTS points of a curve's values, log-spaced, and at the horizons.
 
-    In closed loop a point is the mean since the point before it, as a horizon's error is; in open loop the value there.
+    Like a horizon's error, a point is the value there in open loop, and the mean since the previous point in closed
+    loop.
     """
     count = len(values)
     if not count:
@@ -81,31 +82,29 @@ def thinned(curve: Curve, values: np.ndarray, loop: Loop, horizons: Iterable[int
         return ends, sums / np.maximum(np.add.reduceat(curve.count, begins), 1)
 
 
-def over_floor(found: Band, floor: Points) -> Band:
-    """A band of errors divided by the floor's at the same steps; as long as the floor is, and diverged where it was."""
-    known = found.step <= floor[0][-1]
-    below = np.maximum(np.interp(found.step[known], *floor), TINY)
-    middle, low, high, values = (
-        part[..., known] / below for part in (found.middle, found.low, found.high, found.values)
-    )
-    return Band(found.step[known], middle, low, high, values, found.gone[:, known])
+def over_floor(errors: Band, floor: Points) -> Band:
+    """A band of errors divided by the floor's at the same steps, as far as the floor reaches."""
+    known = errors.step <= floor[0][-1]
+    below = np.maximum(np.interp(errors.step[known], *floor), TINY)
+    parts = (part[..., known] / below for part in (errors.middle, errors.low, errors.high, errors.values))
+    return Band(errors.step[known], *parts, errors.gone[:, known])
 
 
 def stateful(runs: Iterable[Curves], loop: Loop) -> list[Curves]:
-    """Those that have a hidden state in this loop."""
+    """The runs that have a hidden state in this loop."""
     return [run for run in runs if loop in run and not np.isnan(run[loop].hidden_norm[:1]).any()]
 
 
 def relative_norm(curve: Curve, steps: int) -> np.ndarray:
-    """||h|| / its value at step `steps`, (N,): states of any width can be compared. Infinite where it overflows."""
+    """(N,) ||h|| / its value at step `steps`, comparable across widths; infinite where it overflows."""
     norm = np.where(np.isfinite(curve.hidden_norm), curve.hidden_norm, np.inf)
-    there = norm[min(steps, len(norm)) - 1]
+    trained = norm[min(steps, len(norm)) - 1]
     with np.errstate(over="ignore"):
-        return norm / max(there, TINY) if np.isfinite(there) else np.full(len(norm), np.inf)
+        return norm / max(trained, TINY) if np.isfinite(trained) else np.full(len(norm), np.inf)
 
 
 def counts(comparison: Comparison, loop: Loop) -> dict[int, int]:
-    """Horizon -> how many rollouts (open loop) or episodes (closed loop) reach it, the same for all variants."""
+    """Horizon -> number of rollouts (open loop) or episodes (closed loop) that reach it, the same for all variants."""
     curves = [reference.curves[loop] for reference in comparison.references if loop in reference.curves]
     count = curves[0].count if curves else np.zeros(0)
-    return {horizon: int(count[horizon - 1]) for horizon in comparison.plan["horizons"] if horizon <= len(count)}
+    return {horizon: int(count[horizon - 1]) for horizon in comparison.design["horizons"] if horizon <= len(count)}

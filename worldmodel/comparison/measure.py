@@ -1,8 +1,12 @@
-"""A trained model, a baseline and the floor, measured on the same episodes by the same code."""
+"""Errors of a trained model, a baseline and the floor, on the same episodes by the same code; and a model's size."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.comparison.results import Curve, Curves, Errors, ExampleRollout, Reference
@@ -14,13 +18,14 @@ from worldmodel.evaluation.horizon import horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
 from worldmodel.evaluation.rollouts import Example, Model
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.world_model import WorldModel
 
-MOST_ENTRIES = 3  # of an observation, in an example
+MOST_ENTRIES = 3  # of an observation, that an example keeps
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a model came to on the test episodes."""
+class Measurement:
+    """A model's errors on the test episodes."""
 
     errors: Errors
     curves: Curves
@@ -29,13 +34,13 @@ class Measured:
     examples: list[ExampleRollout]
 
 
-def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -> Measured:
-    """Closed and open loop, as `rollout` says how far, from where and on how many episodes.
+def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -> Measurement:
+    """Errors in closed and open loop.
 
     Args:
         model: in evaluation mode.
-        data: its test episodes are used; the validation episodes, if there are none.
-        rollout: the options; its own results are not touched.
+        data: its test episodes are used, or the validation episodes if there are none.
+        rollout: how far, from where and on how many episodes.
     """
     whole = data.splits["test"] if len(data.splits["test"]) else data.splits["val"]
     episodes = whole.select(range(min(rollout.max_episodes, len(whole))))
@@ -48,7 +53,7 @@ def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -
         "closed": _curve(closed.nmse, closed.hidden_norm, closed.episodes),
         "open": _curve(opened.nmse, opened.hidden_norm, opened.rollouts),
     }
-    return Measured(
+    return Measurement(
         errors={
             "closed": {
                 horizon: closed.window(before, horizon)
@@ -65,36 +70,36 @@ def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -
 
 
 def references(data: EpisodeDataModule, rollout: RolloutEvaluation) -> list[Reference]:
-    """What needs no training: copy-last, the mean, a linear autoregression; where it is known, the Kalman filter."""
+    """Predictors without training: copy-last, mean, linear autoregression; for a known system, the Kalman filter."""
     train = data.splits["train"]
-    found: dict[str, tuple[str, Model]] = {
-        "copy_last": ("copy the last observation", CopyLast()),
-        "mean": ("predict the mean", Mean(train)),
+    models: dict[str, tuple[str, Model]] = {
+        "copy_last": ("copy last", CopyLast()),
+        "mean": ("mean", Mean(train)),
     }
     if not data.images:
         regression = AutoRegression.fit(train, None, data.steps)
-        found["autoregression"] = (f"linear autoregression of order {regression.lags}, least squares", regression)
+        models["autoregression"] = (f"linear autoregression of order {regression.lags}, least squares", regression)
     if (system := known_system(data)) is not None:
-        found["kalman"] = ("Kalman filter, the floor", KalmanFilter(system))
-    made = []
-    for name, (title, model) in found.items():
-        measured = measure(model, data, rollout)
-        curves: Curves = {  # their states are bookkeeping: norms would mean nothing
+        models["kalman"] = ("Kalman filter, the floor", KalmanFilter(system))
+    measured = []
+    for name, (title, model) in models.items():
+        measurement = measure(model, data, rollout)
+        curves: Curves = {  # a baseline's state is bookkeeping: its norm means nothing
             loop: replace(curve, hidden_norm=np.full_like(curve.nmse, np.nan))
-            for loop, curve in measured.curves.items()
+            for loop, curve in measurement.curves.items()
         }
-        made.append(Reference(name, title, measured.errors, curves))
-    return made
+        measured.append(Reference(name, title, measurement.errors, curves))
+    return measured
 
 
 def known_system(data: EpisodeDataModule) -> LinearSystem | None:
-    """The system that made the data, if it is linear and Gaussian, and all of it came from one."""
+    """The system that generated the data, if it is a single linear Gaussian one that is observed whole."""
     collected = data.test_source.provenance.get("collected") or []
     options = [past.get("env_kwargs", {}) for past in collected if past.get("env_id") == LINEAR_GAUSSIAN]
     if not options or len(options) < len(collected) or any(other != options[0] for other in options):
         return None
     if any(past.get("observe") is not None for past in collected):
-        return None  # the filter sees all outputs
+        return None  # the filter needs all outputs
     return linear_system(**options[0])
 
 
@@ -106,3 +111,29 @@ def _example(example: Example) -> ExampleRollout:
     size = min(MOST_ENTRIES, example.layout.vector_dim)
     names = [f"{key}[{i}]" for key, entries in example.layout.vectors.items() for i in range(entries)]
     return ExampleRollout(example.name, example.truth[:, :size], example.prediction[:, :size], names[:size])
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is."""
+
+    hidden_dim: int
+    parameters: int  # trainable
+    recurrence_parameters: int  # of them, in the recurrent cell
+    flops: int  # of one step of the cell and its head, one lane
+
+
+def size_of(arguments: Mapping[str, Any]) -> Size:
+    """The size of `WorldModel(**arguments)`, which is built on torch's meta device, without memory."""
+    with torch.device("meta"):
+        model = WorldModel(**{name: value for name, value in arguments.items() if not name.startswith("_")})
+        predictor, hp = model.predictor, model.hparams
+        z, h, a = (torch.zeros(1, dim) for dim in (hp["latent_dim"], predictor.state_dim, hp["action_dim"]))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            predictor(z, h, a)
+    return Size(
+        hp["hidden_dim"],
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        sum(p.numel() for p in predictor.cell.parameters()),
+        counter.get_total_flops(),
+    )

@@ -1,9 +1,9 @@
-"""What `worldmodel compare` plans before anything is trained: data, sizes, runs, and what each of them takes."""
+"""The options of `worldmodel compare`, and everything that is checked and decided before the first run trains."""
 
-import os
+import argparse
 import platform
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -15,20 +15,93 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel import __version__
-from worldmodel.comparison.launch import Launcher, Resources, side_by_side
-from worldmodel.comparison.matching import Match, difference, matched, size_of
-from worldmodel.comparison.options import CompareCLI, axes_of, seeds_of
-from worldmodel.comparison.plan import Variant, plan_runs, read_config, variants
-from worldmodel.errors import UserError
+from worldmodel.arguments import Parser
+from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.comparison.design import MATCHES, axes_of, runs_of, seeds_of, sizes_of, variants_of
+from worldmodel.comparison.folder import read_config
+from worldmodel.comparison.launch import LAUNCHERS, Launcher, Resources, side_by_side
+from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.horizon import default_burn_in
-from worldmodel.experiments.world_model import check_gradient
+from worldmodel.experiments.config import ConfigCLI
+from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
+from worldmodel.rules import RULES
+from worldmodel.runs.cluster import own_cores
+
+NOT_HERE = {
+    "--seed_everything": "choose a comparison's seeds with --seeds",
+    "--run_dir": "choose a comparison's folder with --out",
+    "--ckpt_path": "a comparison trains every run from scratch",
+}
+
+
+def parser() -> Parser:
+    """The options of `compare` that `fit` does not have."""
+    parser = Parser("worldmodel compare", "Train update rules on the same data and budget, and judge them.")
+    parser.formatter_class = argparse.HelpFormatter
+    parser.epilog = (
+        "Options of `worldmodel fit`, such as --trainer.max_epochs 3, apply to all runs. Repeat the command to"
+        " continue an interrupted comparison; rules, starts, seeds and values may be added."
+    )
+    add = parser.add_argument
+    add("--config", action="append", metavar="CONF", help="configuration that all runs share")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
+    add("--rules", default=",".join(RULES), metavar="A,B", help="update rules; default: all (%(default)s)")
+    add("--seeds", default="0,1,2", metavar="N,N", help="seeds of each variant; default: %(default)s")
+    add("--start", metavar="carry,zero", help="state at a segment's start; default: tbptt.start of the configuration")
+    add("--vary", action="append", default=[], metavar="KEY=A,B", help="a further axis: --vary model.layers=1,2")
+    add("--match", choices=MATCHES, default="params", help="what hidden sizes make equal; default: %(default)s")
+    add("--launcher", choices=LAUNCHERS, default="local", help="local processes or a Ray cluster; default: %(default)s")
+    add("--jobs", type=int, metavar="N", help="runs side by side; default: cores / threads, or the number of GPUs")
+    add("--report_only", action="store_true", help="judge the finished runs in --out, and train nothing")
+    return parser
+
+
+def check_report_only(argv: list[str]) -> None:
+    """Raise UserError for options that --report_only does not take."""
+    taken = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    taken.add_argument("--report_only", action="store_true")
+    taken.add_argument("--out")
+    if rest := taken.parse_known_args(argv)[1]:
+        raise UserError(f"--report_only trains nothing and takes only --out: leave out {' '.join(rest)}")
+
+
+class CompareParser(TrainingParser):
+    """Suggests options of `compare` too."""
+
+    def _keys(self) -> list[str]:
+        return [name for name in parser()._option_string_actions if name.startswith("--")] + super()._keys()
+
+
+class CompareCLI(ConfigCLI, TrainingCLI):
+    """The configuration that all runs share.
+
+    Args:
+        argv: of `fit`.
+        experiment: groups the runs, if the configuration names no experiment.
+    """
+
+    command, not_here, parses = "compare", NOT_HERE, CompareParser
+
+    def __init__(self, argv: list[str], experiment: str) -> None:
+        self._experiment = experiment
+        super().__init__(argv)
+
+    def before_instantiate_classes(self) -> None:
+        if self.settings["experiment"] is None:
+            self.settings["experiment"] = self._experiment
+        super().before_instantiate_classes()
+
+    @property
+    def rollout(self) -> RolloutEvaluation:
+        """How far, from where and on how many episodes runs are evaluated."""
+        return self._get(self.config_init, "rollout")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A comparison that is thought through, before anything of it is on the disk."""
+    """A checked comparison, before any of it is on disk."""
 
-    plan: dict[str, Any]
+    design: dict[str, Any]
     config: str  # YAML
     jobs: int
     resources: Resources
@@ -36,20 +109,24 @@ class Prepared:
 
 
 def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
-    """Try the configuration with every value, make the data where it is missing, choose sizes, and plan the runs.
+    """Try the configuration with every value, collect missing data, choose sizes, and list the runs.
+
+    Args:
+        options: of `compare`.
+        fit: arguments of `fit` that all runs share.
+        command: of the user, for the record.
 
     Raises:
-        UserError, SystemExit: for whatever is wrong, before anything is trained.
+        UserError, SystemExit: for any mistake, before anything is trained.
     """
     out: Path = options.out
     experiment = out.resolve().name
     base = CompareCLI(fit, experiment)
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs is {options.jobs}: it must be at least 1")
+    at_least(1, "--", jobs=options.jobs)
     if base.datamodule.task is not None:
         raise UserError(
-            "the data is of a sequence task, and compare judges predictions of values: use `worldmodel fit` for each"
-            " rule, which ends with the accuracy"
+            "the data is a sequence task, and compare judges predictions of values: run `worldmodel fit` for each"
+            " rule, which reports the accuracy"
         )
     axes = axes_of(options.rules, options.start, options.vary, base.settings["tbptt"]["start"])
     check_gradient(base.model, axes["start"])
@@ -60,11 +137,11 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     missed = unreached(base)
     resources, jobs = _resources(base, options.jobs, read_config(out).get("threads"), options.launcher)
     base.settings["threads"] = resources.threads
-    chosen = variants(axes)
-    sizes, reference = _sizes(chosen, arguments, dict(base.model.hparams), options.match)
+    variants = variants_of(axes)
+    sizes, reference = sizes_of(variants, arguments, dict(base.model.hparams), options.match)
     steps = base.datamodule.steps
-    plan = {
-        "runs": plan_runs(out, chosen, [row["hidden_dim"] for row in sizes], seeds, base.settings["experiment"]),
+    design = {
+        "runs": runs_of(out, variants, [row["hidden_dim"] for row in sizes], seeds, base.settings["experiment"]),
         "axes": axes,
         "seeds": seeds,
         "steps": steps,
@@ -77,59 +154,25 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
         "data": _data(base),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Prepared(plan, base.dump(), jobs, resources, missed)
-
-
-def print_sizes(plan: dict[str, Any]) -> None:
-    """The table of what was matched, and how much is to be done."""
-    console = Console(soft_wrap=True, highlight=False)
-    what = "flops a step" if plan["match"] == "flops" else "parameters"
-    reference = plan["reference"]
-    how = "not matched, equal hidden_dim" if plan["match"] == "hidden" else f"matched by {what}"
-    title = f"sizes, {how}; the configuration: {reference['rule']}, hidden_dim {reference['hidden_dim']}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("variant", min_width=max(len(row["variant"]) for row in plan["sizes"]))
-    for heading in ("hidden_dim", "parameters", "recurrent", "flops/step", "difference"):
-        table.add_column(heading, justify="right")
-    for row in plan["sizes"]:
-        numbers = (row[name] for name in ("hidden_dim", "parameters", "recurrence_parameters", "flops"))
-        table.add_row(row["variant"], *(f"{number:,}" for number in numbers), f"{row['difference_percent']:+.2f}%")
-    console.print(table)
-    runs, seeds = len(plan["runs"]), ", ".join(map(str, plan["seeds"]))
-    console.print(f"{runs} runs: {len(plan['sizes'])} variants, seeds {seeds}; {shlex.join(plan['command'])}")
-    console.file.flush()
+    return Prepared(design, base.dump(), jobs, resources, missed)
 
 
 def _arguments(
     fit: list[str], base: CompareCLI, axes: dict[str, list[str]], experiment: str
 ) -> dict[tuple[str, ...], dict[str, Any]]:
-    """WorldModel's arguments for each combination of the values of --vary; all are tried by that."""
+    """WorldModel's arguments for each combination of the values of --vary, each of which is thereby tried."""
     varied = {key: values for key, values in axes.items() if key not in ("rule", "start")}
     if not varied:
         return {(): dict(base.model.hparams)}
-    found = {}
+    arguments = {}
     for values in product(*varied.values()):
         words = [f"--{key}={value}" for key, value in zip(varied, values, strict=True)]
-        found[values] = dict(CompareCLI([*fit, *words], experiment).model.hparams)
-    return found
-
-
-def _sizes(
-    chosen: list[Variant], arguments: dict[tuple[str, ...], dict[str, Any]], configured: dict[str, Any], match: Match
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for each variant, and one for the configuration as it stands, which they are matched to."""
-    reference = size_of(configured)
-    rows = []
-    for variant in chosen:
-        rule, _, *values = variant.axes.values()
-        size = matched(variant.name, arguments[tuple(values)] | {"rule": rule}, reference, match)
-        percent = 100 * difference(size, reference, match)
-        rows.append({"variant": variant.name, **asdict(size), "difference_percent": percent})
-    return rows, {"rule": configured["rule"], **asdict(reference)}
+        arguments[values] = dict(CompareCLI([*fit, *words], experiment).model.hparams)
+    return arguments
 
 
 def unreached(base: CompareCLI) -> str | None:
-    """Names the horizons that no test episode is long enough for; a UserError if that is all of them.
+    """The horizons that no test episode is long enough for, in words; a UserError if that is all of them.
 
     The test episodes are those that `comparison.measure` takes.
     """
@@ -141,7 +184,7 @@ def unreached(base: CompareCLI) -> str | None:
     if longest < data.steps:
         raise UserError(
             f"the {split} episodes are too short to judge by: the longest has {longest} steps, data.steps is"
-            f" {data.steps}; lower data.steps, or take longer episodes, or some for the test alone (data.test_path)"
+            f" {data.steps}; lower data.steps, or use longer episodes, at least for the test (data.test_path)"
         )
     burn_in = default_burn_in(episodes, data.steps) if rollout.burn_in is None else rollout.burn_in
     horizons = [multiple * data.steps for multiple in rollout.multiples]
@@ -156,27 +199,21 @@ def unreached(base: CompareCLI) -> str | None:
 def _resources(
     base: CompareCLI, jobs: int | None, threads_before: int | None, launcher: Launcher
 ) -> tuple[Resources, int]:
-    """What a run takes, and how many run side by side.
+    """The resources of a run, and how many run side by side.
 
-    Where the configuration names no number of threads, the cores are shared out once: a comparison that goes on keeps
-    it, since another number may round differently.
+    Without a number of threads in the configuration, the cores are divided once: a comparison that is continued keeps
+    that number, since another one may round differently.
     """
-    cores, gpus = _cores(), base.gpus()
+    cores, gpus = own_cores(), base.gpus()
     threads = base.settings["threads"] or threads_before or max(1, cores // ((jobs or 1) * base.processes()))
-    each = min(cores, threads * base.processes())
-    resources = Resources(threads, each, gpus)
-    if launcher == "ray" and jobs is not None:  # the cluster's GPUs need not be here
+    resources = Resources(threads, min(cores, threads * base.processes()), gpus)
+    if launcher == "ray" and jobs is not None:  # the cluster's GPUs need not be on this machine
         return resources, jobs
     return resources, side_by_side(jobs, resources, cores, torch.cuda.device_count())
 
 
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _data(base: CompareCLI) -> dict[str, Any]:
-    """What the runs are trained and judged on; collects and reads it, so that no two runs do so at once."""
+    """The data of all runs; it is collected and read now, so that no two runs do so at once."""
     data = base.datamodule
     return {
         "env_id": data.env_id,
@@ -195,6 +232,26 @@ def _versions() -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}, {_cores()} cores",
+        "platform": f"{platform.system()} {platform.machine()}, {own_cores()} cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def print_sizes(design: dict[str, Any]) -> None:
+    """Print the table of matched sizes, and the number of runs."""
+    console = Console(soft_wrap=True, highlight=False)
+    unit = "flops per step" if design["match"] == "flops" else "parameters"
+    reference = design["reference"]
+    how = "not matched, equal hidden_dim" if design["match"] == "hidden" else f"matched by {unit}"
+    title = f"sizes, {how}; the configuration: {reference['rule']}, hidden_dim {reference['hidden_dim']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("variant", min_width=max(len(row["variant"]) for row in design["sizes"]))
+    for heading in ("hidden_dim", "parameters", "recurrent", "flops/step", "difference"):
+        table.add_column(heading, justify="right")
+    for row in design["sizes"]:
+        numbers = (row[name] for name in ("hidden_dim", "parameters", "recurrence_parameters", "flops"))
+        table.add_row(row["variant"], *(f"{number:,}" for number in numbers), f"{row['difference_percent']:+.2f}%")
+    console.print(table)
+    runs, seeds = len(design["runs"]), ", ".join(map(str, design["seeds"]))
+    console.print(f"{runs} runs: {len(design['sizes'])} variants, seeds {seeds}; {shlex.join(design['command'])}")
+    console.file.flush()

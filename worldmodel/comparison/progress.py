@@ -15,7 +15,7 @@ class ComparisonProgress:
 
     Args:
         done: runs that were finished before.
-        total: runs of the plan.
+        total: all runs of the comparison.
     """
 
     def __init__(self, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file that needs nothing else: no network, no other file."""
+"""The comparison as one self-contained HTML file."""
 
 import base64
 import io
@@ -14,6 +14,7 @@ from PIL import Image
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
+from worldmodel.comparison.contest import Verdict
 from worldmodel.comparison.figures import (
     HIGHEST,
     REFERENCE_DASHES,
@@ -23,16 +24,15 @@ from worldmodel.comparison.figures import (
     regret_figure,
     rollout_figure,
 )
-from worldmodel.comparison.findings import Verdict
 from worldmodel.comparison.lines import counts
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples
 from worldmodel.comparison.summary import shortly
 from worldmodel.comparison.tables import TRAITS, number, version_rows
 from worldmodel.durable import whole_file
 
-PANELS = 16  # of rollouts: at most two episodes, and one for many variants
-SHOWN = 10  # multiples of T that a rollout is shown for
-FILM_BYTES = 600_000  # of an animation; larger ones are made smaller
+PANELS = 16  # of rollouts: two episodes, or one where variants are many
+SHOWN = 10  # multiples of T that a rollout panel spans
+FILM_BYTES = 600_000  # larger animations are made smaller
 SHAPES = {"solid": "", "dash": "7 4", "dot": "2 4", "dashdot": "7 4 2 4", "longdash": "11 4", "longdashdot": "11 4 2 4"}
 
 
@@ -40,9 +40,9 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
     """Write `report.html`, whole or not at all.
 
     Args:
-        comparison: with the folder that holds curves, examples and the configuration.
-        verdict: on it.
-        path: of the file.
+        comparison: its folder holds curves, examples and the configuration.
+        verdict: on the comparison.
+        path: of the report.
     """
     environment = Environment(
         loader=PackageLoader("worldmodel.comparison"),
@@ -61,7 +61,7 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
         shapes=SHAPES,
         figures=_figures(comparison),
         films=list(_films(comparison)),
-        sizes={row["variant"]: row for row in comparison.plan["sizes"]},
+        sizes={row["variant"]: row for row in comparison.design["sizes"]},
         traits=TRAITS,
         counts={loop: counts(comparison, loop) for loop in LOOPS},
         dashes=REFERENCE_DASHES,
@@ -79,14 +79,14 @@ def count(many: int, noun: str) -> str:
 
 
 def _head(comparison: Comparison) -> dict[str, Any]:
-    """What the plan says, as text."""
-    plan, config = comparison.plan, comparison.folder / "config.yaml"
+    """The design, as text."""
+    design, config = comparison.design, comparison.folder / "config.yaml"
     return {
-        "title": str(plan["data"].get("env_id") or comparison.folder.name),
-        "steps": plan["steps"],
-        "date": plan["created"][:10],
-        "data": list(_flat(plan["data"])),
-        "versions": version_rows(plan),
+        "title": str(design["data"].get("env_id") or comparison.folder.name),
+        "steps": design["steps"],
+        "date": design["created"][:10],
+        "data": list(_flat(design["data"])),
+        "versions": version_rows(design),
         "config": config.read_text(encoding="utf-8") if config.is_file() else None,
     }
 
@@ -101,21 +101,21 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _worst(runs: list[Result], loop: str, horizon: int) -> float:
-    """The largest error of any seed there."""
+    """The largest error of any seed at this horizon."""
     errors = (of.get(horizon, math.nan) for run in runs for name, of in run.errors.items() if name == loop)
     return max((error for error in errors if not math.isnan(error)), default=math.nan)
 
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
-    """Name -> HTML of a figure, without those that have nothing to show; the rollouts by episode and variant."""
+    """Name -> HTML of a figure, without empty ones; the rollouts by episode and variant."""
     curves = comparison.curves
-    made = {
+    figures = {
         f"{name} {loop}": figure
         for name, draw in (("error", error_figure), ("regret", regret_figure), ("norm", norm_figure))
         for loop in LOOPS
         if (figure := draw(comparison, curves, loop)) is not None
     }
-    html: dict[str, Any] = {name: _html(figure, name.replace(" ", "-")) for name, figure in made.items()}
+    html: dict[str, Any] = {name: _html(figure, name.replace(" ", "-")) for name, figure in figures.items()}
     return html | {"rollouts": _rollouts(comparison)}
 
 
@@ -128,7 +128,7 @@ def _rollouts(comparison: Comparison) -> dict[str, dict[str, Markup]]:
                 if example.entries:
                     by_name.setdefault(example.name, {}).setdefault(variant, []).append(example)
     shown = max(1, min(2, PANELS // max(1, len(comparison.variants))))
-    styles, steps = looks(comparison), comparison.plan["steps"]
+    styles, steps = looks(comparison), comparison.design["steps"]
     html: dict[str, dict[str, Markup]] = {}
     for i, (name, of) in enumerate(list(by_name.items())[:shown]):
         longest = min(SHOWN * steps, max(len(examples[0].prediction) for examples in of.values()))
@@ -140,7 +140,7 @@ def _rollouts(comparison: Comparison) -> dict[str, dict[str, Markup]]:
 
 
 def _html(figure: Figure, name: str) -> Markup:
-    """A div and the script that draws into it; plotly escapes what could end the script."""
+    """A div and the script that draws into it; plotly escapes anything that could end the script."""
     options = {"displayModeBar": False, "responsive": True, "showTips": False}
     height = f"{figure.layout.height}px"  # type: ignore[attr-defined]
     return Markup(
@@ -149,7 +149,7 @@ def _html(figure: Figure, name: str) -> Markup:
 
 
 def _films(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
-    """Of each variant's first run that drew one: variant, what it is, the animation as data URI."""
+    """The animation of each variant's first run that has one: variant, seed, data URI."""
     for variant in comparison.variants:
         for run in comparison.of(variant):
             path = comparison.folder_of(run) / "rollout.gif"
@@ -160,7 +160,7 @@ def _films(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
 
 
 def _small(path: Path) -> bytes:
-    """The animation; where it is large, fewer and smaller frames of it."""
+    """The animation; if it is large, with fewer and smaller frames."""
     if path.stat().st_size <= FILM_BYTES:
         return path.read_bytes()
     with Image.open(path) as film:

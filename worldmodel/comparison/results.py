@@ -1,19 +1,17 @@
-"""What runs came to, as they lie in the folder of a comparison.
+"""The results of a comparison's runs, and the files that hold them.
 
-OUT/comparison.json                     the plan: axes, seeds, matched sizes, versions, how to reproduce
+OUT/comparison.json                     the design: axes, seeds, matched sizes, versions, every run's command
 OUT/config.yaml                         the configuration that all runs share
 OUT/runs/<variant>/s<seed>/             a run's folder, as `worldmodel fit` makes it, and in it
     result.json                         its Result, written last: a run that has one is finished
     curves.csv                          its Curves (loop, step, metric, value)
-    examples.npz                        a few open-loop rollouts (see Example)
-OUT/references/<name>.csv               the Curves of what needs no training: copy_last, mean, autoregression, kalman
-OUT/references.json                     their errors at the horizons, and what each is
-OUT/results.csv, verdict.json, report.html
+    examples.npz                        a few open-loop rollouts (see ExampleRollout)
+OUT/references/<name>.csv               Curves of the references: copy_last, mean, autoregression, kalman
+OUT/references.json                     their titles, and their errors at the horizons
+OUT/results.csv, verdict.json, results.md, report.html
 """
 
 import csv
-import json
-import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +19,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldmodel.durable import whole_file
+from worldmodel.durable import read_json, whole_file, write_json
 
 Loop = Literal["closed", "open"]
 LOOPS: tuple[Loop, ...] = ("closed", "open")
-DIVERGED = 100.0  # an error of a hundred variances, or one that is not finite
+DIVERGED = 100.0  # variances: a run whose error is above it, or not finite, has diverged
 
 
 @dataclass(frozen=True)
 class Curve:
-    """An error, divided by the observations' variance, and the state's norm, step by step.
+    """Error / variance of the observations, and the norm of the state, step by step.
 
     In closed loop, step n is the prediction after n observed frames of an episode; in open loop, n steps after the last
     observed frame.
@@ -39,71 +37,71 @@ class Curve:
     step: np.ndarray  # (N,) int: 1 .. N
     nmse: np.ndarray  # (N,) may be infinite
     hidden_norm: np.ndarray  # (N,) NaN where there is no hidden state
-    count: np.ndarray  # (N,) predictions that the mean is over
+    count: np.ndarray  # (N,) predictions that each mean is over
 
 
 Curves = dict[Loop, Curve]
 Errors = dict[Loop, dict[int, float]]
-"""loop -> horizon in steps -> error / variance. In closed loop, the mean over the steps behind the horizon before it
-(or the start) up to this one; in open loop, at this step."""
+"""loop -> horizon in steps -> error / variance. Open loop: at this step. Closed loop: the mean over the steps after the
+previous horizon (or the start), up to this one."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run: a variant trained with a seed."""
+    """The result of one run: a variant trained with one seed."""
 
-    variant: str  # its name, as in the plan: "gated_norm, carry"
+    variant: str  # its name: "gated_norm, carry"
     axes: dict[str, str]  # axis -> value: {"rule": "gated_norm", "start": "carry", "model.layers": "1"}
     seed: int
     errors: Errors
     valid_time: float  # steps, mean over the open-loop rollouts
     norm_growth: float  # slope of ||h|| over the steps of an episode, closed loop; infinite where it overflows
-    parameters: int  # that are trained
+    parameters: int  # trainable
     recurrence_parameters: int  # of them, in the recurrent cell
     hidden_dim: int
-    flops: int  # multiplications and additions of one step of the cell and its head, one lane
+    flops: int  # of one step of the cell and its head, one lane
     train_steps: int  # optimizer steps
     steps_per_second: float  # of training, without validation
-    seconds: float  # the whole run, from start to end
+    seconds: float  # the whole run
     peak_memory_mb: float  # of the process; on a GPU, of the device's memory
     losses: dict[str, float]  # train/loss, val/loss of the last weights
     command: list[str]  # argv that trains this run again
 
     @property
     def diverged(self) -> bool:
-        """Whether any of its errors is not finite, or above DIVERGED."""
+        """Whether the run diverged at any horizon."""
         return any(is_diverged(error) for by_horizon in self.errors.values() for error in by_horizon.values())
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that came to no result."""
+    """A run that ended without a result."""
 
     variant: str
     axes: dict[str, str]
     seed: int
     reason: str  # one line
-    log: str  # its output, relative to OUT
+    log: str  # path of its output, relative to OUT
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Something that predicts without training: a baseline, or the floor."""
+    """A predictor without training: a baseline, or the floor."""
 
     name: str  # copy_last, mean, autoregression, kalman
-    title: str  # in words: "Kalman filter (exact floor)"
+    title: str  # in words: "Kalman filter, the floor"
     errors: Errors
     curves: Curves
 
 
 @dataclass(frozen=True)
 class ExampleRollout:
-    """One open-loop rollout of a run, to be looked at. Frame 0 is the last that the model saw."""
+    """One open-loop rollout of a run, for the report. Frame 0 is the last that the model observed."""
 
     name: str  # the episode and its frame; the same for every run
     truth: np.ndarray  # (H + 1, E): at most a few entries of the observation
     prediction: np.ndarray  # (H, E), of frames 1 .. H
-    entries: list[str]  # (E,) what they are called
+    entries: list[str]  # (E,) names of the entries
 
 
 @dataclass(frozen=True)
@@ -111,35 +109,39 @@ class Comparison:
     """Everything that verdict and report are made from."""
 
     folder: Path
-    plan: dict[str, Any]  # comparison.json
+    design: dict[str, Any]  # comparison.json
     results: list[Result]
     failures: list[Failure] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
 
     @property
     def variants(self) -> list[str]:
-        """Names in the order of the plan."""
-        return list(dict.fromkeys(run["variant"] for run in self.plan["runs"]))
+        """Names in the order of the design."""
+        return list(self.axes)
+
+    @property
+    def axes(self) -> dict[str, dict[str, str]]:
+        """Variant -> its value on each axis."""
+        return {run["variant"]: run["axes"] for run in self.design["runs"]}
 
     @property
     def floor(self) -> Reference | None:
-        """What nobody can beat, where it is known."""
+        """The reference that no model can beat, where it is known."""
         return next((reference for reference in self.references if reference.name == "kalman"), None)
 
     def folder_of(self, run: Result) -> Path:
-        """Of a finished run."""
-        slugs = {planned["variant"]: planned["slug"] for planned in self.plan["runs"]}
+        """The folder of a finished run."""
+        slugs = {planned["variant"]: planned["slug"] for planned in self.design["runs"]}
         return run_folder(self.folder, slugs[run.variant], run.seed)
 
     @cached_property
     def curves(self) -> dict[str, list[Curves]]:
-        """Variant -> the curves of its finished runs, by seed; without runs whose file is gone. Read once."""
+        """Variant -> the curves of its finished runs, by seed, as far as their files exist. Read once."""
         found: dict[str, list[Curves]] = {}
         for variant in self.variants:
-            for run in self.of(variant):
-                path = self.folder_of(run) / "curves.csv"
-                if path.is_file():
-                    found.setdefault(variant, []).append(read_curves(path))
+            paths = [self.folder_of(run) / "curves.csv" for run in self.of(variant)]
+            if curves := [read_curves(path) for path in paths if path.is_file()]:
+                found[variant] = curves
         return found
 
     def of(self, variant: str) -> list[Result]:
@@ -148,12 +150,12 @@ class Comparison:
 
 
 def is_diverged(error: float) -> bool:
-    """Whether an error, divided by the variance, says that the model left the data behind."""
+    """Whether an error, divided by the variance, means that the run has diverged."""
     return not error <= DIVERGED
 
 
 def run_folder(out: Path, slug: str, seed: int) -> Path:
-    """Where a run of the variant with this slug lies."""
+    """The folder of a run."""
     return out / "runs" / slug / f"s{seed}"
 
 
@@ -163,7 +165,7 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of the run in this folder; None if it has not come to one."""
+    """The result of the run in this folder; None if it has none yet."""
     path = folder / "result.json"
     if not path.is_file():
         return None
@@ -172,7 +174,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def _errors(values: dict[Any, dict[str, float]]) -> Errors:
-    """JSON knows no whole numbers as keys."""
+    """Horizons as integers: JSON has only strings as keys."""
     return {loop: {int(horizon): error for horizon, error in values[loop].items()} for loop in LOOPS if loop in values}
 
 
@@ -185,16 +187,11 @@ def write_references(out: Path, references: list[Reference]) -> None:
 
 
 def read_references(out: Path) -> list[Reference]:
-    """What `write_references` wrote; nothing, where there is nothing."""
+    """What `write_references` wrote; empty if the file does not exist."""
     path = out / "references.json"
     return [
-        Reference(
-            values["name"],
-            values["title"],
-            _errors(values["errors"]),
-            read_curves(out / "references" / f"{values['name']}.csv"),
-        )
-        for values in (read_json(path) if path.is_file() else [])
+        Reference(row["name"], row["title"], _errors(row["errors"]), read_curves(out / f"references/{row['name']}.csv"))
+        for row in (read_json(path) if path.is_file() else [])
     ]
 
 
@@ -211,77 +208,28 @@ def write_curves(path: Path, curves: Curves) -> None:
 
 def read_curves(path: Path) -> Curves:
     """What `write_curves` wrote."""
-    found: dict[Loop, dict[str, list[float]]] = {}
+    columns: dict[str, dict[str, list[float]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            loop: Loop = "closed" if row["loop"] == "closed" else "open"
-            found.setdefault(loop, {}).setdefault(row["metric"], []).append(float(row["value"]))
-    curves: Curves = {}
-    for loop, columns in found.items():
-        columns["step"] = list(range(1, len(columns["nmse"]) + 1))
-        curves[loop] = Curve(**{name: np.array(values) for name, values in columns.items()})
-    return curves
+            columns.setdefault(row["loop"], {}).setdefault(row["metric"], []).append(float(row["value"]))
+    arrays = {loop: {name: np.array(values) for name, values in of.items()} for loop, of in columns.items()}
+    return {loop: Curve(np.arange(1, len(of["nmse"]) + 1), **of) for loop in LOOPS if (of := arrays.get(loop))}
 
 
 def write_examples(path: Path, examples: list[ExampleRollout]) -> None:
     """Write as npz without pickles."""
-    arrays: dict[str, np.ndarray] = {}
-    for i, example in enumerate(examples):
-        arrays |= {
-            f"{i}/name": np.array(example.name),
-            f"{i}/truth": example.truth,
-            f"{i}/prediction": example.prediction,
-            f"{i}/entries": np.array(example.entries),
-        }
+    arrays = {f"{i}/{name}": np.array(of) for i, example in enumerate(examples) for name, of in vars(example).items()}
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
 
 
 def read_examples(path: Path) -> list[ExampleRollout]:
-    """What `write_examples` wrote; nothing, where there is no file."""
+    """What `write_examples` wrote; empty if the file does not exist."""
     if not path.is_file():
         return []
     with np.load(path) as file:
-        numbers = sorted({int(name.split("/")[0]) for name in file.files})
-        return [
-            ExampleRollout(
-                str(file[f"{i}/name"]),
-                file[f"{i}/truth"],
-                file[f"{i}/prediction"],
-                list(map(str, file[f"{i}/entries"])),
-            )
-            for i in numbers
-        ]
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON, whole or not at all; what is not finite becomes a text, since JSON has no word for it."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(_without_infinities(values), indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return _with_infinities(json.loads(path.read_text()))
-
-
-def _without_infinities(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return {"float": str(value)}
-        case dict():
-            return {str(key): _without_infinities(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_without_infinities(inner) for inner in value]
-    return value
-
-
-def _with_infinities(value: Any) -> Any:
-    match value:
-        case {"float": str(text), **rest} if not rest:
-            return float(text)
-        case dict():
-            return {key: _with_infinities(inner) for key, inner in value.items()}
-        case list():
-            return [_with_infinities(inner) for inner in value]
-    return value
+        count = len({name.split("/")[0] for name in file.files})
+        examples = [{name: file[f"{i}/{name}"] for name in ExampleRollout.__annotations__} for i in range(count)]
+    return [
+        ExampleRollout(str(of["name"]), of["truth"], of["prediction"], list(map(str, of["entries"]))) for of in examples
+    ]

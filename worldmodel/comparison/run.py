@@ -1,8 +1,8 @@
-"""One run of a comparison, in a process of its own: trains, measures, and leaves `result.json`.
+"""One run of a comparison, in a process of its own: train, measure, write `result.json`.
 
 python -m worldmodel.comparison.run OUT SLUG SEED
 
-Between the two it leaves `trained.json`: a run that failed in being measured is not trained again.
+`trained.json`, written after the training, spares a run whose measurement failed a second training.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,10 @@ from lightning.pytorch.callbacks import Timer
 
 from worldmodel.arguments import fail
 from worldmodel.callbacks.guard import Diverged
-from worldmodel.comparison.matching import size_of
-from worldmodel.comparison.measure import measure
-from worldmodel.comparison.plan import PLAN, same_command
-from worldmodel.comparison.results import (
-    Result,
-    read_json,
-    run_folder,
-    write_curves,
-    write_examples,
-    write_json,
-    write_result,
-)
+from worldmodel.comparison.folder import DESIGN, same_command
+from worldmodel.comparison.measure import measure, size_of
+from worldmodel.comparison.results import Result, run_folder, write_curves, write_examples, write_result
+from worldmodel.durable import read_json, write_json
 from worldmodel.errors import UserError
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI
@@ -45,7 +37,7 @@ from worldmodel.runs.folder import is_first_rank
 
 
 class TrainingTime(Timer):
-    """Seconds of training without validation."""
+    """Measures the training without validation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,17 +45,17 @@ class TrainingTime(Timer):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if self.end_time("train") is None:  # else it is the one behind the end of training
+        if self.end_time("train") is None:  # else it is the validation after the training
             self.validating += self.time_elapsed("validate")
 
     @property
     def seconds(self) -> float:
-        """Of training."""
+        """Seconds of training."""
         return self.time_elapsed("train") - self.validating
 
 
 class RunCLI(TrainingCLI):
-    """`fit`, with a watch, and with the names of the comparison."""
+    """`fit` with a stopwatch, under the names of the comparison."""
 
     def __init__(self, run: dict[str, Any]) -> None:
         self.run = run
@@ -73,17 +65,17 @@ class RunCLI(TrainingCLI):
         return f"{self.run['slug']}-s{self.run['seed']}", self.run["variant"]
 
     def fit(self, **kwargs: Any) -> None:
-        """A training that diverged is a result: it is measured as it ended."""
+        """A training that diverges is a result too, and is measured with its last weights."""
         with suppress(Diverged):
             self.trainer.fit(**kwargs)
 
     def callbacks(self, **further: Any) -> list[pl.Callback]:
-        self.watch = TrainingTime()
-        return super().callbacks(first=self.watch, **further)
+        self.stopwatch = TrainingTime()
+        return super().callbacks(first=self.stopwatch, **further)
 
 
 class TrainedCLI(TrainingCLI):
-    """A run that is trained already: its data, and the model with the weights that it ended with."""
+    """The data and the last weights of a run that is already trained."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return self.checked_trainer(logger=False, **kwargs)
@@ -92,88 +84,61 @@ class TrainedCLI(TrainingCLI):
         self.model.load_state_dict(read_checkpoint(find_checkpoint(self.run_dir))["state_dict"])
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a training took, as `trained.json` keeps it."""
-
-    command: list[str]
-    seconds: float  # from the start of the process
-    train_steps: int
-    steps_per_second: float
-    peak_memory_mb: float
-    losses: dict[str, float]
-
-
 def main(argv: list[str]) -> None:
-    """Train and measure the run that the plan of the comparison names."""
+    """Train and measure one run of the comparison's design."""
     began = time.monotonic()
-    _end_with_the_starter()
+    _end_with_starter()
     out, slug, seed = Path(argv[0]), argv[1], int(argv[2])
-    run = next(run for run in read_json(out / PLAN)["runs"] if (run["slug"], run["seed"]) == (slug, seed))
+    run = next(run for run in read_json(out / DESIGN)["runs"] if (run["slug"], run["seed"]) == (slug, seed))
     folder = run_folder(out, slug, seed)
     cost = _trained(folder, run["argv"])
     with training_errors(run["argv"][1:]):
-        cli = _train(run, folder) if cost is None else TrainedCLI(run["argv"][1:])
+        if cost is None and is_first_rank():
+            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+        cli: Any = RunCLI(run) if cost is None else TrainedCLI(run["argv"][1:])
     if not cli.trainer.is_global_zero:
         return
     if cost is None:
         cost = _cost(cli, run["argv"], time.monotonic() - began)
-        write_json(folder / "trained.json", asdict(cost))
+        write_json(folder / "trained.json", cost)
         began = time.monotonic()
     model = cli.model.to(cli.trainer.strategy.root_device).eval()
-    measured = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
-    write_curves(folder / "curves.csv", measured.curves)
-    write_examples(folder / "examples.npz", measured.examples)
-    size = size_of(model.hparams)
-    result = Result(
-        run["variant"],
-        run["axes"],
-        seed,
-        measured.errors,
-        measured.valid_time,
-        measured.norm_growth,
-        size.parameters,
-        size.recurrence_parameters,
-        size.hidden_dim,
-        size.flops,
-        cost.train_steps,
-        cost.steps_per_second,
-        cost.seconds + time.monotonic() - began,
-        cost.peak_memory_mb,
-        cost.losses,
-        run["argv"],
-    )
-    write_result(folder, result)
+    measurement = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
+    write_curves(folder / "curves.csv", measurement.curves)
+    write_examples(folder / "examples.npz", measurement.examples)
+    cost["seconds"] += time.monotonic() - began
+    of_test = {name: getattr(measurement, name) for name in ("errors", "valid_time", "norm_growth")}
+    size = asdict(size_of(model.hparams))
+    write_result(folder, Result(run["variant"], run["axes"], seed, **of_test, **size, **cost))
 
 
-def _trained(folder: Path, command: list[str]) -> Cost | None:
-    """What the training took that this run has behind it; None if there is none, or its weights are not there."""
+def _trained(folder: Path, command: list[str]) -> dict[str, Any] | None:
+    """The cost of the finished training of this run; None if there is none, or its weights are missing."""
     if not (folder / "trained.json").is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
         return None
-    cost = Cost(**read_json(folder / "trained.json"))
-    return cost if same_command(cost.command, command) else None
+    cost = read_json(folder / "trained.json")
+    return cost if same_command(cost["command"], command) else None
 
 
-def _train(run: dict[str, Any], folder: Path) -> TrainingCLI:
-    if is_first_rank():
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
-    return RunCLI(run)
-
-
-def _cost(cli: Any, command: list[str], until_now: float) -> Cost:
-    steps, seconds = cli.trainer.global_step, cli.watch.seconds
-    known = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    losses = {name: known[name] for name in ("train/loss", "val/loss") if name in known}
-    memory = _peak_memory_mb(cli.trainer.strategy.root_device)
-    return Cost(command, until_now, steps, steps / max(seconds, 1e-9), memory, losses)
+def _cost(cli: RunCLI, command: list[str], elapsed: float) -> dict[str, Any]:
+    """The cost of a training, as entries of a Result, and its command."""
+    steps, known = cli.trainer.global_step, cli.trainer.callback_metrics
+    return {
+        "command": command,
+        "seconds": elapsed,  # from the start of the process
+        "train_steps": steps,
+        "steps_per_second": steps / max(cli.stopwatch.seconds, 1e-9),
+        "peak_memory_mb": _peak_memory_mb(cli.trainer.strategy.root_device),
+        "losses": {name: float(known[name]) for name in ("train/loss", "val/loss") if name in known},
+    }
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """Of the device if it is a GPU, else of this process."""
+    """Peak memory of the device if it is a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux's ru_maxrss also counts what the process was before it became Python
+    if status.is_file():  # Linux's ru_maxrss includes the process before it became Python
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         if "VmHWM" in lines:
             return int(lines["VmHWM"].split()[0]) / 2**10
@@ -181,8 +146,8 @@ def _peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def _end_with_the_starter() -> None:
-    """Where stdin is a pipe, its end means that whoever started this run has died: end, with all its processes."""
+def _end_with_starter() -> None:
+    """Kill this run and its children once stdin, if it is a pipe, ends: the process that started it has died."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
         return
 

@@ -1,24 +1,23 @@
-"""A verdict in a few sentences: what a researcher reads first."""
+"""A verdict in a few sentences, the most important first."""
 
 import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from worldmodel.comparison.contest import pairs_at
-from worldmodel.comparison.findings import Cell, Pair, Ranking, Verdict
+from worldmodel.comparison.contest import Cell, Pair, Ranking, Verdict, pairs_at
 from worldmodel.comparison.lines import relative_norm, stateful
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
-from worldmodel.comparison.statistics import geometric
+from worldmodel.statistics import geometric
 
-BASELINES = {"copy_last": "the last observation", "mean": "the mean", "autoregression": "autoregression"}
+BASELINES = {"copy_last": "copying the last observation", "mean": "the mean", "autoregression": "autoregression"}
 MOST_NAMED = 3  # variants that a sentence lists
-GROWTH = 1.5  # of ||h|| behind the trained horizon: a factor above it is told
+GROWTH = 1.5  # of ||h|| beyond the trained horizon: larger factors are reported
 
 
 def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """4 to 10 sentences; `verdict` still has none."""
+    """4 to 10 sentences on a verdict that has none yet."""
     if not verdict.cells:
-        shortest = min(comparison.plan["horizons"])
+        shortest = min(comparison.design["horizons"])
         why = f"No episode is {shortest} steps long" if comparison.results else "No run has finished"
         return [f"{why}: there is nothing to compare.", *_unfinished(comparison)]
     sentences = [sentence for loop in ("open", "closed") for sentence in _winners(verdict, loop)]
@@ -45,15 +44,15 @@ def _winners(verdict: Verdict, loop: Loop) -> list[str]:
 
 
 def shortly(ranking: Ranking) -> str:
-    """Its statement without many names, and without who diverged."""
+    """The ranking's statement with few names, and without the diverged variants."""
     statement = ranking.statement.split("; diverged: ")[0]
-    if ranking.winner or len(ranking.best) <= MOST_NAMED or not statement.startswith("no verdict: these"):
+    if ranking.winner or len(ranking.best) <= MOST_NAMED or " do not tell these " not in statement:
         return statement
     return f"no verdict: {len(ranking.best)} are not told apart (lowest: {ranking.best[0]})"
 
 
 def _equal(verdict: Verdict) -> list[str]:
-    """Variants whose runs agree at every horizon, in both loops."""
+    """Pairs of variants whose runs agree at every horizon, in both loops."""
     by_couple: dict[str, list[Pair]] = {}
     for pair in verdict.pairs:
         by_couple.setdefault(f"{pair.a} and {pair.b}", []).append(pair)
@@ -67,16 +66,15 @@ def _divergence(verdict: Verdict, comparison: Comparison) -> str:
         for loop in LOOPS:
             cells = [c for c in verdict.cells if (c.variant, c.loop) == (variant, loop) and c.error.diverged]
             if cells:
-                last = cells[-1]
-                count = f"{last.error.diverged} of {last.error.n + last.error.diverged} runs at {last.horizon}"
+                count = f"{cells[-1].error.diverged} of {cells[-1].runs} runs at {cells[-1].horizon}"
                 found.append(f"{variant} in {loop} loop from {cells[0].horizon} steps on ({count})")
     meaning = f"an error above {DIVERGED:g} variances, or not finite"
     return f"Diverged ({meaning}): {'; '.join(found)}." if found else f"No run diverged ({meaning})."
 
 
 def _growth(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """From T to the longest horizon; as a factor, since states differ in their width."""
-    steps, longest = comparison.plan["steps"], max(verdict.horizons)
+    """Growth of the hidden state from T to the longest horizon; a factor, since states differ in width."""
+    steps, longest = comparison.design["steps"], max(verdict.horizons)
     found, curves = [], comparison.curves
     for variant, runs in curves.items():
         norms = [relative_norm(run["closed"], steps)[:longest] for run in stateful(runs, "closed")]
@@ -90,11 +88,11 @@ def _growth(verdict: Verdict, comparison: Comparison) -> list[str]:
     where = f"||h|| in closed loop at {longest} steps / at {steps}, above {GROWTH:g}"
     if found:
         return [f"The hidden state grows ({where}): {'; '.join(found)}."]
-    return [f"No hidden state is seen to grow ({where})."]
+    return [f"No hidden state grows ({where})."]
 
 
 def _starts(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """Carry against zero start, rule by rule."""
+    """Carried against zero start, rule by rule."""
     couples = _start_couples(comparison)
     if not couples:
         return []
@@ -108,11 +106,10 @@ def _starts(verdict: Verdict, comparison: Comparison) -> list[str]:
 
 
 def _start_couples(comparison: Comparison) -> dict[tuple[str, str], str]:
-    """(variant with carry, the same with zero) -> what both are."""
-    variants = {run["variant"]: run["axes"] for run in comparison.plan["runs"]}
+    """(variant with carry, the same with zero) -> the name of both."""
     couples = {}
-    for carry, axes in variants.items():
-        for zero, others in variants.items():
+    for carry, axes in comparison.axes.items():
+        for zero, others in comparison.axes.items():
             if axes.get("start") == "carry" and others == {**axes, "start": "zero"}:
                 couples[carry, zero] = " ".join(value for axis, value in axes.items() if axis != "start")
     return couples
@@ -136,16 +133,15 @@ def _start_counts(pairs: list[Pair], couples: dict[tuple[str, str], str]) -> str
 
 
 def _regret(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """Of the variant that comes nearest to the floor, and of the default rule."""
+    """Regret of the variant closest to the floor, and of the default rule."""
     by_variant: dict[str, list[Cell]] = {}
     for cell in verdict.cells:
         if cell.regret:
             by_variant.setdefault(cell.variant, []).append(cell)
     if comparison.floor is None or not by_variant:
         return []
-    axes = {run["variant"]: run["axes"] for run in comparison.plan["runs"]}
-    default = [v for v in by_variant if axes[v].get("rule") == "gated_norm"]
-    default.sort(key=lambda v: axes[v].get("start") != "carry")
+    default = [v for v in by_variant if comparison.axes[v].get("rule") == "gated_norm"]
+    default.sort(key=lambda v: comparison.axes[v].get("start") != "carry")
     sound = [v for v, cells in by_variant.items() if not any(cell.error.diverged for cell in cells)]
     lowest = min(sound, key=lambda v: fmean(math.log(c.regret.mean) for c in by_variant[v] if c.regret), default=None)
     named = list(dict.fromkeys(([lowest] if lowest else []) + default[:1]))
@@ -171,7 +167,7 @@ def _regret_text(cell: Cell | None) -> str:
 
 
 def _references(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """From which horizon on the baselines are no longer beaten, by variants that do not diverge anyway."""
+    """From which horizon on the variants that do not diverge no longer beat the baselines."""
     parts = []
     for loop in LOOPS:
         diverged = {cell.variant for cell in verdict.cells if cell.loop == loop and cell.error.diverged}
@@ -182,11 +178,11 @@ def _references(verdict: Verdict, comparison: Comparison) -> list[str]:
                 parts.append(
                     f"{BASELINES.get(reference.name, reference.title)} in {loop} loop by {_lost(lost, len(sound))}"
                 )
-    return [f"Baselines that are no longer beaten, by the means: {'; '.join(parts)}."] if parts else []
+    return [f"Baselines that variants no longer beat, judged by the means: {'; '.join(parts)}."] if parts else []
 
 
 def _lost_from(verdict: Verdict, variant: str, loop: Loop, errors: dict[Loop, dict[int, float]]) -> int | None:
-    """The first horizon from which on the variant's error is not below the reference's; None: below at the longest."""
+    """The horizon from which on the variant's error stays at or above the reference's; None: it ends below."""
     lost = None
     for horizon in verdict.horizons:
         cell, other = verdict.cell(variant, loop, horizon), errors.get(loop, {}).get(horizon)
@@ -205,19 +201,18 @@ def _lost(lost: dict[str, int], variants: int) -> str:
 
 
 def _limits(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """What the seeds, or the episodes, do not allow to say."""
+    """What the seeds, or the episodes, leave open."""
     sentences = []
-    missing = [horizon for horizon in comparison.plan["horizons"] if horizon not in verdict.horizons]
+    missing = [horizon for horizon in comparison.design["horizons"] if horizon not in verdict.horizons]
     if missing:
-        sentences.append(f"Nothing is said {_steps(missing)}: no episode is that long.")
-    most = max(cell.error.n + cell.error.diverged for cell in verdict.cells)
-    if most < 2:
-        return [*sentences, "One seed says nothing about the next one: no intervals, no verdict; add --seeds."]
+        sentences.append(f"No errors {_steps(missing)}: no episode is that long.")
+    if max(cell.runs for cell in verdict.cells) < 2:
+        return [*sentences, "One seed says nothing about others: no intervals, no verdict; add --seeds."]
     return sentences
 
 
 def _unfinished(comparison: Comparison) -> list[str]:
-    runs, failures = comparison.plan["runs"], comparison.failures
+    runs, failures = comparison.design["runs"], comparison.failures
     left = len(runs) - len(comparison.results) - len(failures)
     sentences = []
     if failures:

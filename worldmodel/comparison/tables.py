@@ -1,8 +1,9 @@
-"""A verdict as tables: on a terminal, and as Markdown."""
+"""A verdict as tables, on a terminal and as Markdown."""
 
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 from rich.box import SIMPLE_HEAD
@@ -11,26 +12,26 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from worldmodel.comparison.findings import Cell, Verdict
+from worldmodel.comparison.contest import Cell, Verdict
 from worldmodel.comparison.lines import counts
-from worldmodel.comparison.results import Comparison, Loop, Reference
-from worldmodel.comparison.statistics import Estimate
+from worldmodel.comparison.results import Comparison, Loop
+from worldmodel.statistics import Estimate
 
-WIDTH = 120  # columns of a terminal that tables fit in
+WIDTH = 120  # columns that tables fit in, however wide the terminal
 TITLES: dict[Loop, str] = {
     "open": "Open loop: error / variance at this step after the last observed frame",
-    "closed": "Closed loop: error / variance, mean over the steps after the horizon before, up to this one",
+    "closed": "Closed loop: error / variance, mean over the steps after the previous horizon, up to this one",
 }
-BEST = "the winner, or, without one, the lowest and those that it does not beat"
-INTERVALS = "95% intervals over seeds; diverged runs are not in the mean, unless all are"
+BEST = "the winner; without one, the lowest and those that it does not beat"
+INTERVALS = "95% intervals over seeds; diverged runs are left out of the mean, unless all diverged"
 TRAITS = {
-    "norm_growth": ("growth of ‖h‖", "a step"),
+    "norm_growth": ("growth of ‖h‖", "per step"),
     "valid_time": ("valid time", "steps"),
     "steps_per_second": ("training", "steps/s"),
     "peak_memory_mb": ("memory", "MB"),
-    "seconds": ("a run", "seconds"),
+    "seconds": ("duration", "seconds"),
 }
-REACHED: dict[Loop, str] = {"open": "rollouts", "closed": "episodes"}  # that a horizon's errors are of
+REACHED: dict[Loop, str] = {"open": "rollouts", "closed": "episodes"}  # that reach a horizon
 SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 COUNTS = {"finished": "done", "diverged": "diverged", "failed": "failed"}
 Detail = Literal["full", "side", "bare"]  # [0.29, 0.33]; ±6%; nothing
@@ -38,7 +39,7 @@ Rows = list[list[str]]
 
 
 def number(value: float, regret: bool = False) -> str:
-    """Three significant digits, or three decimals of a regret; powers of ten for what is very large or small."""
+    """Three significant digits, or three decimals of a regret; powers of ten for very large or small values."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -76,39 +77,38 @@ def _side(estimate: Estimate) -> str:
 
 
 def print_verdict(verdict: Verdict, comparison: Comparison, console: Console) -> None:
-    """Both loops, regret where there is a floor, the traits, and, where it is seen first, the summary.
+    """Print both loops, regret where there is a floor, the traits, and last, where it is seen first, the summary.
 
-    Tables that are wider than the console, or 120 columns, have shorter cells.
+    Cells are shortened in tables wider than the console, or 120 columns.
     """
-    for loop in ("open", "closed"):
-        _print(console, lambda detail, loop=loop: _loop_table(verdict, comparison, loop, detail))
-    if comparison.floor:
-        for loop in ("open", "closed"):
-            _print(console, lambda detail, loop=loop: _regret_table(verdict, comparison, loop, detail))
+    for regret, loop in _tables(comparison):
+        _print(console, partial(error_rows, verdict, comparison, loop, regret), _title(loop, regret))
     console.print(f"* {BEST}; [], ± (upper side): {INTERVALS}", markup=False, highlight=False, style="dim")
-    _print(console, lambda detail: _rich("Traits", *trait_rows(verdict, comparison, detail)))
+    _print(console, partial(trait_rows, verdict, comparison), "Traits")
     for sentence in verdict.summary:
         console.print(f"- {sentence}", markup=False, highlight=False)
 
 
-def _print(console: Console, make: Callable[[Detail], Table]) -> None:
-    """The most detailed table that fits."""
+def _tables(comparison: Comparison) -> list[tuple[bool, Loop]]:
+    """(regret, loop) of each table of errors."""
+    loops: tuple[Loop, ...] = ("open", "closed")
+    return [(regret, loop) for regret in ((False, True) if comparison.floor else (False,)) for loop in loops]
+
+
+def _title(loop: Loop, regret: bool) -> str:
+    return f"Regret, {loop} loop: error / floor" if regret else TITLES[loop]
+
+
+def _print(console: Console, make: Callable[[Detail], tuple[list[str], Rows]], title: str) -> None:
+    """Print the most detailed table that fits."""
     unbounded = console.options.update(max_width=10 * WIDTH)
-    table = make("full")
+    table = Table()
     for detail in get_args(Detail):
-        table = make(detail)
+        table = _rich(title, *make(detail))
         if Measurement.get(console, unbounded, table).maximum <= min(console.width, WIDTH):
             break
     if table.row_count:
         console.print(table)
-
-
-def _loop_table(verdict: Verdict, comparison: Comparison, loop: Loop, detail: Detail) -> Table:
-    return _rich(TITLES[loop], *error_rows(verdict, comparison, loop, detail))
-
-
-def _regret_table(verdict: Verdict, comparison: Comparison, loop: Loop, detail: Detail) -> Table:
-    return _rich(f"Regret, {loop} loop: error / floor", *regret_rows(verdict, comparison, loop, detail))
 
 
 def _rich(title: str, headings: list[str], rows: Rows) -> Table:
@@ -125,30 +125,39 @@ def _rich(title: str, headings: list[str], rows: Rows) -> Table:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def error_rows(verdict: Verdict, comparison: Comparison, loop: Loop, detail: Detail = "full") -> tuple[list[str], Rows]:
-    """Headings, and a row for every variant and reference; the best are marked with a star."""
-
-    def text(cell: Cell) -> str:
-        return interval(cell.error, detail=detail) + _star(verdict, cell)
-
-    rows = _variant_rows(verdict, comparison, loop, text)
-    references = [_reference_row(verdict, reference, loop, detail) for reference in comparison.references]
-    return _headings(verdict, comparison), [*rows, *references] if rows else []
-
-
-def regret_rows(
-    verdict: Verdict, comparison: Comparison, loop: Loop, detail: Detail = "full"
+def error_rows(
+    verdict: Verdict, comparison: Comparison, loop: Loop, regret: bool = False, detail: Detail = "full"
 ) -> tuple[list[str], Rows]:
-    """Headings, and every variant's error / the floor's."""
+    """Headings, and a row for every variant, and for every reference unless it is `regret` that is shown.
 
-    def text(cell: Cell) -> str:
-        return interval(cell.regret, True, detail) + _star(verdict, cell) if cell.regret else "-"
+    A star marks the best of each column.
+    """
+    headings = [f"{horizon} ({horizon / comparison.design['steps']:g}x)" for horizon in verdict.horizons]
+    rows = []
+    if any(cell.loop == loop for cell in verdict.cells):
+        if reached := counts(comparison, loop):
+            rows.append([REACHED[loop], *(f"{reached.get(h, 0):,}" for h in verdict.horizons)])
+        for variant in comparison.variants:
+            cells = [verdict.cell(variant, loop, horizon) for horizon in verdict.horizons]
+            rows.append([variant, *(_cell(verdict, cell, regret, detail) for cell in cells)])
+        for reference in () if regret else comparison.references:
+            errors = reference.errors.get(loop, {})
+            texts = [number(errors[h]) if h in errors else "-" for h in verdict.horizons]
+            rows.append([reference.title if detail == "full" else reference.name, *texts])
+    return ["steps (x trained)", *headings], rows
 
-    return _headings(verdict, comparison), _variant_rows(verdict, comparison, loop, text)
+
+def _cell(verdict: Verdict, cell: Cell | None, regret: bool, detail: Detail) -> str:
+    estimate = None if cell is None else cell.regret if regret else cell.error
+    if cell is None or estimate is None:
+        return "-"
+    ranking = verdict.ranking(cell.loop, cell.horizon)
+    star = " *" if ranking and cell.variant in ranking.best else ""
+    return interval(estimate, regret, detail) + star
 
 
 def trait_rows(verdict: Verdict, comparison: Comparison, detail: Detail = "full") -> tuple[list[str], Rows]:
-    """Headings, and what else is known of every variant."""
+    """Headings, and each variant's traits."""
     rows = []
     for variant in comparison.variants:
         measured = [verdict.trait(variant, name) for name in TRAITS]
@@ -158,60 +167,28 @@ def trait_rows(verdict: Verdict, comparison: Comparison, detail: Detail = "full"
     return ["variant", *("\n".join(words) for words in TRAITS.values()), *COUNTS.values()], rows
 
 
-def _headings(verdict: Verdict, comparison: Comparison) -> list[str]:
-    steps = comparison.plan["steps"]
-    return ["steps (x trained)", *(f"{horizon} ({horizon / steps:g}x)" for horizon in verdict.horizons)]
-
-
-def _variant_rows(verdict: Verdict, comparison: Comparison, loop: Loop, text: Callable[[Cell], str]) -> Rows:
-    if not any(cell.loop == loop for cell in verdict.cells):
-        return []
-    reached = counts(comparison, loop)
-    return [
-        *([[REACHED[loop], *(f"{reached.get(h, 0):,}" for h in verdict.horizons)]] if reached else []),
-        *(
-            [variant, *(text(cell) if (cell := verdict.cell(variant, loop, h)) else "-" for h in verdict.horizons)]
-            for variant in comparison.variants
-        ),
-    ]
-
-
-def _reference_row(verdict: Verdict, reference: Reference, loop: Loop, detail: Detail) -> list[str]:
-    errors = reference.errors.get(loop, {})
-    return [
-        reference.title if detail == "full" else reference.name,
-        *(number(errors[h]) if h in errors else "-" for h in verdict.horizons),
-    ]
-
-
-def _star(verdict: Verdict, cell: Cell) -> str:
-    ranking = verdict.ranking(cell.loop, cell.horizon)
-    return " *" if ranking and cell.variant in ranking.best else ""
-
-
 # --- as Markdown ------------------------------------------------------------------------------------------------------
 
 
-def version_rows(plan: Mapping[str, Any]) -> Rows:
-    """What the runs were made with, at the beginning and, where it differs, when the comparison went on."""
-    rows = [[name, str(value)] for name, value in plan["versions"].items() if value is not None]
-    later = [versions.items() for versions in plan.get("versions_later", [])]
+def version_rows(design: Mapping[str, Any]) -> Rows:
+    """Versions of the first runs, and those that had changed when the comparison was continued."""
+    rows = [[name, str(value)] for name, value in design["versions"].items() if value is not None]
+    later = [versions.items() for versions in design.get("versions_later", [])]
     return rows + [[f"{name}, later", str(value)] for items in later for name, value in items]
 
 
 def markdown(verdict: Verdict, comparison: Comparison) -> str:
-    """Summary, tables, sizes, commands, versions and method, for docs/results; headings begin at the third level."""
-    plan = comparison.plan
+    """Summary, tables, sizes, commands, versions and method; headings start at the third level."""
+    design = comparison.design
     parts = ["\n".join(f"- {_escape(sentence)}" for sentence in verdict.summary)]
-    for loop in ("open", "closed"):
-        parts += _section(TITLES[loop], *error_rows(verdict, comparison, loop))
-        if comparison.floor:
-            parts += _section(f"Regret, {loop} loop: error / floor", *regret_rows(verdict, comparison, loop))
+    for regret, loop in sorted(_tables(comparison), key=lambda table: table[1] == "closed"):
+        parts += _section(_title(loop, regret), *error_rows(verdict, comparison, loop, regret))
     parts += [f"Bold: {BEST}. In brackets: {INTERVALS}.", *_section("Traits", *trait_rows(verdict, comparison))]
-    parts += _section(f"Sizes (--match {plan['match']})", *_size_rows(plan.get("sizes", [])))
-    parts += ["### Commands", _code([plan["command"]]), "of which the runs are, with the first seed:"]
-    parts += [_code([_first(plan["runs"], variant)["argv"] for variant in comparison.variants])]
-    parts += _section("Versions", ["what", "version"], version_rows(plan))
+    parts += _section(f"Sizes (--match {design['match']})", *_size_rows(design.get("sizes", [])))
+    parts += ["### Commands", _code([design["command"]]), "The first run of each variant:"]
+    first = {run["variant"]: run["argv"] for run in reversed(design["runs"])}
+    parts += [_code([first[variant] for variant in comparison.variants])]
+    parts += _section("Versions", ["what", "version"], version_rows(design))
     return "\n\n".join([*parts, "### Method", verdict.method]) + "\n"
 
 
@@ -228,13 +205,9 @@ def _section(title: str, headings: list[str], rows: Rows) -> list[str]:
 
 
 def _size_rows(sizes: Sequence[dict[str, object]]) -> tuple[list[str], Rows]:
-    """The plan's own columns, whatever they are."""
+    """All columns of the design."""
     headings = list(sizes[0]) if sizes else []
     return headings, [[f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()] for row in sizes]
-
-
-def _first(runs: Sequence[dict[str, list[str]]], variant: str) -> dict[str, list[str]]:
-    return next(run for run in runs if run["variant"] == variant)
 
 
 def _code(commands: Sequence[list[str]]) -> str:
@@ -246,7 +219,7 @@ def _bold(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text that Markdown shows verbatim."""
     for mark in "\\|*<`[":
         text = text.replace(mark, f"\\{mark}")
     return text

@@ -1,5 +1,6 @@
 """The configuration that several runs share, for commands that train more than one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -8,6 +9,12 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from worldmodel.errors import UserError
 from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.modules.sharding import FullySharded
+
+HARMLESS = {  # keys that change no result; the data's fingerprint is compared instead of its path
+    *("experiment", "run_dir", "wandb", "project", "checkpoint_every", "trainer.enable_progress_bar"),
+    *("data.path", "data.test_path", "data.num_workers", "data.memory_gb", "data.cache_dir"),
+    *("recall.multiples", "recall.sequences", "recall.limit", "recall.seed"),
+}
 
 
 class ConfigCLI(ExperimentCLI):
@@ -58,3 +65,17 @@ def check_options(command: str, not_here: dict[str, str], rest: list[str], confi
     for word in rest:
         if (option := word.split("=")[0]) in not_here:
             raise UserError(f"{option} is no option of {command}: {not_here[option]}")
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys in which two configurations differ and results may, in words; none if `old` is empty."""
+    was, now = _flat(old), _flat(new)
+    keys = [key for key in {**now, **was} if key not in HARMLESS] if old else []
+    return [f"{key} is {now.get(key)!r}, was {was.get(key)!r}" for key in keys if now.get(key) != was.get(key)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

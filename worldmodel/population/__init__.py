@@ -1,1 +1,1 @@
-"""Population-based training: what may change, who copied whom, and how it is told."""
+"""Population-based training: what members vary, who copies whom, and the report."""

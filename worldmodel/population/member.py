@@ -1,10 +1,10 @@
-"""A member of a population, in a process of its own: an ordinary `fit`, which exchanges weights with the others."""
+"""A member of a population, in a process of its own: an ordinary `fit` that may copy other members' weights."""
 
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,29 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from worldmodel.callbacks.checkpoints import LastCheckpoint
-from worldmodel.callbacks.exchange import Exchange, Report, Swap, report_of
+from worldmodel.callbacks.exchange import Exchange, Report, report_of
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.experiment import ExperimentCLI
-from worldmodel.experiments.policies import PolicyCLI
-from worldmodel.experiments.world_model import TrainingCLI
-from worldmodel.population.board import Board
-from worldmodel.population.engine import member_folder, tell
+from worldmodel.population.design import Population
+from worldmodel.population.folder import CONFIG, Board
+from worldmodel.population.options import KINDS
 from worldmodel.runs.checkpoint import NAME
 
+HYPERPARAMETERS = "hyperparameters"  # in a trial's configuration, and in what it reports
 NEVER = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Membership:
-    """What all members know."""
-
-    cwd: Path  # relative paths of the configuration begin here
-    folder: Path  # of the population, absolute
-    config: Path  # of the fit
-    interval: int
-    last_step: int
-    metric: str
-    worst: float  # score
-    seed: int
-    data_seed: int
-    threads: int
-    keep: int  # checkpoints
-    trains: str  # of MEMBERS
 
 
 class MemberCLI(ExperimentCLI):
     """`fit` with an Exchange; beside the CLI of what is trained among the bases.
 
-    Updates that are not finite never end it: the population takes care of a bad member.
+    Updates that are not finite never end it: the population replaces a bad member.
+
+    Args:
+        argv: of the fit.
+        name: of the run and its group in W&B.
+        exchange: makes the Exchange.
     """
 
     exchange: Exchange
@@ -67,97 +54,95 @@ class MemberCLI(ExperimentCLI):
         return self.exchange
 
 
-class WorldModelMember(MemberCLI, TrainingCLI): ...
-
-
-class PolicyMember(MemberCLI, PolicyCLI): ...
-
-
-MEMBERS: dict[str, type[MemberCLI]] = {"world_model": WorldModelMember, "policy": PolicyMember}
-
-
-def train(shared: Membership, member: int, start: Mapping[str, float]) -> None:
-    """Train a member from where its folder is to the last step; what it prints goes to its log.
+def train(population: Population, cwd: Path, member: int, start: Mapping[str, float]) -> None:
+    """Train a member from its last checkpoint to the last step, reporting to Tune; its output goes to its log.
 
     Args:
-        shared: of the population.
+        population: that it belongs to.
+        cwd: where relative paths of the configuration start.
         member: its number.
-        start: its hyperparameters, where it has no checkpoint yet.
+        start: its hyperparameters, if it has no checkpoint yet.
     """
-    os.chdir(shared.cwd)
-    folder = member_folder(shared.folder, member)
-    _log_to(folder.with_suffix(".log"))
+    os.chdir(cwd)
+    population = replace(population, out=population.out.resolve())
+    _log_to(population.member(member).with_suffix(".log"))
     try:
-        _train(shared, member, folder, start)
-    except BaseException:  # Ray takes it away; the log is where it is looked for
+        last = population.member(member) / "checkpoints" / NAME
+        report = report_of(last) if last.is_file() else None
+        if report is None or report.step < population.last_step:
+            report = _fit(population, member, start if report is None else report.hyperparameters)
+        _tell(report)
+    except BaseException:  # also printed to the log: Ray keeps it elsewhere
         traceback.print_exc()
         raise
 
 
-def _train(shared: Membership, member: int, folder: Path, start: Mapping[str, float]) -> None:
-    last = folder / "checkpoints" / NAME
-    report = report_of(last) if last.is_file() else None
-    if report is None or report.step < shared.last_step:
-        values = dict(start if report is None else report.hyperparameters)
-        report = _fit(shared, member, folder, values)
-    tell(report.step, report.score, report.hyperparameters)
+def _fit(population: Population, member: int, values: Mapping[str, float]) -> Report:
+    board, folder = Board(population.out), population.member(member)
 
-
-def _fit(shared: Membership, member: int, folder: Path, values: Mapping[str, float]) -> Report:
-    board = Board(shared.folder)
-
-    def ask(report: Report) -> Swap | None:
-        _keep_in_config(folder / "config.yaml", report.hyperparameters)
+    def ask(report: Report) -> tuple[Path, Mapping[str, float]] | None:
+        _keep_in_config(folder / CONFIG, report.hyperparameters)
         if board.read(report.step) is None:
-            tell(report.step, report.score, report.hyperparameters)
-        mine = [exploit for exploit in board.wait(report.step) if exploit.member == member]
-        if not mine:
-            return None
-        donor = member_folder(shared.folder, mine[0].donor)
-        return Swap(_checkpoint_of(donor, report.step), dict(mine[0].after))
+            _tell(report)
+        own = [exploit for exploit in board.wait(report.step) if exploit.member == member]
+        return (_checkpoint_of(population.member(own[0].donor), report.step), own[0].after) if own else None
 
     def exchange(last: LastCheckpoint) -> Exchange:
-        return Exchange(shared.interval, shared.metric, shared.worst, values, last, ask)
+        worst = float("inf") if population.mode == "min" else float("-inf")
+        return Exchange(population.interval, population.metric, worst, values, last, ask)
 
-    argv = _argv(shared, member, folder, values)
-    name = f"{shared.folder.name}-{member}"
+    argv = _argv(population, member, values)
     with training_errors(argv):
-        cli = MEMBERS[shared.trains](argv, name, exchange)
-    assert cli.exchange.report is not None
-    _keep_in_config(folder / "config.yaml", cli.exchange.report.hyperparameters)
-    return cli.exchange.report
+        cli = type("Cli", (MemberCLI, KINDS[population.trains].fit_cli), {})(
+            argv, f"{population.out.name}-{member}", exchange
+        )
+    report = cli.exchange.report
+    assert report is not None
+    _keep_in_config(folder / CONFIG, report.hyperparameters)
+    return report
 
 
-def _argv(shared: Membership, member: int, folder: Path, values: Mapping[str, float]) -> list[str]:
-    """Of the fit. The Exchange alone validates and saves, and the last two checkpoints are of its last two steps: a
-    member that copies finds the one that it needs however late it comes."""
+def _tell(report: Report) -> None:
+    """Report to Tune."""
+    from ray import tune
+
+    values = dict(report.hyperparameters)
+    tune.report({"step": report.step, "score": report.score, HYPERPARAMETERS: values})
+
+
+def _argv(population: Population, member: int, values: Mapping[str, float]) -> list[str]:
+    """Arguments of the fit.
+
+    Only the Exchange validates and saves, and the last two checkpoints are of its last two steps: a member that copies
+    finds the one that it needs, however late it comes.
+    """
     options: dict[str, Any] = {
-        "config": shared.config,
-        "run_dir": folder,
-        "seed_everything": shared.seed + member,
-        "data.seed": shared.data_seed + member,
-        "threads": shared.threads,
+        "config": population.out / CONFIG,
+        "run_dir": population.member(member),
+        "seed_everything": population.seed + member,
+        "data.seed": population.data_seed + member,
+        "threads": population.threads,
         "checkpoint_every": NEVER,
-        "checkpoint_keep": max(2, shared.keep),
+        "checkpoint_keep": max(2, population.keep),
         "trainer.max_epochs": -1,
         "trainer.val_check_interval": 1.0,
         "trainer.check_val_every_n_epoch": NEVER,
         **values,
     }
-    # --resume at the end: the configuration says no to it
+    # --resume comes last: the configuration denies it
     return ["fit", *(f"--{name}={value}" for name, value in options.items()), "--resume"]
 
 
 def _checkpoint_of(folder: Path, step: int) -> Path:
-    """The checkpoint of a run's report at this step: the last one, or the one before, of a run that went on."""
+    """The checkpoint of a run's report at this step: the last one, or the one before if the run has gone on."""
     for path in (folder / "checkpoints" / NAME, folder / "checkpoints" / "last-1.ckpt"):
         if path.is_file() and (report := report_of(path)) is not None and report.step == step:
             return path
-    raise UserError(f"{folder} holds no checkpoint of step {step}, which another member is to copy: was it removed?")
+    raise UserError(f"{folder} holds no checkpoint of step {step}, which another member copies: was it removed?")
 
 
 def _keep_in_config(path: Path, values: Mapping[str, float]) -> None:
-    """config.yaml says what last.ckpt was trained with."""
+    """Keep config.yaml in step with last.ckpt."""
     config = yaml.safe_load(path.read_text())
     for key, value in values.items():
         group, name = key.split(".")
@@ -167,7 +152,7 @@ def _keep_in_config(path: Path, values: Mapping[str, float]) -> None:
 
 
 def _log_to(path: Path) -> None:
-    """All that this process prints."""
+    """Append all output of this process to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

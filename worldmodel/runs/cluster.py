@@ -86,3 +86,8 @@ def share(rooms: Iterable[float], members: int, wanted: float) -> float:
     tries = {wanted, *(room / number for room in rooms for number in range(1, members + 1))}
     fitting = (each for each in tries if each <= wanted and sum(int(room / each + 1e-9) for room in rooms) >= members)
     return int(max(fitting) * 1e4) / 1e4  # Ray counts in ten-thousandths
+
+
+def own_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

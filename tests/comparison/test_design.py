@@ -1,9 +1,12 @@
-"""Sizes of a fair comparison: within 2% for every rule, or a message that says what can be reached."""
+"""Which runs a comparison consists of, and hidden sizes within 2% of each other for every rule."""
+
+import re
 
 import pytest
 
 from worldmodel import RULES, WorldModel
-from worldmodel.comparison.matching import amount, difference, matched, size_of
+from worldmodel.comparison.design import Variant, amount, difference, matched, runs_of, variants_of
+from worldmodel.comparison.measure import size_of
 from worldmodel.errors import UserError
 
 VECTORS = {"obs_dim": 2, "action_dim": 1}
@@ -62,3 +65,32 @@ def test_what_cannot_be_matched_says_what_can_be_reached():
         UserError, match=r"lstm cannot be matched within 2% .* hidden_dim 2 has \d+ and hidden_dim 3 has"
     ):
         matched("lstm", tiny | {"rule": "lstm"}, size_of(tiny), "params")
+
+
+def test_every_combination_has_a_name_a_folder_and_a_command(tmp_path):
+    variants = variants_of({"rule": ["gated", "lstm"], "start": ["carry", "zero"], "model.layers": ["1", "2"]})
+    runs = runs_of(tmp_path / "out", variants, list(range(10, 18)), [0, 1], "here")
+    assert len(runs) == 16 and [run["seed"] for run in runs] == [0] * 8 + [1] * 8
+    run = runs[-1]
+    assert run["variant"] == "lstm, zero, model.layers 2" and run["slug"] == "lstm-zero-model.layers-2"
+    assert run["argv"] == [
+        *("worldmodel", "fit", "--config", f"{tmp_path}/out/config.yaml"),
+        *("--model.rule", "lstm", "--model.hidden_dim", "17", "--tbptt.start", "zero", "--model.layers", "2"),
+        *("--seed_everything", "1", "--run_dir", f"{tmp_path}/out/runs/lstm-zero-model.layers-2/s1"),
+        *("--experiment", "here"),
+    ]
+
+
+def test_slugs_are_safe_and_unique_and_stay_when_values_are_added():
+    values = ["1e-3", "-1", "[1, 2]", "[1; 2]", "a/b", "../x", "a b", "x" * 300, "x" * 301]
+    slugs = [Variant({"rule": "gated", "start": "carry", "model.width": value}).slug for value in values]
+    assert len({slug.lower() for slug in slugs}) == len(values)
+    for slug in slugs:
+        assert re.fullmatch(r"[a-z][\w.+-]{1,120}", slug), slug
+
+
+def test_a_value_that_looks_like_an_option_stays_a_value(tmp_path):
+    (run,) = runs_of(
+        tmp_path, [Variant({"rule": "gated", "start": "carry", "model.gate_bias": "-1e-3"})], [5], [0], "x"
+    )
+    assert "--model.gate_bias=-1e-3" in run["argv"]

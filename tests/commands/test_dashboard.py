@@ -9,7 +9,7 @@ from wandb_workspaces.reports.v2.internal import ReportViewspec
 from wandb_workspaces.workspaces import Workspace
 from wandb_workspaces.workspaces.internal import View
 
-from worldmodel.comparison.dashboard import build_report, build_workspace, specification
+from worldmodel.commands.dashboard import build_report, build_workspace, specification
 from worldmodel.errors import UserError
 
 HORIZONS = [32, 64, 320]

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.stats import binom
 
-from worldmodel.comparison.statistics import (
+from worldmodel.statistics import (
     arithmetic,
     count_test,
     geometric,
@@ -13,8 +13,8 @@ from worldmodel.comparison.statistics import (
     log_ratios,
     paired_test,
     scaled,
+    t_interval,
 )
-from worldmodel.statistics import t_interval
 
 NAN, INF = math.nan, math.inf
 

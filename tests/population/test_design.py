@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from worldmodel.errors import UserError
-from worldmodel.population.mutations import Mutation, parse, starts
+from worldmodel.population.design import Mutation, parse, starts
 
 ALLOWED = ["model.learning_rate", "model.weight_decay", "trainer.gradient_clip_val"]
 RATE, DECAY, CLIP = ALLOWED
@@ -27,14 +27,14 @@ def test_a_range_its_logarithm_and_choices():
     ("text", "message"),
     [
         ("model.lerning_rate=1..2", "model.lerning_rate: .* did you mean 'model.learning_rate'"),
-        ("model.hidden_dim=8,16", "cannot change while a member trains"),
+        ("model.hidden_dim=8,16", "cannot change during training"),
         (f"{RATE}=2..1", "2 is not below 1"),
-        (f"{RATE}=0..1:log", "0 must be above 0, as its logarithm is drawn"),
+        (f"{RATE}=0..1:log", "0 must be above 0 on a log scale"),
         (f"{RATE}=-1..1", "-1 must be at least 0"),
-        (f"{RATE}=0.1", "one value is no choice"),
-        (f"{RATE}=fast,slow", "'fast' is no number"),
-        (f"{RATE}=1e-3..inf", "'inf' is no number"),
-        (RATE, "'' is no number: write KEY=LOW..HIGH"),
+        (f"{RATE}=0.1", "one value is not a choice"),
+        (f"{RATE}=fast,slow", "'fast' is not a number"),
+        (f"{RATE}=1e-3..inf", "'inf' is not a number"),
+        (RATE, "'' is not a number: write KEY=LOW..HIGH"),
     ],
 )
 def test_a_mistake_is_told(text, message):
@@ -43,7 +43,7 @@ def test_a_mistake_is_told(text, message):
 
 
 def test_nothing_and_twice_are_told():
-    with pytest.raises(UserError, match="names nothing"):
+    with pytest.raises(UserError, match="is empty"):
         parse([], ALLOWED)
     with pytest.raises(UserError, match="given twice"):
         parse([f"{RATE}=1..2", f"{RATE}=1..3"], ALLOWED)

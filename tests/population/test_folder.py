@@ -4,25 +4,21 @@ import csv
 
 import pytest
 
-from worldmodel.population.board import Board
-from worldmodel.population.figure import population_figure
-from worldmodel.population.lineage import Exploit, Lineage, Told, read_reports
+from worldmodel.callbacks.exchange import Report
+from worldmodel.population.folder import Board, Exploit, Lineage
+from worldmodel.population.report import population_figure
 
 RATE = "model.learning_rate"
-
-
-def told(step, member, score, rate):
-    return Told(step, member, score, {RATE: rate})
 
 
 @pytest.fixture
 def lineage():
     made = Lineage()
-    for report in [
-        told(20, 1, 0.3, 0.01), told(10, 0, 1.0, 0.1), told(10, 1, 0.5, 0.01), told(10, 2, 2.0, 1.0),
-        told(20, 0, 0.9, 0.1), told(20, 2, 0.6, 0.012), told(30, 0, 0.2, 0.008),
+    for step, member, score, rate in [
+        (20, 1, 0.3, 0.01), (10, 0, 1.0, 0.1), (10, 1, 0.5, 0.01), (10, 2, 2.0, 1.0), (20, 0, 0.9, 0.1),
+        (20, 2, 0.6, 0.012), (30, 0, 0.2, 0.008),
     ]:  # fmt: skip
-        made.hear(report)
+        made.report(member, Report(step, score, {RATE: rate}))
     made.exploit(Exploit(20, 0, 2, 0.9, 0.6, {RATE: 0.1}, {RATE: 0.008}))
     made.exploit(Exploit(10, 2, 1, 2.0, 0.5, {RATE: 1.0}, {RATE: 0.012}))
     return made
@@ -36,10 +32,11 @@ def test_weights_are_followed_back_to_where_they_came_from(lineage):
 
 
 def test_files_hold_it_and_what_comes_again_stands_once(lineage, tmp_path):
-    lineage.hear(told(20, 1, 0.3, 0.01))
+    lineage.report(1, Report(20, 0.3, {RATE: 0.01}))
     lineage.exploit(Exploit(10, 2, 1, 2.0, 0.5, {RATE: 1.0}, {RATE: 0.012}))
     lineage.write(tmp_path)
-    assert read_reports(tmp_path) == lineage.reports and len(lineage.reports) == 7
+    assert Lineage.read(tmp_path).reports == lineage.reports and len(lineage.reports) == 7
+    assert list(lineage.reports)[:4] == [(10, 0), (10, 1), (10, 2), (20, 0)], "by step, then member"
     rows = list(csv.DictReader((tmp_path / "lineage.csv").open()))
     assert [(row["step"], row["member"], row["donor"]) for row in rows] == [("10", "2", "1"), ("20", "0", "2")]
     assert (rows[0][f"{RATE} before"], rows[0][f"{RATE} after"], rows[0]["donor_score"]) == ("1.0", "0.012", "0.5")
@@ -47,7 +44,7 @@ def test_files_hold_it_and_what_comes_again_stands_once(lineage, tmp_path):
 
 def test_an_empty_folder_holds_nothing(tmp_path):
     Lineage().write(tmp_path)
-    assert read_reports(tmp_path) == [] and Board(tmp_path).all() == []
+    assert Lineage.read(tmp_path).reports == {} and Board(tmp_path).all() == []
 
 
 def test_decisions_are_found_again(lineage, tmp_path):

@@ -1,0 +1,148 @@
+"""A comparison's folder: begun, continued, and loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from worldmodel.comparison.results import Comparison, Failure, Result, read_references, read_result, run_folder
+from worldmodel.durable import read_json, whole_file, write_json
+from worldmodel.errors import UserError
+from worldmodel.experiments.config import config_differences
+
+DESIGN, CONFIG, FAILURES = "comparison.json", "config.yaml", "failures.json"
+MOST_DIFFERENCES = 5  # named in a message
+
+
+def read_design(out: Path) -> dict[str, Any] | None:
+    """The design in a comparison's folder; None if the folder is new, or empty.
+
+    Raises:
+        UserError: if the folder holds other files.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another --out")
+    if (out / DESIGN).is_file():
+        return read_json(out / DESIGN)
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise UserError(f"{out} holds files, but no comparison: choose another --out")
+    return None
+
+
+def read_config(out: Path) -> dict[str, Any]:
+    """The configuration in a comparison's folder; empty if there is none yet."""
+    path = out / CONFIG
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
+
+def write_design(out: Path, design: dict[str, Any], config: str) -> list[str]:
+    """Write design and configuration (YAML), if they continue what the folder holds.
+
+    Returns versions that differ from those of the first runs, in words.
+    """
+    check_continues(out, design, yaml.safe_load(config))
+    before = read_design(out)
+    differences = keep_record(before, design) if before else []
+    write_json(out / DESIGN, design)
+    with whole_file(out / CONFIG) as temporary:
+        temporary.write_text(config)
+    return differences
+
+
+def check_continues(out: Path, design: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Compare the design with the one in the folder, which it may only extend by values of axes and by seeds.
+
+    Raises:
+        UserError: naming the differences.
+    """
+    old = read_design(out)
+    if old is None:
+        return
+    differences = [*_narrowed(old, design), *_changed(old, design), *config_differences(read_config(out), config)]
+    if differences:
+        more = len(differences) - MOST_DIFFERENCES
+        named = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        raise UserError(f"the comparison in {out} differs: {named}. Choose another --out")
+
+
+def keep_record(old: Mapping[str, Any], new: dict[str, Any]) -> list[str]:
+    """Copy the date and the versions of the first runs from the old design into the new one.
+
+    Returns the versions that have changed since; the new design lists them under `versions_later`.
+    """
+    now, was, later = new["versions"], old["versions"], old.get("versions_later", [])
+    differences = [f"{name} is {now[name]}, was {was.get(name)}" for name in now if now[name] != was.get(name)]
+    new |= {"created": old["created"], "versions": was}
+    if later := later + ([now] if differences and now not in later else []):
+        new["versions_later"] = later
+    return differences
+
+
+def _narrowed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    if list(old["axes"]) != list(new["axes"]):
+        return [f"its axes are {', '.join(old['axes'])}, not {', '.join(new['axes'])}"]
+    was = old["axes"] | {"seed": list(map(str, old["seeds"]))}
+    now = new["axes"] | {"seed": list(map(str, new["seeds"]))}
+    return [
+        f"it has the {axis} {value}, which is missing now"
+        for axis, values in was.items()
+        for value in values
+        if value not in now[axis]
+    ]
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    pairs = [("--match", old["match"], new["match"])]
+    pairs += [
+        (f"the version of {name}", old["versions"][name], new["versions"][name]) for name in ("worldmodel", "torch")
+    ]
+    pairs += [
+        (f"the data's {key}", old["data"].get(key), value)
+        for key, value in new["data"].items()
+        if key != "env_id"  # a name, or the folder's where the data has none
+    ]
+    hidden = {row["variant"]: row["hidden_dim"] for row in old["sizes"]}
+    pairs += [
+        (f"hidden_dim of {row['variant']!r}", hidden[row["variant"]], row["hidden_dim"])
+        for row in new["sizes"]
+        if row["variant"] in hidden
+    ]
+    return [f"{name} is {now}, was {was}" for name, was, now in pairs if was != now]
+
+
+def finished(out: Path, run: Mapping[str, Any]) -> Result | None:
+    """The run's result, if its folder holds one of the same command, wherever the folder lies."""
+    result = read_result(run_folder(out, run["slug"], run["seed"]))
+    return result if result is not None and same_command(result.command, run["argv"]) else None
+
+
+def same_command(one: list[str], other: list[str]) -> bool:
+    """Whether two runs are the same, wherever their folders lie."""
+
+    def without_places(argv: list[str]) -> list[str]:
+        places = {i + 1 for i, word in enumerate(argv) if word in ("--config", "--run_dir", "--experiment")}
+        return [word for i, word in enumerate(argv) if i not in places]
+
+    return without_places(one) == without_places(other)
+
+
+def write_failures(out: Path, failures: list[Failure]) -> None:
+    """Write `failures.json`."""
+    write_json(out / FAILURES, [vars(failure) for failure in failures])
+
+
+def load(out: Path) -> Comparison:
+    """Everything that the folder of a comparison holds.
+
+    Raises:
+        UserError: if there is none.
+    """
+    design = read_design(out)
+    if design is None:
+        raise UserError(f"{out} holds no comparison: start one with `worldmodel compare --config CONF --out {out}`")
+    results = [result for run in design["runs"] if (result := finished(out, run)) is not None]
+    have = {(result.variant, result.seed) for result in results}
+    rows = read_json(out / FAILURES) if (out / FAILURES).is_file() else []
+    failures = [Failure(**row) for row in rows if (row["variant"], row["seed"]) not in have]
+    return Comparison(out, design, results, failures, read_references(out))
