@@ -11,11 +11,10 @@ import pytest
 from gymnasium import spaces as gym_spaces
 
 from worldmodel.data import spaces
-from worldmodel.data.damage import damaged_episodes
 from worldmodel.data.episode import Episode
 from worldmodel.data.hdf5 import open_hdf5
-from worldmodel.data.manifest import read_manifest, write_manifest
-from worldmodel.data.store import open_dataset
+from worldmodel.data.manifest import damaged_episodes, read_manifest, write_manifest
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.durable import sha256
 from worldmodel.errors import UserError

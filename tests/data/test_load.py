@@ -14,8 +14,8 @@ from memory import all_obs
 from worldmodel import EpisodeDataModule
 from worldmodel.data import spaces, statistics
 from worldmodel.data.episode import Episode
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.rows import DiskRows
-from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
 

@@ -14,7 +14,7 @@ from worldmodel.data import shards, spaces
 from worldmodel.data import writer as writer_room
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest, sealed, write_manifest
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.durable import sha256, whole_file
 from worldmodel.errors import UserError
@@ -309,7 +309,7 @@ def test_a_reader_is_told_that_the_dataset_was_compacted(tmp_path):
     folder = write(tmp_path / "d", [episode(3), episode(4)], shard_bytes=3000)
     source = open_dataset(folder)
     compact(folder)
-    with pytest.raises(UserError, match="was compacted or written anew while it was read: read it again"):
+    with pytest.raises(UserError, match="was compacted or rewritten while it was read: read it again"):
         list(source.episodes())
 
 

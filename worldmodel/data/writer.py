@@ -21,10 +21,9 @@ import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.episode import Episode
-from worldmodel.data.manifest import FILE_NAME, MANIFEST, read_manifest, write_manifest
+from worldmodel.data.manifest import FILE_NAME, MANIFEST, checked_path, read_manifest, write_manifest
 from worldmodel.data.shards import Piece, num_bytes, pieces, read_shard, shard_sizes, write_shard
 from worldmodel.data.spaces import Json, in_words, outside
-from worldmodel.data.store import checked_path
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -14,13 +14,11 @@ from torch.utils.data import DataLoader
 
 from worldmodel.batch import Batch
 from worldmodel.data.episode import Source
-from worldmodel.data.episodes import Episodes, Layout
-from worldmodel.data.finite import NonFinite, only_finite
+from worldmodel.data.episodes import Episodes, Layout, Split, split_episodes
 from worldmodel.data.lanes import LaneSchedule
-from worldmodel.data.load import Loaded, load, load_compressed
+from worldmodel.data.load import Loaded, NonFinite, load, load_compressed, only_finite
 from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.data.sources import Alignment, Format, open_source
-from worldmodel.data.splits import Split, split_episodes
 from worldmodel.data.statistics import Moments, observation_moments, step_statistics
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.envs.collect_once import collect_once

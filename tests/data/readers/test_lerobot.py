@@ -352,8 +352,8 @@ def link_out(root: Path, name: str) -> None:
         (lambda r: edit_info(r, fps=0), "fps .* a number above 0"),
         (lambda r: (r / "meta/info.json").write_text("{"), "info.json is damaged"),
         (lambda r: (r / "meta/info.json").unlink(), "holds no meta/info.json"),
-        (lambda r: edit_info(r, total_episodes=5), "tells 5 episodes, meta/episodes 4"),
-        (lambda r: (r / "meta/episodes/chunk-000/file-001.parquet").unlink(), "tells 4 episodes, meta/episodes 3"),
+        (lambda r: edit_info(r, total_episodes=5), "names 5 episodes, meta/episodes 4"),
+        (lambda r: (r / "meta/episodes/chunk-000/file-001.parquet").unlink(), "names 4 episodes, meta/episodes 3"),
         (lambda r: (r / DATA).unlink(), "episode 0: the file data/chunk-000/file-000.parquet is missing"),
         (lambda r: (r / FRONT_MP4).unlink(), "episode 0: the file videos/.*front.*mp4 is missing"),
         (lambda r: edit_info(r, data_path="../data/{chunk_index}.parquet"), "leads outside of the dataset's folder"),
@@ -370,8 +370,8 @@ def link_out(root: Path, name: str) -> None:
             "episode 1: .*-1.0",
         ),
         (lambda r: cut(r, "meta/episodes/chunk-000/file-000.parquet", 0.5), "file-000.parquet: it cannot be read"),
-        (lambda r: edit_data(r, lambda rows: rows.slice(0, 30)), "episode 3: it holds 8 rows, meta/episodes tells 9"),
-        (lambda r: edit_data(r, lambda rows: rows.slice(7)), "episode 0: it holds no row, meta/episodes tells 7"),
+        (lambda r: edit_data(r, lambda rows: rows.slice(0, 30)), "episode 3: it holds 8 rows, meta/episodes says 9"),
+        (lambda r: edit_data(r, lambda rows: rows.slice(7)), "episode 0: it holds no row, meta/episodes says 7"),
         (lambda r: edit_data(r, lambda rows: rows.take([*range(7), 8, 7, *range(9, 31)])), "episode 1: frame_index"),
         (lambda r: edit_data(r, lambda rows: rows.drop(["action"])), "there is no column 'action'"),
         (lambda r: cut(r, DATA, 0.7), "file-000.parquet: it cannot be read as Parquet: it is damaged"),
@@ -408,7 +408,7 @@ def test_a_file_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path):
         ({"bytes": None, "path": "/etc/passwd"}, "is not in the Parquet file"),
         (png(picture(0, 0, WRIST), "GIF"), "is damaged, or neither PNG nor JPEG"),
         ({"bytes": png(picture(0, 0, WRIST))["bytes"][:-40]}, "is damaged"),
-        (png(picture(0, 0, FRONT)), "is 32 x 96 pixels; meta/info.json tells 48 x 112"),
+        (png(picture(0, 0, FRONT)), "is 32 x 96 pixels; meta/info.json says 48 x 112"),
         (None, "is not in the Parquet file"),
     ],
 )
@@ -430,10 +430,10 @@ def test_a_column_that_contradicts_info_json_is_named(tmp_path: Path):
     ragged = pa.array([[0.0, 1.0]] * 10 + [[0.0], [1.0, 2.0, 3.0]] + [[0.0, 1.0]] * 19, pa.list_(pa.float32()))
     for values, message in (
         (ragged, r"episode 1: the column 'observation.state' has rows of .* numbers; each must have the shape \[2\]"),
-        (pa.array([[0.0]] * 31), r"has rows of the shape \[1\]; meta/info.json tells \[2\]"),
+        (pa.array([[0.0]] * 31), r"has rows of the shape \[1\]; meta/info.json says \[2\]"),
         (pa.array([None] + [[0.0, 1.0]] * 30), "episode 0: the column 'observation.state' has rows of"),
         (pa.array([[None, 1.0]] * 31), "has rows without a value"),
-        (pa.array([["a", "b"]] * 31), "holds object; meta/info.json tells float32"),
+        (pa.array([["a", "b"]] * 31), "holds object; meta/info.json says float32"),
     ):
         edit_data(root, lambda rows, values=values: rows.set_column(0, "observation.state", values))
         with pytest.raises(UserError, match=message):

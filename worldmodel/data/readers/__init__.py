@@ -1,1 +1,1 @@
-"""Formats that users hold, each read into canonical episodes."""
+"""The dataset formats, a module each: its constant `READER` says how paths are recognised and opened."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.readers.toy import LENGTHS, assert_same, cut, episodes, is_exact, only
-from worldmodel.data.readers.hdf5_schema import read_hdf5
+from worldmodel.data.readers.hdf5 import read_hdf5
 from worldmodel.errors import UserError
 
 LAB = {
