@@ -13,8 +13,8 @@ from tests.data.readers.toy import assert_same, episodes, is_exact
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest
+from worldmodel.data.readers import open_source
 from worldmodel.data.readers.worldmodel import open_dataset
-from worldmodel.data.sources import open_source
 from worldmodel.data.spaces import box_of
 from worldmodel.data.writer import EpisodeWriter
 
@@ -93,7 +93,7 @@ def test_what_is_there_twice_is_refused(worldmodel, tmp_path):
     path = test_hdf5.write_d4rl(tmp_path / "d.hdf5", MANY)
     assert worldmodel("data", "convert", path, "--out", "out").returncode == 0
     line = one_line(worldmodel("data", "convert", path, "--out", "out", "--append"))
-    assert "was already converted into out: its episodes would be there twice" in line
+    assert "was already converted into out: its episodes would be in it twice" in line
     other = test_hdf5.write_d4rl(tmp_path / "e.hdf5", MANY[:3])
     assert worldmodel("data", "convert", other, "--out", "out", "--append").returncode == 0
     assert len(list(open_dataset(tmp_path / "out").episodes())) == len(MANY) + 3
@@ -110,7 +110,7 @@ def test_seeds_stay_known_through_convert(worldmodel, tmp_path):
 def test_info_says_what_there_is(worldmodel, toy_data, tmp_path):
     process = worldmodel("data", "info", toy_data, "--picture", "sheet.png")
     assert process.returncode == 0, process.stderr
-    for words in ("600", "actions[t] is taken after observations[t]", "steps an episode", "return an episode"):
+    for words in ("600", "actions[t] is taken after observations[t]", "steps per episode", "return per episode"):
         assert words in process.stdout
     assert (tmp_path / "sheet.png").stat().st_size > 20_000
 
@@ -158,9 +158,9 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
         (["convert", "lab.h5", "--out", "x"], "schema"),
         (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no schema file none.yaml"),
         (["info"], "PATH"),
-        (["info", "TOY", "--picture", "nowhere/x.png"], "must be a .png file in a folder that is there"),
-        (["convert", "TOY", "--out", "TOY", "--append"], "is what is to be converted: choose another --out"),
-        (["compact", "lab.h5"], "is no dataset of this program, which alone can be compacted"),
+        (["info", "TOY", "--picture", "nowhere/x.png"], "must be a .png file in an existing folder"),
+        (["convert", "TOY", "--out", "TOY", "--append"], "is the dataset to convert: choose another --out"),
+        (["compact", "lab.h5"], "is no dataset of this program, the only kind that can be compacted"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -270,7 +270,7 @@ def test_values_that_do_not_fit_are_refused_and_none_is_cut(tmp_path):
         ({"observations": episode(3).observations | {"camera": np.zeros((4, 16, 12, 3))}}, "images must be uint8"),
         (
             {"observations": episode(3).observations | {"arm/angle": np.zeros((4, 3), np.longdouble)}},
-            "arm/angle are .*, the dataset keeps float64: convert them all alike",
+            "arm/angle are .*, the dataset keeps float64: convert all to one type",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -290,7 +290,7 @@ def test_files_that_are_not_ours_stay(tmp_path):
     write(folder, [episode(4)], append=True)
     assert (folder / "episodes-2024.hdf5").exists() and (folder / ".notes.partial").exists()
     (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5, as of a dataset that has lost its manifest.json"):
+    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5, of a dataset that has lost its manifest.json"):
         EpisodeWriter(folder, SPACES)
     assert len(list(folder.glob("episodes-0000*.h5"))) == 2
 
@@ -322,8 +322,8 @@ def test_a_merge_that_fails_leaves_the_dataset_whole(tmp_path, monkeypatch, capl
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer_room, "write_shard", full)
-    assert writer.finish()["complete"] and "were not merged (No space left" in caplog.text
-    with pytest.raises(UserError, match="cannot be compacted .No space left on device.: it is as it was before"):
+    assert writer.finish()["complete"] and "but its parts were not merged (No space left" in caplog.text
+    with pytest.raises(UserError, match="cannot be compacted .No space left on device.: nothing was changed"):
         compact(tmp_path / "d")
     monkeypatch.undo()
     assert [len(one) for one in read(tmp_path / "d")] == [3, 4]

@@ -1,7 +1,7 @@
-"""HDF5 files from anywhere, opened so that reading them reads nothing else, and no more than they hold.
+"""HDF5 files from anywhere, opened so that reading them touches no other file and no more than they hold.
 
-An HDF5 file may point at other files (external links, external storage, virtual datasets: CVE-2026-1669), declare far
-more than it holds, or name a filter that loads a plugin. Such files are refused before anything of them is read.
+An HDF5 file may point to other files (external links, external storage, virtual datasets: CVE-2026-1669), declare far
+more than it holds, or name a filter that loads a plugin. Such files are refused before any of their data is read.
 """
 
 import math
@@ -15,21 +15,20 @@ import numpy as np
 
 from worldmodel.errors import UserError, nearest
 
-# deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf; blosc and zstd where hdf5plugin is installed
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
+FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf
 PLUGIN_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
-# Bytes that any file may declare, and beyond that: times its size. Deflate reaches 1032, Zstd on still frames 20000.
+# bytes that any file may declare; above that: this many times its size (deflate reaches 1032, Zstd on stills 20000)
 FLOOR, EXPANSION = 64 << 20, 32_768
-CHUNK = 256 << 20  # bytes of a chunk, which is unpacked as a whole
+CHUNK = 256 << 20  # most bytes of a chunk, which is unpacked as a whole
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open for reading a file that `check_hdf5` has found harmless.
+    """Open for reading a file that passes `_check`.
 
     Raises:
-        UserError: if it is no HDF5 file, is damaged, or tries to reach outside itself. Errors while reading, in the
-            block, become UserErrors too.
+        UserError: if it is no HDF5 file, is damaged, or reaches outside itself. Errors while reading, in the block,
+            become UserErrors too.
     """
     try:
         with open_checked(path) as file:
@@ -42,20 +41,20 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def open_checked(path: Path) -> h5py.File:
-    """As `open_hdf5`, for a file that stays open; errors of HDF5 itself come as OSError."""
+    """Like `open_hdf5`, for a file that stays open; errors of HDF5 itself are OSErrors."""
     with suppress(ImportError):
         import hdf5plugin  # noqa: F401  registers its filters
     file = h5py.File(path, "r", rdcc_nbytes=16 << 20)
     try:
-        check_hdf5(file, path)
+        _check(file, path)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def check_hdf5(file: h5py.File, path: Path) -> None:
-    """Raise UserError if anything in the file reaches outside it, or declares more than the file can hold."""
+def _check(file: h5py.File, path: Path) -> None:
+    """Raise UserError if anything in the file reaches outside it or declares more than the file can hold."""
     limit = max(FLOOR, EXPANSION * path.stat().st_size)
     declared = 0
     for name, dataset in _datasets(file, path):
@@ -86,7 +85,7 @@ def check_hdf5(file: h5py.File, path: Path) -> None:
 
 
 def _stored_share(dataset: h5py.Dataset) -> float:
-    """Of what a dataset declares, the share that was ever written: HDF5 makes up the rest."""
+    """The share of a dataset that was ever written; HDF5 makes up the rest."""
     if dataset.chunks is None:
         size = math.prod(dataset.shape) * dataset.dtype.itemsize
         return dataset.id.get_storage_size() / size
@@ -97,19 +96,15 @@ def _stored_share(dataset: h5py.Dataset) -> float:
 
 
 def read(group: h5py.Group, name: str, path: Path) -> np.ndarray:
-    """A whole dataset of numbers as an array.
-
-    Raises:
-        UserError: if it is missing (names what is there), or holds something else.
-    """
-    found = dataset(group, name, path)
-    if found.dtype.kind not in "biuf":
-        raise UserError(f"{path}: the dataset {found.name!r} holds {found.dtype}; it must hold numbers")
-    return np.asarray(found[...])
+    """A whole dataset as an array; a UserError if it is missing or does not hold numbers."""
+    stored = dataset(group, name, path)
+    if stored.dtype.kind not in "biuf":
+        raise UserError(f"{path}: the dataset {stored.name!r} holds {stored.dtype}; it must hold numbers")
+    return np.asarray(stored[...])
 
 
 def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
-    """The dataset of this name; a UserError where it is missing or is a group."""
+    """The dataset of this name; a UserError if it is missing or is a group."""
     found = group.get(name)
     if not isinstance(found, h5py.Dataset):
         where = f"{path}" if group.name == "/" else f"{path}, {group.name}"
@@ -118,7 +113,7 @@ def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
 
 
 def _datasets(group: h5py.Group, path: Path, prefix: str = "", seen: set[Any] | None = None) -> Iterator[Any]:
-    """(name, dataset) of everything below a group; a UserError at any link that is not a plain one."""
+    """(name, dataset) of everything below a group; a UserError for any link that is not a hard one."""
     seen = set() if seen is None else seen
     if group in seen:
         raise UserError(f"{path}: the group {prefix!r} has several names: it lies in two groups, or in itself")

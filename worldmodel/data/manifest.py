@@ -6,22 +6,21 @@ its own sha256, taken over its text with the digits of that sum set to zero, so 
 `python -m worldmodel.data.manifest SHARD` prints the numbers of the damaged episodes of a shard as JSON.
 """
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldmodel import durable
 from worldmodel.data import spaces
 from worldmodel.data.episode import ALIGNMENT
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.shards import Shard, checksum
-from worldmodel.durable import whole_file
+from worldmodel.durable import sha256, whole_file
 from worldmodel.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -52,7 +51,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def sealed(manifest: dict[str, Any]) -> str:
     """The manifest's text, with its own sha256 in place of the value of that key."""
     text = json.dumps(manifest | {"sha256": "0" * 64}, indent=1) + "\n"
-    return text.replace("0" * 64, sha256(text.encode()).hexdigest(), 1)
+    return text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest(), 1)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -79,7 +78,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             way_out = f" (it is version {manifest['version']}, of another worldmodel: collect it in a new folder)"
         raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}{way_out}")
     own = _OWN_SUM.search(raw)
-    if own is None or sha256(raw[: own.start(1)] + b"0" * 64 + raw[own.end(1) :]).hexdigest() != own[1].decode():
+    text = raw[: own.start(1)] + b"0" * 64 + raw[own.end(1) :] if own else b""
+    if own is None or hashlib.sha256(text).hexdigest() != own[1].decode():
         raise UserError(f"{path} was changed or damaged: its sha256 is not that of its text; {_RESTORE}")
     _check(manifest, path)
     return manifest
@@ -117,7 +117,7 @@ def checked_path(folder: Path, entry: dict[str, Any]) -> Path:
         if entry not in read_manifest(folder)["files"]:
             raise UserError(f"{folder} was compacted or rewritten while it was read: read it again")
         raise UserError(f"{path} is missing, and its episodes 0 to {count - 1} with it: restore it from a copy")
-    if path.stat().st_size != entry["bytes"] or durable.sha256(path) != entry["sha256"]:
+    if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
         raise UserError(
             f"{path} was changed or damaged (its sha256 is not the manifest's): {_describe_damage(path, count)};"
             f" {_RESTORE}"

@@ -16,7 +16,7 @@ from tests.data.check.recordings import (
     source_of,
     with_episodes,
 )
-from worldmodel.data.check.findings import check_episodes
+from worldmodel.data.check import check_episodes
 
 
 def splits(episodes):

@@ -5,8 +5,8 @@ import pytest
 
 from tests.data.readers.test_npz import write_files
 from tests.data.readers.toy import assert_same, episodes, only
-from worldmodel.data import readers, sources
-from worldmodel.data.sources import open_source
+from worldmodel.data import readers
+from worldmodel.data.readers import open_source
 from worldmodel.errors import UserError
 
 MADE_UP = """
@@ -33,7 +33,7 @@ def test_a_format_is_one_file_and_its_name(tmp_path, monkeypatch):
     (tmp_path / "readers").mkdir()
     (tmp_path / "readers" / "made_up.py").write_text(MADE_UP)
     monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path / "readers")])
-    monkeypatch.setattr(sources, "FORMATS", (*sources.FORMATS, "made_up"))
+    monkeypatch.setattr(readers, "FORMATS", (*readers.FORMATS, "made_up"))
     (one,) = episodes((5,))
     folder = tmp_path / "data"
     folder.mkdir()
