@@ -134,6 +134,18 @@ def test_a_flush_acknowledges(tmp_path):
     assert not read_manifest(tmp_path / "d")["complete"]
 
 
+def test_an_episode_waits_about_a_second(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(writer_room.time, "monotonic", lambda: now)
+    writer = EpisodeWriter(tmp_path / "d", SPACES)
+    counts = []
+    for now in (0.0, 0.9, 1.0, 1.9):  # noqa: B007  read by the clock
+        writer.add(episode(3))
+        counts.append(writer.episodes)
+    assert counts == [0, 0, 3, 3]
+    writer.close()
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -270,7 +282,7 @@ def test_values_that_do_not_fit_are_refused_and_none_is_cut(tmp_path):
         ({"observations": episode(3).observations | {"camera": np.zeros((4, 16, 12, 3))}}, "images must be uint8"),
         (
             {"observations": episode(3).observations | {"arm/angle": np.zeros((4, 3), np.longdouble)}},
-            "arm/angle are .*, the dataset keeps float64: convert all to one type",
+            "arm/angle are .*, the dataset keeps float64: use one type",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -290,7 +302,7 @@ def test_files_that_are_not_ours_stay(tmp_path):
     write(folder, [episode(4)], append=True)
     assert (folder / "episodes-2024.hdf5").exists() and (folder / ".notes.partial").exists()
     (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5, of a dataset that has lost its manifest.json"):
+    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5 of a dataset that has lost its manifest.json"):
         EpisodeWriter(folder, SPACES)
     assert len(list(folder.glob("episodes-0000*.h5"))) == 2
 

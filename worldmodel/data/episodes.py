@@ -76,11 +76,7 @@ class Layout:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def rows(self, episode: Episode, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """An episode's rows (T + 1, row_dim) float32 and images (T + 1, pixels) uint8.
-
-        Raises:
-            UserError: naming the episode, if it does not fit these spaces.
-        """
+        """An episode's rows (T + 1, row_dim) float32 and images (T + 1, pixels) uint8; a UserError if it is invalid."""
         vectors = [self._features(episode, key, name) for key in self.vectors]
         steps = np.zeros((len(episode) + 1, 2 + self.action_dim), np.float32)
         steps[:-1, 0] = episode.rewards
@@ -168,11 +164,7 @@ Split = Literal["train", "val", "test"]
 
 
 def split_episodes(episodes: int, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, np.ndarray]:
-    """Indices of each split, a function of the arguments alone; at least one for each fraction above 0.
-
-    Raises:
-        UserError: if there are too few to split.
-    """
+    """Indices of each split, at least one for each fraction above 0; a UserError if there are too few to split."""
     counts = [max(1, round(episodes * fraction)) if fraction > 0 else 0 for fraction in (val_fraction, test_fraction)]
     if episodes - sum(counts) < 1:
         raise UserError(

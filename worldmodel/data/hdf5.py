@@ -24,12 +24,7 @@ CHUNK = 256 << 20  # most bytes of a chunk, which is unpacked as a whole
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open for reading a file that passes `_check`.
-
-    Raises:
-        UserError: if it is no HDF5 file, is damaged, or reaches outside itself. Errors while reading, in the block,
-            become UserErrors too.
-    """
+    """Open for reading a file that passes `_check`; errors of HDF5, in the block too, become UserErrors."""
     try:
         with open_checked(path) as file:
             yield file
@@ -55,8 +50,8 @@ def open_checked(path: Path) -> h5py.File:
 
 def _check(file: h5py.File, path: Path) -> None:
     """Raise UserError if anything in the file reaches outside it or declares more than the file can hold."""
-    limit = max(FLOOR, EXPANSION * path.stat().st_size)
-    declared = 0
+    held = path.stat().st_size
+    limit, declared = max(FLOOR, EXPANSION * held), 0
     for name, dataset in _datasets(file, path):
         where = f"{path}: the dataset {name!r}"
         if dataset.is_virtual:
@@ -77,9 +72,7 @@ def _check(file: h5py.File, path: Path) -> None:
         size = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
         declared += size
         if declared > limit:
-            raise UserError(
-                f"{where} declares {size:,} bytes, more than a file of {path.stat().st_size:,} bytes can hold"
-            )
+            raise UserError(f"{where} declares {size:,} bytes, more than a file of {held:,} bytes can hold")
         if size and (stored := _stored_share(dataset)) < 1:
             raise UserError(f"{where} declares {size:,} bytes and holds {stored:.0%} of them")
 
@@ -105,19 +98,19 @@ def read(group: h5py.Group, name: str, path: Path) -> np.ndarray:
 
 def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     """The dataset of this name; a UserError if it is missing or is a group."""
-    found = group.get(name)
-    if not isinstance(found, h5py.Dataset):
+    item = group.get(name)
+    if not isinstance(item, h5py.Dataset):
         where = f"{path}" if group.name == "/" else f"{path}, {group.name}"
         raise UserError(f"{where}: there is no dataset {name!r}; {nearest(name, list(group))}")
-    return found
+    return item
 
 
-def _datasets(group: h5py.Group, path: Path, prefix: str = "", seen: set[Any] | None = None) -> Iterator[Any]:
+def _datasets(group: h5py.Group, path: Path, prefix: str = "", visited: set[Any] | None = None) -> Iterator[Any]:
     """(name, dataset) of everything below a group; a UserError for any link that is not a hard one."""
-    seen = set() if seen is None else seen
-    if group in seen:
+    visited = set() if visited is None else visited
+    if group in visited:
         raise UserError(f"{path}: the group {prefix!r} has several names: it lies in two groups, or in itself")
-    seen.add(group)
+    visited.add(group)
     for name in map(str, group):
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -125,6 +118,6 @@ def _datasets(group: h5py.Group, path: Path, prefix: str = "", seen: set[Any] | 
             raise UserError(f"{path}: {prefix + name!r} is a link ({kind}) to elsewhere, which is not followed")
         item = group[name]
         if isinstance(item, h5py.Group):
-            yield from _datasets(item, path, f"{prefix}{name}/", seen)
+            yield from _datasets(item, path, f"{prefix}{name}/", visited)
         elif isinstance(item, h5py.Dataset):
             yield prefix + name, item

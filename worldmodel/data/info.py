@@ -66,14 +66,14 @@ class Info:
     observations: dict[str, Stats]
     actions: Stats
     action_counts: np.ndarray | None  # (n,) of a Discrete action, else None
-    rewards: Stats
-    lengths: np.ndarray  # transitions
-    returns: np.ndarray  # sums of the rewards
-    terminated: int  # episodes
-    truncated: int  # episodes that are truncated and not terminated
-    rates: dict[float, int]  # steps per second -> episodes; known rates only
-    bytes: int  # of the arrays, uncompressed
-    seconds: float  # of all steps whose rate is known
+    rewards: Stats = field(default_factory=lambda: Stats({"type": "Box", "shape": [], "dtype": "float64"}))
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # transitions
+    returns: np.ndarray = field(default_factory=lambda: np.zeros(0))  # sums of the rewards
+    terminated: int = 0  # episodes
+    truncated: int = 0  # episodes that are truncated and not terminated
+    rates: dict[float, int] = field(default_factory=dict)  # steps per second -> episodes; known rates only
+    bytes: int = 0  # of the arrays, uncompressed
+    seconds: float = 0.0  # of all steps whose rate is known
 
     @property
     def episodes(self) -> int:
@@ -100,14 +100,6 @@ def describe_dataset(source: Source) -> Info:
         observations={key: Stats(space) for key, space in source.observation_space.items()},
         actions=Stats(leaf),
         action_counts=np.zeros(leaf["n"], np.int64) if counted else None,
-        rewards=Stats({"type": "Box", "shape": [], "dtype": "float64"}),
-        lengths=np.zeros(0, np.int64),
-        returns=np.zeros(0),
-        terminated=0,
-        truncated=0,
-        rates={},
-        bytes=0,
-        seconds=0.0,
     )
     lengths: list[int] = []
     returns: list[float] = []

@@ -117,7 +117,7 @@ def _through_cache(table: "_Table", stream: Iterator[Any], cache: Path, stamp: d
     """Read the rest into files, once any other process that is doing so has finished."""
     folder = cache / _digest(stamp)
     with _writing(folder):
-        lock = FileLock(_made(cache) / ".lock").acquire()
+        lock = FileLock(_created(cache) / ".lock").acquire()
     with lock:
         if (cached := _open_cache(cache, stamp, table.layout)) is not None:
             return cached
@@ -182,7 +182,7 @@ def _remove_stale(cache: Path, stamp: dict[str, Any]) -> None:
             shutil.rmtree(folder)
 
 
-def _made(cache: Path) -> Path:
+def _created(cache: Path) -> Path:
     """The cache's folder; a link is not followed, since stale folders in it are removed."""
     if cache.is_symlink():
         raise UserError(f"the cache {cache} is a link: remove it, or choose another place with --data.cache_dir DIR")

@@ -103,9 +103,7 @@ def _check(manifest: dict[str, Any], path: Path) -> None:
             raise UserError(f"{path}: entry {i} of files must have {', '.join(FILE_KEYS)}: {_RESTORE}")
         file = path.parent / entry["name"]
         if Path(entry["name"]).name != entry["name"] or file.resolve().parent != path.parent.resolve():
-            raise UserError(
-                f"{path} names the file {entry['name']!r}, which does not lie in its folder: it is not read"
-            )
+            raise UserError(f"{path} names the file {entry['name']!r}, which does not lie in its folder")
         if not FILE_NAME.fullmatch(entry["name"]):
             raise UserError(f"{path} names the file {entry['name']!r}: none of this program's; {_RESTORE}")
 

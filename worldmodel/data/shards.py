@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import h5py
@@ -26,7 +26,8 @@ from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 IMAGE_CHUNK = 16  # frames
-AT_ONCE = 8 << 20  # bytes of short episodes written together
+AT_ONCE = 8 << 20  # bytes of short episodes written together, since every call of HDF5 takes time
+T = TypeVar("T")
 PRIME, BASE = 2**127 - 1, 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 
@@ -88,15 +89,17 @@ def write_shard(path: Path, lengths: Sequence[int], parts: Iterable[Piece]) -> d
     steps, frames = sum(lengths), sum(lengths) + len(lengths)
     checksums, ends, step, frame = [], [], 0, 0
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        for group in _written_at_once(parts):
+        for group in grouped(((part, num_bytes(part.episode)) for part in parts), AT_ONCE):
             episodes = [piece.episode for piece in group]
-            seen = {f"observations/{key}": [e.observations[key] for e in episodes] for key in episodes[0].observations}
+            observed = {
+                f"observations/{key}": [e.observations[key] for e in episodes] for key in episodes[0].observations
+            }
             taken = {"actions": [e.actions for e in episodes], "rewards": [e.rewards for e in episodes]}
-            for name, columns in (seen | taken).items():
-                start, rows = (frame, frames) if name in seen else (step, steps)
+            for name, columns in (observed | taken).items():
+                start, rows = (frame, frames) if name in observed else (step, steps)
                 values = columns[0] if len(columns) == 1 else np.concatenate(columns)
                 if not ends:
-                    image = name in seen and spaces.image_shape(spaces.box_of(values)) is not None
+                    image = name in observed and spaces.image_shape(spaces.box_of(values)) is not None
                     _create(file, name, values, rows, image)
                 dataset(file, name, path)[start : start + len(values)] = values
             step, frame = step + sum(map(len, episodes)), frame + sum(map(len, episodes)) + len(episodes)
@@ -133,16 +136,16 @@ def chained(files: Iterable[dict[str, Any]]) -> str:
     return sha256(f"{total} {count}".encode()).hexdigest()
 
 
-def _written_at_once(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Groups of short episodes, since every call of HDF5 takes time."""
-    group: list[Piece] = []
-    size = 0
-    for piece in parts:
-        group.append(piece)
-        size += num_bytes(piece.episode)
-        if size >= AT_ONCE:
+def grouped(sized: Iterable[tuple[T, int]], limit: int) -> Iterator[list[T]]:
+    """Items, from (item, bytes) pairs, in groups of at most `limit` bytes or of a single one."""
+    group: list[T] = []
+    total = 0
+    for item, size in sized:
+        if group and total + size > limit:
             yield group
-            group, size = [], 0
+            group, total = [], 0
+        group.append(item)
+        total += size
     if group:
         yield group
 
@@ -174,10 +177,12 @@ class Shard:
         """Piece number i, exactly as it was written."""
         end = int(self.last[i])
         start = end - int(self.lengths[i])
-        seen = {key: values[start + i : end + i + 1] for key, values in self.observations.items()}
+        observed = {key: values[start + i : end + i + 1] for key, values in self.observations.items()}
         terminated, truncated, rate = (column[i] for column in self.ends)
         ends = bool(terminated), bool(truncated), float(rate)
-        return Piece(Episode(seen, self.actions[start:end], self.rewards[start:end], *ends), bool(self.continues[i]))
+        return Piece(
+            Episode(observed, self.actions[start:end], self.rewards[start:end], *ends), bool(self.continues[i])
+        )
 
 
 def read_shard(path: Path, keys: Collection[str] | None = None) -> Iterator[Piece]:

@@ -109,11 +109,7 @@ def is_continuous(leaf: Json) -> bool:
 
 
 def features(values: np.ndarray, leaf: Json) -> np.ndarray:
-    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete.
-
-    Raises:
-        ValueError: if a value is not in the space.
-    """
+    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete; ValueError if invalid."""
     match leaf["type"]:
         case "Discrete":
             return _one_hot(values.reshape(-1) - leaf.get("start", 0), leaf["n"])
@@ -178,9 +174,7 @@ def check_leaf(leaf: Any, where: str) -> None:
     is_box = kind in ("Box", "MultiBinary")
     entries, most = (math.prod(sizes), MOST_ENTRIES) if is_box else (sum(sizes), MOST_VALUES)
     if entries > most:
-        raise UserError(
-            f"{where}: the {kind} space has {entries:,} entries as a vector; more than {most:,} are not read"
-        )
+        raise UserError(f"{where}: the {kind} space has {entries:,} entries; at most {most:,} are read")
 
 
 def _one_hot(indices: np.ndarray, n: int) -> np.ndarray:

@@ -11,7 +11,6 @@ whole, and a file is removed after the manifest has dropped it. So the process m
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,7 @@ from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import FILE_NAME, MANIFEST, checked_path, read_manifest, write_manifest
-from worldmodel.data.shards import Piece, num_bytes, pieces, read_shard, shard_sizes, write_shard
+from worldmodel.data.shards import Piece, grouped, num_bytes, pieces, read_shard, shard_sizes, write_shard
 from worldmodel.data.spaces import Json, in_words, outside
 from worldmodel.errors import UserError
 
@@ -104,11 +103,7 @@ class EpisodeWriter:
         return present | {"complete": False}
 
     def add(self, episode: Episode) -> None:
-        """Take an episode; the next `flush` acknowledges it, after about `flush_seconds` at most.
-
-        Raises:
-            UserError: if it does not fit the spaces.
-        """
+        """Take an episode, which the next `flush` acknowledges; a UserError if it does not fit the spaces."""
         leaves = self.manifest["observation_space"]
         if episode.observations.keys() != leaves.keys():
             has, wanted = ", ".join(episode.observations), ", ".join(leaves)
@@ -131,9 +126,7 @@ class EpisodeWriter:
         first = np.result_type(values.dtype, leaf["dtype"]) if leaf["type"] == "Box" else values.dtype
         kind = np.dtype(kinds.setdefault(name, str(first)))
         if not np.can_cast(values.dtype, kind, "safe"):
-            raise UserError(
-                f"an episode's {name} are {values.dtype}, the dataset keeps {kind}: convert all to one type"
-            )
+            raise UserError(f"an episode's {name} are {values.dtype}, the dataset keeps {kind}: use one type")
         return values.astype(kind, copy=False)
 
     def flush_if_due(self) -> None:
@@ -148,7 +141,7 @@ class EpisodeWriter:
         if not self.waiting:
             return self.episodes
         stream, files = iter(self.waiting), list(self.manifest["files"])
-        for lengths in _grouped(((len(p.episode), num_bytes(p.episode)) for p in self.waiting), self.shard_bytes):
+        for lengths in grouped(((len(p.episode), num_bytes(p.episode)) for p in self.waiting), self.shard_bytes):
             files.append(write_shard(_next_path(self.folder, "part", files), lengths, (next(stream) for _ in lengths)))
         self.manifest = write_manifest(self.folder, self.manifest | {"files": files})
         self.episodes += sum(not piece.continues for piece in self.waiting)
@@ -213,7 +206,7 @@ def _replace(
     stream = chain.from_iterable(map(read_shard, paths))
     sizes = chain.from_iterable(map(shard_sizes, paths))
     try:
-        for lengths in _grouped(sizes, limit):
+        for lengths in grouped(sizes, limit):
             path = _next_path(folder, "episodes", files + old)
             files.append(write_shard(path, lengths, (next(stream) for _ in lengths)))
         written = write_manifest(folder, manifest | {"files": files})
@@ -222,20 +215,6 @@ def _replace(
         raise
     _remove_unlisted(folder, written)
     return written
-
-
-def _grouped(sizes: Iterable[tuple[int, int]], limit: int) -> Iterator[list[int]]:
-    """Lengths, from (length, bytes) pairs, in groups of at most `limit` bytes or of a single one."""
-    group: list[int] = []
-    total = 0
-    for length, size in sizes:
-        if group and total + size > limit:
-            yield group
-            group, total = [], 0
-        group.append(length)
-        total += size
-    if group:
-        yield group
 
 
 def _next_path(folder: Path, kind: str, listed: list[dict[str, Any]]) -> Path:

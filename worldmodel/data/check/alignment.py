@@ -128,8 +128,8 @@ def _folds(fragments: list[Fragment]) -> Iterator[tuple[int, Fragment]]:
 def _dynamics(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Inputs [s_{t-1}, s_t, s_{t+1}, each with its products, past], outputs o_{t+1} - o_t."""
     for fold, fragment in _folds(fragments):
-        seen, acted = see(fragment.observations), act(fragment.actions)
-        before, now, after = seen[:-3], seen[1:-2], seen[2:-1]
+        observed, acted = see(fragment.observations), act(fragment.actions)
+        before, now, after = observed[:-3], observed[1:-2], observed[2:-1]
         past = np.concatenate([now, now - before], axis=1)
         moves = [_moves(acted[k : len(acted) - 2 + k], now) for k in range(3)]
         yield fold, np.concatenate([*moves, past, _bends(past)], axis=1), after - now
@@ -173,8 +173,8 @@ def _effects(moments: Moments, m: int, n: int) -> tuple[float, float, float, flo
 def _policy(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Inputs [o_t, bends of it, s_t, s_{t-1}, bends of them, o_{t-1}], outputs [s_{t+1}, s_t]."""
     for fold, fragment in _folds(fragments):
-        seen, acted = see(fragment.observations), act(fragment.actions)
-        before, now = seen[:-3], seen[1:-2]
+        observed, acted = see(fragment.observations), act(fragment.actions)
+        before, now = observed[:-3], observed[1:-2]
         lags = np.concatenate([acted[1:-1], acted[:-2]], axis=1)
         inputs = [now, _bends(now), lags, _bends(lags), before]
         yield fold, np.concatenate(inputs, axis=1), np.concatenate([acted[2:], acted[1:-1]], axis=1)
@@ -182,13 +182,13 @@ def _policy(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple
 
 def _answers(moments: Moments, n: int, m: int) -> tuple[float, float]:
     bends = [64 + (k := min(width, SQUARED)) * (k + 1) // 2 for width in (n, 2 * m)]
-    seen = np.arange(n + bends[0])
-    lags = np.arange(len(seen), len(seen) + 2 * m + bends[1])
+    observed = np.arange(n + bends[0])
+    lags = np.arange(len(observed), len(observed) + 2 * m + bends[1])
     rest = np.arange(lags[-1] + 1, lags[-1] + 1 + n)
     variance = moments.errors(np.arange(0))
-    free = np.min(moments.errors(seen)[m:] / np.maximum(variance[m:], 1e-12))
+    free = np.min(moments.errors(observed)[m:] / np.maximum(variance[m:], 1e-12))
     # few inputs detect more in little data, many detect nonlinear answers
-    plain = moments.errors(lags[: 2 * m]), moments.errors(np.concatenate([seen[:n], lags[: 2 * m], rest]))
-    bent = moments.errors(lags), moments.errors(np.concatenate([seen, lags, rest]))
+    plain = moments.errors(lags[: 2 * m]), moments.errors(np.concatenate([observed[:n], lags[: 2 * m], rest]))
+    bent = moments.errors(lags), moments.errors(np.concatenate([observed, lags, rest]))
     answers = max(np.max((less - more)[:m] / np.maximum(less[:m], 1e-12)) for less, more in (plain, bent))
     return float(answers), float(free)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding, Recording
+from worldmodel.data.check.finding import Finding, Level, Recording
 from worldmodel.data.episode import Episode, Source
 
 RUN = 8  # consecutive steps, observation and action, that must be equal
@@ -41,7 +41,6 @@ class Duplicates:
         """Take one episode."""
         steps = _mixed([frames[:-1], _row_hashes(episode.actions)])
         before = _prefixes(steps)
-        self.names.append(name)
         self.lengths.append(len(steps))
         self.contents.append(int(_scramble(before[-1:] + frames[-1:])[0]))
         self.frames += len(frames)
@@ -56,7 +55,7 @@ class Duplicates:
         _, first, counts = np.unique(runs, return_index=True, return_counts=True)
         places = np.sort(first[counts == 1])
         places = places[moving[places] & (runs[places] % np.uint64(self._kept_one_in) == 0)]
-        where = np.stack([np.full(len(places), len(self.names) - 1), places], axis=1).astype(np.int32)
+        where = np.stack([np.full(len(places), len(self.lengths) - 1), places], axis=1).astype(np.int32)
         self._runs.append((runs[places], before[places], where))
         self._kept += len(places)
         while self._kept > MOST_KEPT:
@@ -67,14 +66,15 @@ class Duplicates:
 
     def findings(self, recording: Recording) -> list[Finding]:
         """Frames shared by two splits, then copies, then overlaps."""
+        self.names = recording.names
         copies, overlaps = self._copies(), self._overlaps()
         return [
             *self._divided(copies + overlaps, recording.splits),
-            *self._reported("duplicated episodes", copies, "drop the copies: they count twice, and inflate scores"),
-            *self._reported(
-                "overlapping episodes",
-                overlaps,
-                "cut the recordings into episodes without overlap, or keep clips of one recording in one split",
+            *self._finding(
+                "warning", "duplicated episodes", copies, "drop the copies: they count twice in every score"
+            ),
+            *self._finding(
+                "warning", "overlapping episodes", overlaps, "cut without overlap, or keep all in one split"
             ),
         ]
 
@@ -88,8 +88,8 @@ class Duplicates:
         order = np.argsort(contents, kind="stable")
         same = np.flatnonzero(contents[order][1:] == contents[order][:-1])
         pairs = [(int(order[i]), int(order[i + 1])) for i in same]
-        found = [Pair(one, other, 0, 0, self.lengths[one]) for one, other in pairs if self.lengths[one] >= self.least]
-        return sorted(found, key=lambda pair: (pair.episode, pair.other))
+        copies = [Pair(one, other, 0, 0, self.lengths[one]) for one, other in pairs if self.lengths[one] >= self.least]
+        return sorted(copies, key=lambda pair: (pair.episode, pair.other))
 
     def _overlaps(self) -> list[Pair]:
         if not self._runs:
@@ -137,37 +137,24 @@ class Duplicates:
         apart = [
             pair
             for pair in pairs
-            if (sides := {side[pair.episode], side[pair.other]}) - {""} == sides
-            and len(sides) == 2
+            if len(sides := {side[pair.episode], side[pair.other]}) == 2
+            and "" not in sides
             and ("train" in sides or "train" not in splits)
         ]
-        if not apart:
-            return []
-        first = apart[0]
-        both = f"{side[first.episode]} and {side[first.other]} share frames: {self._describe(first)}{self._more(apart)}"
+        whose = f"{side[apart[0].episode]} and {side[apart[0].other]} share frames: " if apart else ""
         remedy = "drop the copies, or give the clips of one recording one split: scores on shared frames mean nothing"
-        return [Finding("error", "splits share frames", self._place(first), both, remedy, len(apart))]
+        return self._finding("error", "splits share frames", apart, remedy, whose)
 
-    def _reported(self, check: str, pairs: list[Pair], remedy: str) -> list[Finding]:
+    def _finding(self, level: Level, check: str, pairs: list[Pair], remedy: str, whose: str = "") -> list[Finding]:
         if not pairs:
             return []
-        what = f"{self._describe(pairs[0])}{self._more(pairs)}"
-        return [Finding("warning", check, self._place(pairs[0]), what, remedy, len(pairs))]
-
-    def _place(self, pair: Pair) -> str:
-        return f"{self.names[pair.other]}, step {pair.other_step}"
-
-    def _describe(self, pair: Pair) -> str:
-        return (
-            f"{pair.steps} steps (observations and actions) are equal to those of {self.names[pair.episode]}"
-            f" from step {pair.step}"
-        )
-
-    def _more(self, pairs: list[Pair]) -> str:
-        if len(pairs) == 1:
-            return ""
-        named = "; ".join(f"{self.names[p.episode]} = {self.names[p.other]}" for p in pairs[1 : 1 + SHOWN])
-        return f"; {len(pairs)} such pairs, further: {named}"
+        names, first = self.names, pairs[0]
+        what = f"{whose}{first.steps} steps (observations and actions) are equal to those of {names[first.episode]}"
+        what += f" from step {first.step}"
+        if len(pairs) > 1:
+            named = "; ".join(f"{names[pair.episode]} = {names[pair.other]}" for pair in pairs[1 : 1 + SHOWN])
+            what += f"; {len(pairs)} such pairs, further: {named}"
+        return [Finding(level, check, f"{names[first.other]}, step {first.other_step}", what, remedy, len(pairs))]
 
 
 # --- 64-bit hashes of rows, computed without a loop over the rows -------------------------------------------------

@@ -54,7 +54,6 @@ class Ends:
         self.inner += len(repeated) - 1
         self.inner_repeats += int(repeated[:-1].sum())
         self.inner_zeros += int(zero[1:-1].sum())
-        self.names.append(name)
         self.kinds.append(kind)
         self.lengths.append(len(episode))
         self.firsts.append(int(frames[0]))
@@ -65,6 +64,7 @@ class Ends:
 
     def findings(self, recording: Recording) -> list[Finding]:
         """Final observations first, then flags."""
+        self.names = recording.names
         return [*self._no_final(), *self._reset_as_final(), *self._time_limit(), *self._open(), *self._lost_flags()]
 
     def _no_final(self) -> list[Finding]:
@@ -95,16 +95,11 @@ class Ends:
         return findings
 
     def _last(self, level: Level, kind: Kind, names: list[str], episodes: int, how: str) -> Finding:
-        step = self.lengths[self.names.index(names[0])]
-        return Finding(
-            level,
-            "no final observation",
-            f"{names[0]}, step {step}",
-            f"in {len(names)} of {episodes} {kind} episodes the last observation {how}",
-            "record the observation that step() returned (under autoreset: info['final_obs']), or drop the last"
-            " transition of these episodes",
-            len(names),
-        )
+        where = f"{names[0]}, step {self.lengths[self.names.index(names[0])]}"
+        what = f"in {len(names)} of {episodes} {kind} episodes the last observation {how}"
+        remedy = "record the observation that step() returned (under autoreset: info['final_obs']), or drop the last"
+        remedy += " transition of these episodes"
+        return Finding(level, "no final observation", where, what, remedy, len(names))
 
     def _time_limit(self) -> list[Finding]:
         longest = max(self.lengths, default=0)
@@ -113,17 +108,11 @@ class Ends:
         spike = len(rows) >= max(5, 0.05 * len(self.lengths), 3 * self._neighbours(longest))
         if longest < 2 or not spike or len(terminal) < 0.9 * len(rows):
             return []
-        return [
-            Finding(
-                "warning",
-                "time limit flagged terminated",
-                f"{self.names[terminal[0]]}, step {longest}",
-                f"{len(terminal)} of {len(self.lengths)} episodes end after exactly {longest} steps, the most of all,"
-                " and are flagged terminated",
-                "if a time limit ended them, flag them truncated: the model would learn that states end for no reason",
-                len(terminal),
-            )
-        ]
+        where = f"{self.names[terminal[0]]}, step {longest}"
+        what = f"{len(terminal)} of {len(self.lengths)} episodes end after exactly {longest} steps, the most of all,"
+        what += " and are flagged terminated"
+        remedy = "if a time limit ended them, flag them truncated: the model would learn that states end for no reason"
+        return [Finding("warning", "time limit flagged terminated", where, what, remedy, len(terminal))]
 
     def _neighbours(self, longest: int) -> int:
         """The most frequent of the lengths just below the longest."""
@@ -146,18 +135,12 @@ class Ends:
             return []
         if min(self.lengths) > 0.7 * longest or len(short) < 0.2 * len(self.lengths):
             return []
-        return [
-            Finding(
-                "warning",
-                "no episode terminated",
-                f"{self.names[short[0]]}, step {self.lengths[short[0]]}",
-                f"all {len(self.kinds)} episodes are flagged truncated, though their lengths differ"
-                f" ({min(self.lengths)} to {longest} steps): the flag of terminal states may be lost",
-                "if the environment has terminal states, store `terminated`; if people or a budget ended the episodes,"
-                " all is well",
-                len(short),
-            )
-        ]
+        where = f"{self.names[short[0]]}, step {self.lengths[short[0]]}"
+        what = f"all {len(self.kinds)} episodes are flagged truncated, though their lengths differ"
+        what += f" ({min(self.lengths)} to {longest} steps): the flag of terminal states may be lost"
+        remedy = "if the environment has terminal states, store `terminated`; if people or a budget ended the episodes,"
+        remedy += " all is well"
+        return [Finding("warning", "no episode terminated", where, what, remedy, len(short))]
 
 
 def _most(names: list[str], episodes: int) -> bool:

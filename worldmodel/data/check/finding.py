@@ -93,11 +93,7 @@ class Recording:
 
 
 def vectors(values: np.ndarray, leaf: Json) -> np.ndarray:
-    """Values (N, ...) of a leaf as float32 (N, at most 64): grey thumbnails of images, evenly picked entries of others.
-
-    Raises:
-        ValueError: if a value is not in the space.
-    """
+    """Values (N, ...) of a leaf as float32 (N, at most 64): grey thumbnails of images, else evenly picked entries."""
     if image_shape(leaf) is not None:
         return _thumbnails(images_of(values, leaf).mean(axis=3, dtype=np.float32))
     if is_continuous(leaf) and (width := num_features(leaf)) > WIDEST:

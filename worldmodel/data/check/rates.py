@@ -126,5 +126,7 @@ def _trusted(sums: dict[int, np.ndarray]) -> dict[int, float]:
 
 def _inputs(fragment: Fragment, see: Scale, act: Scale) -> np.ndarray:
     """Inputs at the midpoint of two observations, since a position moves by the mean velocity times the step length."""
-    seen, acted = see((fragment.observations[:-1] + fragment.observations[1:]) / 2), act(fragment.actions)
-    return np.concatenate([seen, products(seen[:, :SQUARED]), acted, outer(acted, seen[:, :SQUARED])], axis=1)
+    observed, acted = see((fragment.observations[:-1] + fragment.observations[1:]) / 2), act(fragment.actions)
+    return np.concatenate(
+        [observed, products(observed[:, :SQUARED]), acted, outer(acted, observed[:, :SQUARED])], axis=1
+    )

@@ -53,29 +53,20 @@ class Stream:
         self.steps += len(values)
         if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             bad = np.argwhere(~finite)[0]
-            entry = f" in entry {_entry(bad[1:])}" if values.ndim > 1 else ""
-            self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{entry}")
+            self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{_entry(bad)}")
             values = values[finite.reshape(len(values), -1).all(axis=1)]
             if not len(values):
                 return
         low, high = values.min(axis=0), values.max(axis=0)
         self.low = low if self.low is None else np.minimum(self.low, low)
         self.high = high if self.high is None else np.maximum(self.high, high)
-        self._compare(name, values, low, high)
+        bounds = _bounds(self.leaf)
+        if bounds is not None and (np.any(low < bounds[0]) or np.any(high > bounds[1])):
+            bad = np.argwhere((values < bounds[0]) | (values > bounds[1]))[0]
+            self.outside.add(name, int(bad[0]), f"{values[tuple(bad)]:g}{_entry(bad)}")
         if self.is_image and (dark := (values.reshape(len(values), -1).max(axis=1) <= BLACK)).any():
             self.black.add(name, int(np.argmax(dark)))
             self.black_frames += int(dark.sum())
-
-    def _compare(self, name: str, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-        bounds = _bounds(self.leaf)
-        if bounds is None:
-            return
-        floor, ceiling = bounds
-        if not (np.any(low < floor) or np.any(high > ceiling)):
-            return
-        bad = np.argwhere((values < floor) | (values > ceiling))[0]
-        entry = f" in entry {_entry(bad[1:])}" if values.ndim > 1 else ""
-        self.outside.add(name, int(bad[0]), f"{values[tuple(bad)]:g}{entry}")
 
     def constant(self) -> np.ndarray:
         """Flat indices of the entries that never change; for images the one index 0 if no pixel does."""
@@ -98,7 +89,7 @@ def _bounds(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
             return np.zeros(np.shape(leaf["nvec"])), np.asarray(leaf["nvec"]) - 1
         case "MultiBinary":
             return np.asarray(0), np.asarray(1)
-    low, high = _bound(leaf, "low", -np.inf), _bound(leaf, "high", np.inf)
+    low, high = _declared(leaf)
     if not (np.isfinite(low).any() or np.isfinite(high).any()) or leaf["dtype"] == "uint8":
         return None
     ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (low, high)]
@@ -106,12 +97,11 @@ def _bounds(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
     return low - TOLERANCE * width - 1e-9, high + TOLERANCE * width + 1e-9
 
 
-def _bound(leaf: Json, which: str, none: float) -> np.ndarray:
-    declared = leaf.get(which)
-    if not isinstance(declared, list):
-        return np.asarray(none if declared is None else float(declared))
-    filled = np.asarray([none if bound is None else bound for bound in declared], dtype=float)
-    return filled.reshape(leaf["shape"])
+def _declared(leaf: Json) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of a Box, infinite where they are null."""
+    low, high = (np.asarray(leaf.get(which), dtype=float) for which in ("low", "high"))  # null becomes NaN
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+    return (low.reshape(leaf["shape"]) if low.ndim else low), (high.reshape(leaf["shape"]) if high.ndim else high)
 
 
 class Values:
@@ -213,20 +203,13 @@ def _constant(stream: Stream, path: str) -> list[Finding]:
 
 
 def _range(leaf: Json) -> str:
-    match leaf["type"]:
-        case "Discrete":
-            start = leaf.get("start", 0)
-            return f"{start} to {start + leaf['n'] - 1}"
-        case "MultiDiscrete":
-            return f"0 to nvec - 1, nvec {leaf['nvec']}"
-        case "MultiBinary":
-            return "0 or 1"
-    low, high = _bound(leaf, "low", -np.inf), _bound(leaf, "high", np.inf)
+    low, high = _declared(leaf) if leaf["type"] == "Box" else _bounds(leaf) or (np.zeros(1), np.ones(1))
     return f"bounds {low.min():g} to {high.max():g}"
 
 
-def _entry(index: np.ndarray) -> str:
-    return ", ".join(map(str, index.tolist()))
+def _entry(place: np.ndarray) -> str:
+    """The entry at (step, entry ...), in words; empty where a step is one number."""
+    return f" in entry {', '.join(map(str, place[1:].tolist()))}" if len(place) > 1 else ""
 
 
 def _list(indices: np.ndarray) -> str:

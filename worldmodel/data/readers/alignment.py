@@ -106,9 +106,7 @@ def _ended(flags: np.ndarray | None, steps: int, side: Side, what: str, where: s
     of_steps = _transitions(flags, steps, side, what, where)
     first = int(np.argmax(flags)) if flags.any() else len(flags)
     if not flags[first:].all():
-        raise UserError(f"{where}: {what!r} is set at row {first}, yet the episode goes on: its bounds are wrong")
+        raise UserError(f"{where}: {what!r} is set at row {first}, yet the episode continues: its bounds are wrong")
     if flags[-1] and not of_steps[-1]:
-        raise UserError(
-            f"{where}: {what!r} is set in its last row, which no transition leaves: outcomes should be 'previous'"
-        )
+        raise UserError(f"{where}: {what!r} is set in its last row, yet none leaves it: outcomes should be 'previous'")
     return bool(of_steps[-1])

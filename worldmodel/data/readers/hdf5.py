@@ -67,16 +67,8 @@ def read_hdf5(path: Path, schema: dict[str, Any] | None = None) -> Source:
         action_space["n"] = 1 + _largest_action(spans, layout)
     if layout.final_observation == "missing":
         provenance |= {"dropped_transitions": len(spans), "dropped_because": "no observation follows them in the file"}
-    return Source(
-        path=path,
-        format=form,
-        observation_space=observation_space,
-        action_space=action_space,
-        alignment=layout.in_words,
-        fingerprint=state,
-        episodes=partial(_episodes, spans, layout, observation_space, action_space, rate),
-        provenance=provenance,
-    )
+    stream = partial(_episodes, spans, layout, observation_space, action_space, rate)
+    return Source(path, form, observation_space, action_space, layout.in_words, state, stream, provenance)
 
 
 READER = Reader(
@@ -90,15 +82,15 @@ READER = Reader(
 
 
 def _recognised(file: h5py.File, path: Path) -> tuple[str, Json]:
-    found = known_layout(file)
-    if found is None:
+    known = known_layout(file)
+    if known is None:
         listed = [f"{name} {shape}" for name, shape in _shapes(file).items()]
         more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
         raise UserError(
             f"{path} is laid out as neither D4RL, robomimic nor stable-worldmodel; it holds {', '.join(listed[:12])}"
             f"{more}. Describe it by a schema such as {EXAMPLE}"
         )
-    return found
+    return known
 
 
 def _robomimic_notes(file: h5py.File) -> tuple[float, Json]:
@@ -178,8 +170,8 @@ def _with_final(values: np.ndarray, following: np.ndarray, name: str, where: str
     steps = np.flatnonzero(~close.reshape(len(inner), -1).all(axis=1)) if len(inner) else []
     if len(steps):
         raise UserError(
-            f"{where}: row {steps[0]} of {name} is not the observation of row {steps[0] + 1}: an episode ends there"
-            " that is not marked; mark it, or read without next_observations by a schema"
+            f"{where}: row {steps[0]} of {name} is not the observation of row {steps[0] + 1}: an episode ends"
+            " between them that is not marked; mark it, or use a schema without next_observations"
         )
     return np.concatenate([values, following[-1:]])
 
@@ -193,9 +185,9 @@ def _spans(file: h5py.File, path: Path, layout: Schema) -> list[Span]:
         return _groups(file, path, layout.groups)
     rows = len(_column(file, layout.actions, path))
     for name in {*layout.observations.values(), *layout.next_observations.values()}:
-        found = len(_column(file, name, path))
-        if (layout.ends or layout.lengths) and found != rows:
-            raise UserError(f"{path}: {name!r} has {found} rows, {layout.actions!r} {rows}: they must agree")
+        length = len(_column(file, name, path))
+        if (layout.ends or layout.lengths) and length != rows:
+            raise UserError(f"{path}: {name!r} has {length} rows, {layout.actions!r} {rows}: they must agree")
     if layout.ends:
         return _cut_by_flags(file, path, layout, rows)
     if layout.lengths:
@@ -256,11 +248,11 @@ def _cut_by_lengths(file: h5py.File, path: Path, length: str, offset: str | None
 
 def _column(group: Any, name: str, path: Path) -> h5py.Dataset:
     """The dataset of this name below the group; a UserError that names the nearest if there is none."""
-    found = group.get(name)
-    if not isinstance(found, h5py.Dataset) or not found.shape:
+    item = group.get(name)
+    if not isinstance(item, h5py.Dataset) or not item.shape:
         where = path.name if group.name == "/" else f"{path.name}, {group.name}"
         raise UserError(f"{where}: there is no dataset {name!r} with rows; {nearest(name, _shapes(group))}")
-    return found
+    return item
 
 
 def _read(stored: h5py.Dataset, start: int, stop: int | None, where: str) -> np.ndarray:

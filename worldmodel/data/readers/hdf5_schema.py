@@ -72,11 +72,7 @@ class Schema:
 
 
 def parse_schema(raw: Any, where: str) -> Schema:
-    """The schema in a dict such as YAML gives.
-
-    Raises:
-        UserError: naming `where`, the key that is unknown, missing or contradicts another, and what is allowed.
-    """
+    """The schema in a dict such as YAML gives; a UserError names `where`, the wrong key, and what is valid."""
     keys = ["episodes", "observations", "next_observations", "actions", "rewards", "terminated", "truncated"]
     keys += ["final_observation", "alignment", "outcomes", "rate"]
     raw = _mapping(raw, keys, where)
@@ -189,8 +185,8 @@ def _d4rl(file: h5py.File) -> Json:
     followed = "next_observations" in file
     if not followed and "timeouts" not in file:
         raise UserError(
-            f"{file.filename}: a D4RL file with neither timeouts nor next_observations does not tell where episodes end"
-            " that a time limit cut; if there are none, say so in a schema (episodes: {ends: [terminals]})"
+            f"{file.filename}: a D4RL file with neither timeouts nor next_observations does not mark where a time limit"
+            " cut episodes; if there are none, say so in a schema (episodes: {ends: [terminals]})"
         )
     return {
         "episodes": {"ends": ["terminals", "timeouts"] if "timeouts" in file else ["terminals"]},

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.episode import Episode, Reader, Source, fingerprint
+from worldmodel.data.readers.alignment import leaf_of
 from worldmodel.data.readers.lerobot_columns import Feature, frames_of, need, open_parquet, readable, values_of
 from worldmodel.data.readers.lerobot_index import ACTION, Entry, array_feature, pick_features, read_entries, read_info
-from worldmodel.data.spaces import Json, box_of
+from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
 
 REWARD = "next.reward"
@@ -54,19 +55,12 @@ def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
 
     def episodes() -> Iterator[tuple[str, Episode]]:
         for file in dict.fromkeys(entry.rows for entry in entries):
-            inside = [entry for entry in entries if entry.rows == file]
-            yield from _file_episodes(root, file, inside, features, signals, float(info["fps"]))
+            of_file = [entry for entry in entries if entry.rows == file]
+            yield from _file_episodes(root, file, of_file, features, signals, float(info["fps"]))
 
-    return Source(
-        path=path,
-        format="lerobot",
-        observation_space={key: _space(feature) for key, feature in features.items()},
-        action_space=_space(signals[0]),
-        alignment=ALIGNMENT,
-        fingerprint=fingerprint(files, root),
-        episodes=episodes,
-        provenance=_provenance(info, features, left_out, entries),
-    )
+    about = _provenance(info, features, left_out, entries)
+    spaces = {key: _space(feature) for key, feature in features.items()}
+    return Source(path, "lerobot", spaces, _space(signals[0]), ALIGNMENT, fingerprint(files, root), episodes, about)
 
 
 READER = Reader(
@@ -92,9 +86,7 @@ def _provenance(info: Json, features: dict[str, Feature], left_out: list[str], e
 
 
 def _space(feature: Feature) -> Json:
-    if feature.dtype == "bool":
-        return {"type": "MultiBinary", "shape": list(feature.shape)}
-    return box_of(np.empty((0, *feature.shape), feature.dtype))
+    return leaf_of(np.empty((0, *feature.shape), feature.dtype))
 
 
 def _file_episodes(
@@ -115,17 +107,9 @@ def _file_episodes(
         ends = {name: bool(columns[name].reshape(-1)[-2]) for name in FLAGS if name in columns}
         rewards = columns[REWARD].reshape(-1) if REWARD in columns else np.zeros(entry.length)
         terminated = _is_terminal(ends)
-        yield (
-            where,
-            Episode(
-                observations={key: columns[feature.name] for key, feature in features.items()},
-                actions=columns[ACTION][:-1],
-                rewards=rewards[:-1].astype(np.float32),
-                terminated=terminated,
-                truncated=not terminated,
-                rate=fps,
-            ),
-        )
+        observed = {key: columns[feature.name] for key, feature in features.items()}
+        rewards = rewards[:-1].astype(np.float32)
+        yield where, Episode(observed, columns[ACTION][:-1], rewards, terminated, not terminated, fps)
 
 
 def _is_terminal(ends: dict[str, bool]) -> bool:

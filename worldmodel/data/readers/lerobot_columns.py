@@ -38,7 +38,7 @@ class Clip:
 
 @contextmanager
 def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
-    """A Parquet file, open; a UserError where it is damaged, lacks a column or declares more than it can hold."""
+    """A Parquet file, open; a UserError if it is damaged, lacks a column or declares more than it can hold."""
     pq = need("pyarrow.parquet")
     with readable(file):
         reader = pq.ParquetFile(file, page_checksum_verification=True)

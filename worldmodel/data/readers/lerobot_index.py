@@ -42,9 +42,7 @@ def read_info(path: Path) -> Json:
             " (python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=...)"
         )
     if info.get("storage_format") not in (None, "parquet"):
-        raise UserError(
-            f"{path} is stored as {info['storage_format']!r}; only LeRobot's Parquet and MP4 files are read"
-        )
+        raise UserError(f"{path} is stored as {info['storage_format']!r}; only Parquet and MP4 files are read")
     if not known or not 0 < fps < math.inf:
         raise UserError(f"{file}: features must be a table of features, and fps ({fps}) a number above 0")
     return info
@@ -77,9 +75,7 @@ def _observation(path: Path, name: str, feature: Json) -> Feature | None:
     names = feature["names"] if isinstance(feature.get("names"), list) else []
     shape, names = _shape(path, name, feature), [str(part)[:1] for part in names]
     if len(shape) != 3:
-        raise UserError(
-            f"{path}: the {kind} {name!r} has the shape {list(shape)}; it must have height, width, channels"
-        )
+        raise UserError(f"{path}: the {kind} {name!r} has the shape {list(shape)}; it must be 3 numbers")
     first = names[0] == "c" if len(names) == 3 and "c" in (names[0], names[2]) else shape[2] > 4
     shape = (*shape[1:], shape[0]) if first else shape
     if shape[2] not in ((1, 3, 4) if kind == "image" else (1, 3)):
@@ -128,15 +124,12 @@ def read_entries(root: Path, path: Path, info: Json, videos: list[str]) -> tuple
                 raise UserError(f"{where}: {name} is {value}; it must be at least 0, and not huge")
             row[name] = value if name in times else int(value)
         if not 0 < row["length"] == row["dataset_to_index"] - row["dataset_from_index"]:
-            raise UserError(
-                f"{where}: its length, {row['length']}, is 0 or contradicts dataset_from_index and _to_index"
-            )
+            raise UserError(f"{where}: its length, {row['length']}, contradicts dataset_from_index and _to_index")
     rows.sort(key=lambda row: row["episode_index"])
     total, distinct = info.get("total_episodes", len(rows)), len({row["episode_index"] for row in rows})
     if not rows or not len(rows) == total == distinct:
-        raise UserError(
-            f"{path}: meta/info.json names {total} episodes, meta/episodes {len(rows)} ({distinct} distinct)"
-        )
+        listed = f"{len(rows)} ({distinct} distinct)"
+        raise UserError(f"{path}: meta/info.json names {total} episodes, meta/episodes {listed}")
     return files, [_entry(root, path, info, row, videos) for row in rows]
 
 

@@ -56,20 +56,13 @@ def read_minari(path: Path) -> Source:
     files = sorted(folder.glob("*.hdf5"), key=lambda file: (file.name != MAIN, len(file.name), file.name))
     state = fingerprint([folder / "metadata.json", *files], folder)
     lossy: set[str] = set()  # keys that are JPEG files
-    found = {file: _episodes_in(file, layout, lossy) for file in files}
-    held, total = sum(map(len, found.values())), metadata.get("total_episodes")
+    names = {file: _episodes_in(file, layout, lossy) for file in files}
+    held, total = sum(map(len, names.values())), metadata.get("total_episodes")
     if not held or held != total:
         raise UserError(f"{folder}: metadata.json names {total} episodes, its .hdf5 files hold {held}")
-    return Source(
-        path=path,
-        format="minari",
-        observation_space=layout.observations,
-        action_space=layout.actions,
-        alignment=ALIGNMENT,
-        fingerprint=state,
-        episodes=partial(_episodes, found, layout),
-        provenance=_provenance(metadata) | ({"lossy": dict.fromkeys(sorted(lossy), "JPEG")} if lossy else {}),
-    )
+    about = _provenance(metadata) | ({"lossy": dict.fromkeys(sorted(lossy), "JPEG")} if lossy else {})
+    stream = partial(_episodes, names, layout)
+    return Source(path, "minari", layout.observations, layout.actions, ALIGNMENT, state, stream, about)
 
 
 READER = Reader(
@@ -140,10 +133,10 @@ def _episodes_in(path: Path, layout: _Layout, lossy: set[str]) -> list[str]:
     return numbered
 
 
-def _episodes(found: dict[Path, list[str]], layout: _Layout) -> Iterator[tuple[str, Episode]]:
-    for path, names in found.items():
+def _episodes(names: dict[Path, list[str]], layout: _Layout) -> Iterator[tuple[str, Episode]]:
+    for path, of_file in names.items():
         with open_hdf5(path) as file:
-            for name in names:
+            for name in of_file:
                 where = f"{path.name}, {name.replace('_', ' ')}"
                 group = file.get(name)
                 if not isinstance(group, h5py.Group):

@@ -64,16 +64,9 @@ def read_npz(path: Path, alignment: Side | None, observations: Sequence[str] | N
     sample = _load(first, [*chosen, "action"])
     observation_space = {key: leaf_of(sample[key]) for key in chosen}
     action_space = action_leaf(sample["action"], _largest_action(files, sample["action"]))
-    return Source(
-        path=path,
-        format="npz",
-        observation_space=observation_space,
-        action_space=action_space,
-        alignment=ALIGNMENTS[alignment],
-        fingerprint=state,
-        episodes=partial(_episodes, chains, path, alignment, observation_space, action_space),
-        provenance={"files": len(files), "left_out": sorted(members.keys() - {*chosen, "action", "reward"})},
-    )
+    stream = partial(_episodes, chains, path, alignment, observation_space, action_space)
+    about = {"files": len(files), "left_out": sorted(members.keys() - {*chosen, "action", "reward"})}
+    return Source(path, "npz", observation_space, action_space, ALIGNMENTS[alignment], state, stream, about)
 
 
 READER = Reader(
@@ -123,7 +116,7 @@ def _observation_keys(members: dict[str, Member], keys: Sequence[str] | None, pa
         if key not in members:
             raise UserError(f"{path}: there is no observation {key!r}; {nearest(key, members)}")
     rows = members["action"][0][:1]
-    found = list(keys or ()) or [
+    chosen = list(keys or ()) or [
         name
         for name, (shape, dtype) in members.items()
         if name not in NO_OBSERVATION
@@ -131,9 +124,9 @@ def _observation_keys(members: dict[str, Member], keys: Sequence[str] | None, pa
         and dtype.kind in "biuf"
         and shape[:1] == rows
     ]
-    if not found:
+    if not chosen:
         raise UserError(f"{path}: there is no observation among {', '.join(members)}")
-    return found
+    return chosen
 
 
 def _largest_action(files: list[Path], sample: np.ndarray) -> int:
@@ -150,13 +143,9 @@ def _episodes(
             is_cut = _chunk(chain[0]) and not (_flag(columns, FIRST)[0] and _flag(columns, ("is_last",))[-1])
             if len(columns["action"]) == 1 and is_cut:
                 continue  # the end of an episode whose other rows were deleted, or the start of an unfinished one
-            rows = Rows(
-                {key: columns[key] for key in observation_space},
-                columns["action"],
-                columns.get("reward"),
-                _flag(columns, TERMINAL),
-                _flag(columns, ("is_last",)) & ~_flag(columns, TERMINAL),
-            )
+            observed, terminal = {key: columns[key] for key in observation_space}, _flag(columns, TERMINAL)
+            truncated = _flag(columns, ("is_last",)) & ~terminal
+            rows = Rows(observed, columns["action"], columns.get("reward"), terminal, truncated)
             episode = episode_of(rows, alignment, "previous", where)
             check_spaces(episode, observation_space, action_space, where)
             yield where, episode
@@ -206,12 +195,7 @@ def _flag(columns: Columns, names: Sequence[str]) -> np.ndarray:
 
 
 def _members(path: Path) -> dict[str, Member]:
-    """Name -> (shape, dtype) of every array in the file, from the headers alone.
-
-    Raises:
-        UserError: if the file would unpack to far more than its size, an array's header and size disagree, or an
-            array holds objects (where pickles hide).
-    """
+    """Name -> (shape, dtype) of every array in the file, from the headers alone; a UserError if they cannot be true."""
     with _open(path) as archive:
         total, limit = sum(info.file_size for info in archive.infolist()), max(FLOOR, EXPANSION * path.stat().st_size)
         if total > limit:
