@@ -2,6 +2,7 @@
 
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -52,10 +53,17 @@ def write(folder, episodes, manifest=SPACES, **options):
     return folder
 
 
-@pytest.fixture
-def mixed(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     # pieces of long episodes in several shards
-    return write(tmp_path / "mixed", [episode(n) for n in (30, 5, 17, 1, 40, 22, 9)], shard_bytes=8000)
+    folder = tmp_path_factory.mktemp("load") / "mixed"
+    return write(folder, [episode(n) for n in (30, 5, 17, 1, 40, 22, 9)], shard_bytes=8000)
+
+
+@pytest.fixture
+def mixed(written, tmp_path):
+    """A copy, since caches are made in it."""
+    return shutil.copytree(written, tmp_path / "mixed")
 
 
 def batches(data):
@@ -108,9 +116,9 @@ def test_rows_on_disk_are_those_in_memory(tmp_path, monkeypatch, limited):
 
 @pytest.mark.parametrize("how", [{"memory_gb": 0}, {"decode": True}, {"decode": True, "num_workers": 2}], ids=str)
 def test_however_it_is_read_the_batches_are_the_same(mixed, how):
-    expected, found = (batches(EpisodeDataModule(mixed, **OPTIONS, **more)) for more in ({}, how))
-    assert len(expected) == len(found) > 3
-    for one, other in zip(expected, found, strict=True):
+    expected, actual = (batches(EpisodeDataModule(mixed, **OPTIONS, **more)) for more in ({}, how))
+    assert len(expected) == len(actual) > 3
+    for one, other in zip(expected, actual, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
