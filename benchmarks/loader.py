@@ -20,9 +20,9 @@ from worldmodel.data.episode import Episode
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import load, load_compressed
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.segments import Segments
 from worldmodel.data.spaces import box_of
-from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter
 
 LANES, STEPS, BATCHES, ROUNDS = 16, 64, 8, 60

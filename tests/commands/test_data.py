@@ -8,14 +8,14 @@ import torch
 import yaml
 from conftest import one_line
 
-from tests.data.readers import test_hdf5_schema, test_lerobot, test_npz
+from tests.data.readers import test_hdf5, test_lerobot, test_npz
 from tests.data.readers.toy import assert_same, episodes, is_exact
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest
-from worldmodel.data.sources import open_source
+from worldmodel.data.readers import open_source
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.spaces import box_of
-from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter
 
 MANY = episodes((5, 4, 12, 3, 7, 9, 6))
@@ -44,10 +44,10 @@ def made(folder):
 
 FORMATS = {
     "minari": (minari_folder, []),
-    "d4rl": (lambda path: test_hdf5_schema.write_d4rl(path / "d.hdf5", MANY), []),
-    "robomimic": (lambda path: test_hdf5_schema.write_robomimic(path / "r.hdf5", MANY), []),
-    "stable-worldmodel": (lambda path: test_hdf5_schema.write_swm(path / "s.h5", MANY), []),
-    "a lab's own": (lambda path: test_hdf5_schema.write_lab(path / "lab.h5", MANY), ["--schema", "lab.yaml"]),
+    "d4rl": (lambda path: test_hdf5.write_d4rl(path / "d.hdf5", MANY), []),
+    "robomimic": (lambda path: test_hdf5.write_robomimic(path / "r.hdf5", MANY), []),
+    "stable-worldmodel": (lambda path: test_hdf5.write_swm(path / "s.h5", MANY), []),
+    "a lab's own": (lambda path: test_hdf5.write_lab(path / "lab.h5", MANY), ["--schema", "lab.yaml"]),
     "dreamer chunks": (lambda path: test_npz.write_chunks(made(path / "c"), MANY), ["--alignment", "next"]),
     "npz an episode": (
         lambda path: test_npz.write_files(made(path / "f"), MANY, alignment="previous"),
@@ -62,7 +62,7 @@ FORMATS = {
 def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, name):
     """And training on it directly is training on what was converted."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5_schema.LAB))
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5.LAB))
     write, options = FORMATS[name]
     path = write(tmp_path)
     process = worldmodel("data", "convert", path, "--out", "out", *options)
@@ -90,11 +90,11 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
 
 
 def test_what_is_there_twice_is_refused(worldmodel, tmp_path):
-    path = test_hdf5_schema.write_d4rl(tmp_path / "d.hdf5", MANY)
+    path = test_hdf5.write_d4rl(tmp_path / "d.hdf5", MANY)
     assert worldmodel("data", "convert", path, "--out", "out").returncode == 0
     line = one_line(worldmodel("data", "convert", path, "--out", "out", "--append"))
-    assert "was already converted into out: its episodes would be there twice" in line
-    other = test_hdf5_schema.write_d4rl(tmp_path / "e.hdf5", MANY[:3])
+    assert "was already converted into out: its episodes would be in it twice" in line
+    other = test_hdf5.write_d4rl(tmp_path / "e.hdf5", MANY[:3])
     assert worldmodel("data", "convert", other, "--out", "out", "--append").returncode == 0
     assert len(list(open_dataset(tmp_path / "out").episodes())) == len(MANY) + 3
     assert [one["name"] for one in read_manifest(tmp_path / "out")["converted"]] == ["d.hdf5", "e.hdf5"]
@@ -107,17 +107,10 @@ def test_seeds_stay_known_through_convert(worldmodel, tmp_path):
     assert "this seed was already collected" in one_line(worldmodel(*collect, "--out", "b", "--append"))
 
 
-def test_an_alignment_is_part_of_what_the_data_is(tmp_path):
-    """A cache or a checkpoint of one reading must not serve for another."""
-    folder = test_npz.write_files(made(tmp_path / "f"), MANY, alignment="previous")
-    sources = [open_source(folder, alignment=side) for side in ("previous", "next")]
-    assert sources[0].fingerprint != sources[1].fingerprint == open_source(folder, alignment="next").fingerprint
-
-
 def test_info_says_what_there_is(worldmodel, toy_data, tmp_path):
     process = worldmodel("data", "info", toy_data, "--picture", "sheet.png")
     assert process.returncode == 0, process.stderr
-    for words in ("600", "actions[t] is taken after observations[t]", "steps an episode", "return an episode"):
+    for words in ("600", "actions[t] is taken after observations[t]", "steps per episode", "return per episode"):
         assert words in process.stdout
     assert (tmp_path / "sheet.png").stat().st_size > 20_000
 
@@ -154,31 +147,34 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
     [
         (["chek", "d"], "unknown command 'data chek': did you mean 'check'"),
         (["info", "nowhere"], "no dataset at nowhere: it does not exist"),
-        (["info", "empty"], "is no dataset that can be read"),
-        (["info", "TOY", "--alignment", "next"], "is of the format worldmodel, which says its own alignment"),
+        (
+            ["info", "empty"],
+            "is no dataset of a known format: a folder of `worldmodel collect` (manifest.json), ",
+        ),
+        (["info", "TOY", "--alignment", "next"], "is of the format worldmodel, which takes no alignment"),
         (["info", "TOY", "--format", "minary"], "invalid choice: 'minary'"),
         (["convert", "lab.h5", "--out", "TOY", "--schema", "lab.yaml"], "already holds a dataset"),
         (["convert", "npz", "--out", "x"], "--alignment"),
         (["convert", "lab.h5", "--out", "x"], "schema"),
         (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no schema file none.yaml"),
         (["info"], "PATH"),
-        (["info", "TOY", "--picture", "nowhere/x.png"], "must be a .png file in a folder that is there"),
-        (["convert", "TOY", "--out", "TOY", "--append"], "is what is to be converted: choose another --out"),
-        (["compact", "lab.h5"], "is no dataset of this program, which alone can be compacted"),
+        (["info", "TOY", "--picture", "nowhere/x.png"], "must be a .png file in an existing folder"),
+        (["convert", "TOY", "--out", "TOY", "--append"], "is the dataset to convert: choose another --out"),
+        (["compact", "lab.h5"], "is no dataset of this program, the only kind that can be compacted"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_clear_line(worldmodel, toy_data, tmp_path, arguments, message):
     test_npz.write_files(made(tmp_path / "npz"), MANY, alignment="next")
     made(tmp_path / "empty")
-    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5_schema.LAB))
-    test_hdf5_schema.write_lab(tmp_path / "lab.h5", MANY)
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5.LAB))
+    test_hdf5.write_lab(tmp_path / "lab.h5", MANY)
     arguments = [str(toy_data) if argument == "TOY" else argument for argument in arguments]
     assert message in one_line(worldmodel("data", *arguments))
 
 
 def test_a_conversion_that_fails_keeps_what_it_read(worldmodel, tmp_path):
-    path = test_hdf5_schema.write_robomimic(tmp_path / "r.hdf5", MANY)
+    path = test_hdf5.write_robomimic(tmp_path / "r.hdf5", MANY)
     import h5py
 
     with h5py.File(path, "r+") as file:

@@ -11,7 +11,7 @@ from worldmodel.evaluation.contact_sheet import contact_sheet
 
 
 def test_the_numbers_are_those_of_all_episodes_together():
-    source = cheetah("smooth")
+    source = cheetah("uniform")
     episodes = [episode for _, episode in source.episodes()]
     info = describe_dataset(source)
     seen = np.concatenate([episode.observations["observation"] for episode in episodes])

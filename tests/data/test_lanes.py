@@ -97,3 +97,5 @@ def test_the_longest_episodes_come_first():
 def test_lanes_are_even():
     schedule = schedule_of([200] * 64, 16, 32)
     assert schedule.padding < 0.05
+    # the longest first: one lane of 90 frames, the other of nine times 10
+    assert schedule_of([9] * 9 + [89], 2, 10).batches_per_epoch == 9

@@ -2,6 +2,7 @@
 
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,8 +16,8 @@ from memory import all_obs
 from worldmodel import EpisodeDataModule
 from worldmodel.data import spaces, statistics
 from worldmodel.data.episode import Episode
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.rows import DiskRows
-from worldmodel.data.store import open_dataset
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
 
@@ -53,10 +54,17 @@ def write(folder, episodes, manifest=SPACES, **options):
     return folder
 
 
-@pytest.fixture
-def mixed(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     # pieces of long episodes in several shards
-    return write(tmp_path / "mixed", [episode(n) for n in (30, 5, 17, 1, 40, 22, 9)], shard_bytes=8000)
+    folder = tmp_path_factory.mktemp("load") / "mixed"
+    return write(folder, [episode(n) for n in (30, 5, 17, 1, 40, 22, 9)], shard_bytes=8000)
+
+
+@pytest.fixture
+def mixed(written, tmp_path):
+    """A copy, since caches are made in it."""
+    return shutil.copytree(written, tmp_path / "mixed")
 
 
 def batches(data):
@@ -109,9 +117,9 @@ def test_rows_on_disk_are_those_in_memory(tmp_path, monkeypatch, limited):
 
 @pytest.mark.parametrize("how", [{"memory_gb": 0}, {"decode": True}, {"decode": True, "num_workers": 2}], ids=str)
 def test_however_it_is_read_the_batches_are_the_same(mixed, how):
-    expected, found = (batches(EpisodeDataModule(mixed, **OPTIONS, **more)) for more in ({}, how))
-    assert len(expected) == len(found) > 3
-    for one, other in zip(expected, found, strict=True):
+    expected, actual = (batches(EpisodeDataModule(mixed, **OPTIONS, **more)) for more in ({}, how))
+    assert len(expected) == len(actual) > 3
+    for one, other in zip(expected, actual, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name

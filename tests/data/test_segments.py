@@ -7,6 +7,7 @@ from conftest import TOY
 from memory import all_obs, episodes_of
 
 from worldmodel import EpisodeDataModule
+from worldmodel.data.episodes import split_episodes
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.segments import Segments
 from worldmodel.errors import UserError
@@ -58,6 +59,15 @@ def test_splits_are_whole_episodes_and_disjoint(toy_data):
     assert len(names) == len(set(names)) and {len(s) > 0 for s in splits.values()} == {True}
     again = EpisodeDataModule(toy_data, val_fraction=0.2, test_fraction=0.3).splits
     assert all(list(splits[name].names) == list(again[name].names) for name in splits)
+
+
+def test_every_split_has_an_episode():
+    splits = split_episodes(3, 0.1, 0.1, seed=0)
+    assert sorted(np.concatenate(list(splits.values()))) == [0, 1, 2] and [len(s) for s in splits.values()] == [1] * 3
+    assert [len(split) for split in split_episodes(20, 0.15, 0.0, seed=0).values()] == [17, 3, 0]
+    assert (split_episodes(20, 0.15, 0.0, seed=0)["val"] != split_episodes(20, 0.15, 0.0, seed=1)["val"]).any()
+    with pytest.raises(UserError, match="holds 2 episodes: too few to split into training, 1 for validation and 1 for"):
+        split_episodes(2, 0.1, 0.1, seed=0)
 
 
 def test_a_dataset_of_its_own_for_the_test(toy_data, pendulum_data, tmp_path):

@@ -14,7 +14,7 @@ from worldmodel.data import shards, spaces
 from worldmodel.data import writer as writer_room
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import read_manifest, sealed, write_manifest
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.durable import sha256, whole_file
 from worldmodel.errors import UserError
@@ -132,6 +132,18 @@ def test_a_flush_acknowledges(tmp_path):
     assert writer.episodes == 0 and read(tmp_path / "d") == []
     assert writer.flush() == 1 and [len(one) for one in read(tmp_path / "d")] == [3]
     assert not read_manifest(tmp_path / "d")["complete"]
+
+
+def test_an_episode_waits_about_a_second(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(writer_room.time, "monotonic", lambda: now)
+    writer = EpisodeWriter(tmp_path / "d", SPACES)
+    counts = []
+    for now in (0.0, 0.9, 1.0, 1.9):  # noqa: B007  read by the clock
+        writer.add(episode(3))
+        counts.append(writer.episodes)
+    assert counts == [0, 0, 3, 3]
+    writer.close()
 
 
 HOLD = """
@@ -270,7 +282,7 @@ def test_values_that_do_not_fit_are_refused_and_none_is_cut(tmp_path):
         ({"observations": episode(3).observations | {"camera": np.zeros((4, 16, 12, 3))}}, "images must be uint8"),
         (
             {"observations": episode(3).observations | {"arm/angle": np.zeros((4, 3), np.longdouble)}},
-            "arm/angle are .*, the dataset keeps float64: convert them all alike",
+            "arm/angle are .*, the dataset keeps float64: use one type",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -290,7 +302,7 @@ def test_files_that_are_not_ours_stay(tmp_path):
     write(folder, [episode(4)], append=True)
     assert (folder / "episodes-2024.hdf5").exists() and (folder / ".notes.partial").exists()
     (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5, as of a dataset that has lost its manifest.json"):
+    with pytest.raises(UserError, match=r"holds episodes-0000\d.h5 of a dataset that has lost its manifest.json"):
         EpisodeWriter(folder, SPACES)
     assert len(list(folder.glob("episodes-0000*.h5"))) == 2
 
@@ -309,7 +321,7 @@ def test_a_reader_is_told_that_the_dataset_was_compacted(tmp_path):
     folder = write(tmp_path / "d", [episode(3), episode(4)], shard_bytes=3000)
     source = open_dataset(folder)
     compact(folder)
-    with pytest.raises(UserError, match="was compacted or written anew while it was read: read it again"):
+    with pytest.raises(UserError, match="was compacted or rewritten while it was read: read it again"):
         list(source.episodes())
 
 
@@ -322,8 +334,8 @@ def test_a_merge_that_fails_leaves_the_dataset_whole(tmp_path, monkeypatch, capl
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer_room, "write_shard", full)
-    assert writer.finish()["complete"] and "were not merged (No space left" in caplog.text
-    with pytest.raises(UserError, match="cannot be compacted .No space left on device.: it is as it was before"):
+    assert writer.finish()["complete"] and "but its parts were not merged (No space left" in caplog.text
+    with pytest.raises(UserError, match="cannot be compacted .No space left on device.: nothing was changed"):
         compact(tmp_path / "d")
     monkeypatch.undo()
     assert [len(one) for one in read(tmp_path / "d")] == [3, 4]

@@ -11,7 +11,7 @@ from envs import odd_envs
 from toy_env import next_observation, reward_of
 
 from worldmodel.data.manifest import read_manifest
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.envs.make import rate_of
 from worldmodel.envs.policies import make_policy

@@ -16,7 +16,7 @@ from toy_env import next_observation
 from warm import variables
 
 from worldmodel.data.manifest import read_manifest
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
 

@@ -11,7 +11,7 @@ from conftest import TESTS
 from toy_env import next_observation, reward_of
 
 from worldmodel.data.manifest import read_manifest
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.writer import compact
 
 COLLECT = """

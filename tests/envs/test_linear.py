@@ -9,8 +9,8 @@ from conftest import one_line
 from gymnasium.utils.env_checker import check_env
 from scipy.linalg import solve_discrete_lyapunov
 
-from worldmodel.data.check.findings import check_episodes
-from worldmodel.data.store import open_dataset
+from worldmodel.data.check import check_episodes
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.envs import LINEAR_GAUSSIAN
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.envs.linear import linear_system

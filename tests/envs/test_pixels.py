@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.envs.render import Pixels, area_average, prepare_mujoco
 from worldmodel.errors import UserError

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from worldmodel.data.store import open_dataset
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
 from worldmodel.tasks.sequences import TASKS, Balanced, Counting, Haystack, RepeatFirst, SelectiveCopy, make_task

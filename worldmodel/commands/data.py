@@ -1,7 +1,6 @@
 """`worldmodel data info | check | convert | compact`: look at a dataset, find faults, bring it into our own form."""
 
 import argparse
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -11,22 +10,22 @@ from rich.table import Table
 from rich.text import Text
 
 from worldmodel.arguments import Parser, fail
-from worldmodel.data.check.findings import Finding, check_episodes
+from worldmodel.data.check import Finding, check_episodes
 from worldmodel.data.episode import Source
+from worldmodel.data.episodes import split_episodes
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
-from worldmodel.data.sources import FORMATS, Alignment, open_source
-from worldmodel.data.splits import split_episodes
+from worldmodel.data.readers import FORMATS, Alignment, open_source
 from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet
 from worldmodel.runs.display import Display
 
-OWN = ("collect", "collected", "env_entry_point", "versions", "render")  # of a manifest, kept by convert
+OWN = ("collect", "collected", "env_entry_point", "versions", "render")  # keys of a manifest that convert keeps
 COMMANDS = {
-    "info": "what a dataset holds: episodes, lengths, ranges, rates, and a picture of it",
-    "check": "look for what spoils a training: shifted actions, lost last frames, leaks, ...; status 1 if there is any",
-    "convert": "read any format that is known, and write it as a dataset of this program",
+    "info": "show what a dataset holds: episodes, lengths, ranges, rates, and a picture of it",
+    "check": "look for faults that spoil training: shifted actions, lost final frames, leaks, ...; status 1 on errors",
+    "convert": "write a dataset of any known format in this program's form",
     "compact": "merge the files of a dataset of this program into few",
 }
 
@@ -41,33 +40,28 @@ def main(argv: list[str]) -> None:
     elif command not in COMMANDS:
         fail(f"unknown command 'data {command}': {nearest(command, COMMANDS)}")
     else:
-        run: dict[str, Callable[[argparse.Namespace], None]] = {
-            "info": _info,
-            "check": _check,
-            "convert": _convert,
-            "compact": _compact,
-        }
-        run[command](_parser(command).parse_args(argv[1:]))
+        run = {"info": _info, "check": _check, "convert": _convert, "compact": _compact}[command]
+        run(_parser(command).parse_args(argv[1:]))
 
 
 def _parser(command: str) -> Parser:
     parser = Parser(f"worldmodel data {command}", COMMANDS[command])
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="a folder, or an HDF5 file")
+    add("path", type=Path, metavar="PATH", help="a dataset: a folder or an HDF5 file")
     if command != "compact":
-        add("--format", choices=FORMATS, help="found out, if it is left out")
-        add("--alignment", choices=get_args(Alignment), help="of npz rows: what the action of a row leads to")
-        add("--schema", metavar="FILE", help="YAML that says where an HDF5 file of your own keeps what")
+        add("--format", choices=FORMATS, help="the dataset's format; recognised if omitted")
+        add("--alignment", choices=get_args(Alignment), help="of .npz rows: the action follows its row, or led to it")
+        add("--schema", metavar="FILE", help="YAML file that describes the layout of your own HDF5 file")
     match command:
         case "info":
-            add("--picture", type=Path, metavar="FILE", help="write a contact sheet, or plots, as a PNG")
+            add("--picture", type=Path, metavar="FILE", help="PNG file for frames or curves of a few episodes")
         case "check":
-            add("--val_fraction", type=float, default=0.15, help="the split that training will make: data.val_fraction")
-            add("--test_fraction", type=float, default=0.15, help="data.test_fraction")
-            add("--split_seed", type=int, default=0, help="data.split_seed")
+            add("--val_fraction", type=float, default=0.15, help="data.val_fraction of the training to come")
+            add("--test_fraction", type=float, default=0.15, help="data.test_fraction of the training to come")
+            add("--split_seed", type=int, default=0, help="data.split_seed of the training to come")
         case "convert":
-            add("--out", type=Path, required=True, metavar="DIR", help="the dataset's folder, new")
-            add("--append", action="store_true", help="add to the dataset that DIR holds already")
+            add("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new without --append")
+            add("--append", action="store_true", help="add to the dataset that DIR already holds")
     return parser
 
 
@@ -78,12 +72,12 @@ def _open(arguments: argparse.Namespace) -> Source:
 def _info(arguments: argparse.Namespace) -> None:
     picture = arguments.picture
     if picture and (picture.suffix != ".png" or not picture.absolute().parent.is_dir()):
-        raise UserError(f"--picture {picture}: it must be a .png file in a folder that is there")
+        raise UserError(f"--picture {picture}: it must be a .png file in an existing folder")
     source = _open(arguments)
     info = describe_dataset(source)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in [*info_table(info), *_notes(source)]:
-        table.add_row(Text(name), Text(value))  # a bracket is a bracket, not a style
+        table.add_row(Text(name), Text(value))  # Text, since rich would read brackets as styles
     Console(soft_wrap=True, highlight=False).print(table)
     if picture:
         try:
@@ -94,9 +88,9 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _notes(source: Source) -> list[tuple[str, str]]:
-    """What a reader left out, and whether the recording came to its end."""
+    """What a reader left out, and whether the recording is complete."""
     about = source.provenance
-    notes = [("unfinished", "the recording or conversion broke off")] if about.get("complete") is False else []
+    notes = [("unfinished", "the recording or conversion was interrupted")] if about.get("complete") is False else []
     for key in ("dropped_transitions", "dropped_last_actions"):
         if about.get(key):
             notes.append(("dropped", f"{about[key]} last transitions: no observation follows them in the file"))
@@ -105,26 +99,25 @@ def _notes(source: Source) -> list[tuple[str, str]]:
 
 def _check(arguments: argparse.Namespace) -> None:
     source = _open(arguments)
-    how = arguments.val_fraction, arguments.test_fraction, arguments.split_seed
 
     def splits(episodes: int) -> dict[str, Any]:
         try:
-            return {str(name): indices for name, indices in split_episodes(episodes, *how).items()}
-        except UserError:  # too few to split: then nothing can leak either
+            return dict(split_episodes(episodes, arguments.val_fraction, arguments.test_fraction, arguments.split_seed))
+        except UserError:  # too few to split, so nothing can leak
             return {}
 
-    found = check_episodes(source, splits)
+    findings = check_episodes(source, splits)
     console = Console(soft_wrap=True, highlight=False)
     for note in _notes(source):
         console.print(": ".join(note), markup=False)
-    for finding in found:
+    for finding in findings:
         _print(console, finding)
-    errors = sum(finding.level == "error" for finding in found)
-    if not found:
-        console.print(f"{arguments.path}: nothing found. (A shift can hide where actions hardly matter, or answer what")
-        console.print("is seen: where you know a trajectory, hold it against `worldmodel data info --picture`.)")
+    errors = sum(finding.level == "error" for finding in findings)
+    if findings:
+        console.print(f"{arguments.path}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     else:
-        console.print(f"{arguments.path}: {_number(errors, 'error')}, {_number(len(found) - errors, 'warning')}")
+        console.print(f"{arguments.path}: nothing found. (A shift can hide where actions hardly matter or respond to")
+        console.print("observations: if you know a trajectory, compare it with `worldmodel data info --picture`.)")
     raise SystemExit(1 if errors else 0)
 
 
@@ -135,8 +128,8 @@ def _print(console: Console, finding: Finding) -> None:
     console.print(f"      {finding.remedy}", markup=False)
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -156,49 +149,49 @@ def _convert(arguments: argparse.Namespace) -> None:
         if not writer.episodes:
             raise UserError(f"{source.path} holds no episodes")
     except BaseException as error:
-        with suppress(OSError):  # the disk may be what failed; what was acknowledged stays
+        with suppress(OSError):  # the disk may be what failed; acknowledged episodes stay
             writer.close()
         if isinstance(error, UserError | OSError):
             what = f"{out} cannot be written: {error.strerror}" if isinstance(error, OSError) else str(error)
-            kept = f"the {_number(writer.episodes, 'episode')} before it are in {out}" if writer.episodes else ""
-            raise UserError(f"{what}; {kept}" if kept else what) from error
+            kept = f"; the {_count(writer.episodes, 'episode')} before it are in {out}" if writer.episodes else ""
+            raise UserError(what + kept) from error
         raise
     manifest = writer.finish()
-    print(f"{out} holds {_number(manifest['episodes'], 'episode')}, {_number(manifest['steps'], 'step')}")
+    print(f"{out} holds {_count(manifest['episodes'], 'episode')}, {_count(manifest['steps'], 'step')}")
     print(f"look at it: worldmodel data check {out}; train: worldmodel fit --data.path {out} --trainer.max_epochs 10")
 
 
 def _provenance(source: Source, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The manifest of what is converted: where it comes from, and what is known of that.
+    """The manifest of converted data: its spaces, where it comes from, and what is known of that.
 
     Raises:
-        UserError: if the same data was converted into the folder before, or is the folder.
+        UserError: if the same data was converted into the folder before, or is that folder.
     """
-    out, spaces = arguments.out, (source.observation_space, source.action_space)
+    out = arguments.out
     if out.resolve() == source.path.resolve():
-        raise UserError(f"{out} is what is to be converted: choose another --out")
-    there = read_manifest(out) if arguments.append and (out / MANIFEST).exists() else {}
+        raise UserError(f"{out} is the dataset to convert: choose another --out")
+    before = read_manifest(out).get("converted", []) if arguments.append and (out / MANIFEST).exists() else []
+    if any(past["fingerprint"] == source.fingerprint for past in before):
+        raise UserError(f"{source.path} was already converted into {out}: its episodes would be in it twice")
     converted = {
         "name": source.path.name,
         "format": source.format,
         "alignment": source.alignment,
         "fingerprint": source.fingerprint,
     }
-    if any(past["fingerprint"] == source.fingerprint for past in there.get("converted", [])):
-        raise UserError(f"{source.path} was already converted into {out}: its episodes would be there twice")
-    # of our own: where the episodes come from, and with which seeds
-    own = {key: source.provenance[key] for key in OWN if key in source.provenance}
-    foreign = {} if source.format == "worldmodel" else {"source": dict(source.provenance)}
-    about = {"env_id": source.provenance.get("env_id"), "converted": [*there.get("converted", []), converted]}
-    return own | foreign | about | dict(zip(("observation_space", "action_space"), spaces, strict=True))
+    about: dict[str, Any] = {key: source.provenance[key] for key in OWN if key in source.provenance}
+    if source.format != "worldmodel":
+        about["source"] = dict(source.provenance)
+    about |= {"env_id": source.provenance.get("env_id"), "converted": [*before, converted]}
+    return about | {"observation_space": source.observation_space, "action_space": source.action_space}
 
 
 def _compact(arguments: argparse.Namespace) -> None:
     if arguments.path.exists() and not (arguments.path / MANIFEST).exists():
         raise UserError(
-            f"{arguments.path} is no dataset of this program, which alone can be compacted:"
-            " bring it into that form with `worldmodel data convert`"
+            f"{arguments.path} is no dataset of this program, the only kind that can be compacted:"
+            " convert it with `worldmodel data convert`"
         )
     manifest = compact(arguments.path)
-    sizes, files = sum(entry["bytes"] for entry in manifest["files"]), _number(len(manifest["files"]), "file")
-    print(f"{arguments.path}: {_number(manifest['episodes'], 'episode')} in {files}, {sizes / 1e6:.1f} MB")
+    sizes, files = sum(entry["bytes"] for entry in manifest["files"]), _count(len(manifest["files"]), "file")
+    print(f"{arguments.path}: {_count(manifest['episodes'], 'episode')} in {files}, {sizes / 1e6:.1f} MB")

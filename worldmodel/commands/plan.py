@@ -18,7 +18,7 @@ from worldmodel.agents.playing import Film, OnStep
 from worldmodel.agents.trained import Trained, environments, read_trained
 from worldmodel.arguments import Parser
 from worldmodel.commands.collect import entries_or_keys
-from worldmodel.data.sources import open_source
+from worldmodel.data.readers import open_source
 from worldmodel.envs.evaluate import Played, play
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.observe import Observed

@@ -1,13 +1,14 @@
-"""The episodes of a dataset side by side, frame after frame, so that a batch is one gather.
+"""The episodes of a dataset as one table, a row per frame, so that a batch is one gather.
 
-A frame's row is float32, `[observation | reward | terminated | action]`: the vector part of its observation, then what
-the step from it gave, whether that step led to a terminal state, and its action. Images lie in rows of their own,
-uint8, channels last. An episode of T transitions has T + 1 rows; in its last one reward, end and action are zero.
+A row is float32, `[observation | reward | terminated | action]`: the vector part of the frame's observation, then the
+reward of the step from it, whether that step led to a terminal state, and the action. Images lie in a table of their
+own, uint8, channels last. An episode of T transitions has T + 1 rows; in the last, reward, end and action are zero.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from worldmodel.errors import UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """Which entries of a row mean what; vectors in the order of the keys, then images."""
+    """What the entries of an observation and of a row mean: vectors in the order of the keys, then images."""
 
     observation_space: dict[str, Json]
     action_space: Json
@@ -33,7 +34,7 @@ class Layout:
 
     @cached_property
     def vectors(self) -> dict[str, int]:
-        """key -> entries, of what is no image."""
+        """key -> number of entries, of everything that is no image."""
         leaves = self.observation_space.items()
         return {key: spaces.num_features(leaf) for key, leaf in leaves if key not in self.images}
 
@@ -60,46 +61,43 @@ class Layout:
         return self.vector_dim + 2 + self.action_dim
 
     def continuous(self) -> tuple[np.ndarray, bool]:
-        """Which vector entries (vector_dim,), and whether actions, have a scale that normalisation should take away."""
+        """Which vector entries (vector_dim,), and whether actions, have a scale that normalisation should remove."""
         leaves = self.observation_space
         entries = [np.full(size, spaces.is_continuous(leaves[key])) for key, size in self.vectors.items()]
         return np.concatenate([np.zeros(0, bool), *entries]), spaces.is_continuous(self.action_space)
 
     def frames(self, observations: dict[str, np.ndarray]) -> np.ndarray:
-        """Observations, key -> (N, ...), as a model sees them (N, O) float32: vectors, then pixels from 0 to 255."""
+        """Observations, key -> (N, ...), as a model sees them, (N, O) float32: vectors, then pixels from 0 to 255."""
         leaves = self.observation_space
         vectors = [spaces.features(np.asarray(observations[key]), leaves[key]) for key in self.vectors]
         images = [spaces.images_of(np.asarray(observations[key]), leaves[key]) for key in self.images]
         flat = [image.reshape(len(image), -1).astype(np.float32) for image in images]
-        return np.concatenate([*vectors, *flat], axis=1)
+        parts = [*vectors, *flat]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def rows(self, episode: Episode, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """An episode's rows (T + 1, row_dim) float32 and images (T + 1, pixels) uint8.
-
-        Raises:
-            UserError: naming the episode, if it is not of these spaces.
-        """
+        """An episode's rows (T + 1, row_dim) float32 and images (T + 1, pixels) uint8; a UserError if it is invalid."""
         vectors = [self._features(episode, key, name) for key in self.vectors]
         steps = np.zeros((len(episode) + 1, 2 + self.action_dim), np.float32)
         steps[:-1, 0] = episode.rewards
         steps[-2, 1] = episode.terminated
         steps[:-1, 2:] = self._features(episode, None, name)
-        made = np.concatenate([*vectors, steps], axis=1)
+        rows = np.concatenate([*vectors, steps], axis=1)
         images = [self._image(episode, key, name) for key in self.images]
-        return made, np.concatenate(images, axis=1) if images else np.zeros((len(made), 0), np.uint8)
+        return rows, np.concatenate(images, axis=1) if images else np.zeros((len(rows), 0), np.uint8)
 
     def _features(self, episode: Episode, key: str | None, name: str) -> np.ndarray:
-        """Of an observation key, or of the actions (None)."""
+        """Features of an observation key, or of the actions (None)."""
         what = "actions" if key is None else f"observations {key!r}"
         leaf = self.action_space if key is None else self.observation_space[key]
         values = episode.actions if key is None else self._values(episode, key, name)
         try:
-            made = spaces.features(values, leaf)
+            features = spaces.features(values, leaf)
         except ValueError as error:
             raise UserError(f"{name}: its {what} do not fit their space: {error}") from None
-        if made.shape[1] != spaces.num_features(leaf):
-            raise UserError(f"{name}: its {what} have {made.shape[1]} entries, their space {spaces.num_features(leaf)}")
-        return made
+        if (width := features.shape[1]) != spaces.num_features(leaf):
+            raise UserError(f"{name}: its {what} have {width} entries, their space {spaces.num_features(leaf)}")
+        return features
 
     def _image(self, episode: Episode, key: str, name: str) -> np.ndarray:
         values, leaf = self._values(episode, key, name), self.observation_space[key]
@@ -116,14 +114,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Some episodes of a dataset: a view, which shares the rows with all others."""
+    """Some episodes of a dataset: a view of the tables, which all episodes share."""
 
     layout: Layout
     frames: Rows  # (F, row_dim) float32, of the whole dataset
     images: Rows | None  # (F, pixels) uint8
     starts: np.ndarray  # (E,) int64: each episode's first row
     num_frames: np.ndarray  # (E,) int64: T + 1 of each episode
-    names: Sequence[str]  # (E,): the file, and the episode in it
+    names: Sequence[str]  # (E,) each episode's file and number
 
     def __len__(self) -> int:
         return len(self.num_frames)
@@ -160,3 +158,20 @@ class Episodes:
     def action(self, rows: np.ndarray) -> np.ndarray:
         """(..., A) float32."""
         return self.frames.take(rows, axis=0)[..., self.layout.vector_dim + 2 :]
+
+
+Split = Literal["train", "val", "test"]
+
+
+def split_episodes(episodes: int, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, np.ndarray]:
+    """Indices of each split, at least one for each fraction above 0; a UserError if there are too few to split."""
+    counts = [max(1, round(episodes * fraction)) if fraction > 0 else 0 for fraction in (val_fraction, test_fraction)]
+    if episodes - sum(counts) < 1:
+        raise UserError(
+            f"the dataset holds {episodes} episode{'s' * (episodes > 1)}: too few to split into training,"
+            f" {counts[0]} for validation and {counts[1]} for the test; collect more episodes"
+            " (--data.test_fraction 0 needs one fewer)"
+        )
+    order = np.random.default_rng(seed).permutation(episodes)
+    val, test, train = np.split(order, np.cumsum(counts))
+    return {"train": train, "val": val, "test": test}

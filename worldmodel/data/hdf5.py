@@ -1,7 +1,7 @@
-"""HDF5 files from anywhere, opened so that reading them reads nothing else, and no more than they hold.
+"""HDF5 files from anywhere, opened so that reading them touches no other file and no more than they hold.
 
-An HDF5 file may point at other files (external links, external storage, virtual datasets: CVE-2026-1669), declare far
-more than it holds, or name a filter that loads a plugin. Such files are refused before anything of them is read.
+An HDF5 file may point to other files (external links, external storage, virtual datasets: CVE-2026-1669), declare far
+more than it holds, or name a filter that loads a plugin. Such files are refused before any of their data is read.
 """
 
 import math
@@ -15,22 +15,16 @@ import numpy as np
 
 from worldmodel.errors import UserError, nearest
 
-# deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf; blosc and zstd where hdf5plugin is installed
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
+FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf
 PLUGIN_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
-# Bytes that any file may declare, and beyond that: times its size. Deflate reaches 1032, Zstd on still frames 20000.
+# bytes that any file may declare; above that: this many times its size (deflate reaches 1032, Zstd on stills 20000)
 FLOOR, EXPANSION = 64 << 20, 32_768
-CHUNK = 256 << 20  # bytes of a chunk, which is unpacked as a whole
+CHUNK = 256 << 20  # most bytes of a chunk, which is unpacked as a whole
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open for reading a file that `check_hdf5` has found harmless.
-
-    Raises:
-        UserError: if it is no HDF5 file, is damaged, or tries to reach outside itself. Errors while reading, in the
-            block, become UserErrors too.
-    """
+    """Open for reading a file that passes `_check`; errors of HDF5, in the block too, become UserErrors."""
     try:
         with open_checked(path) as file:
             yield file
@@ -42,22 +36,22 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def open_checked(path: Path) -> h5py.File:
-    """As `open_hdf5`, for a file that stays open; errors of HDF5 itself come as OSError."""
+    """Like `open_hdf5`, for a file that stays open; errors of HDF5 itself are OSErrors."""
     with suppress(ImportError):
         import hdf5plugin  # noqa: F401  registers its filters
     file = h5py.File(path, "r", rdcc_nbytes=16 << 20)
     try:
-        check_hdf5(file, path)
+        _check(file, path)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def check_hdf5(file: h5py.File, path: Path) -> None:
-    """Raise UserError if anything in the file reaches outside it, or declares more than the file can hold."""
-    limit = max(FLOOR, EXPANSION * path.stat().st_size)
-    declared = 0
+def _check(file: h5py.File, path: Path) -> None:
+    """Raise UserError if anything in the file reaches outside it or declares more than the file can hold."""
+    held = path.stat().st_size
+    limit, declared = max(FLOOR, EXPANSION * held), 0
     for name, dataset in _datasets(file, path):
         where = f"{path}: the dataset {name!r}"
         if dataset.is_virtual:
@@ -78,15 +72,13 @@ def check_hdf5(file: h5py.File, path: Path) -> None:
         size = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
         declared += size
         if declared > limit:
-            raise UserError(
-                f"{where} declares {size:,} bytes, more than a file of {path.stat().st_size:,} bytes can hold"
-            )
+            raise UserError(f"{where} declares {size:,} bytes, more than a file of {held:,} bytes can hold")
         if size and (stored := _stored_share(dataset)) < 1:
             raise UserError(f"{where} declares {size:,} bytes and holds {stored:.0%} of them")
 
 
 def _stored_share(dataset: h5py.Dataset) -> float:
-    """Of what a dataset declares, the share that was ever written: HDF5 makes up the rest."""
+    """The share of a dataset that was ever written; HDF5 makes up the rest."""
     if dataset.chunks is None:
         size = math.prod(dataset.shape) * dataset.dtype.itemsize
         return dataset.id.get_storage_size() / size
@@ -97,32 +89,28 @@ def _stored_share(dataset: h5py.Dataset) -> float:
 
 
 def read(group: h5py.Group, name: str, path: Path) -> np.ndarray:
-    """A whole dataset of numbers as an array.
-
-    Raises:
-        UserError: if it is missing (names what is there), or holds something else.
-    """
-    found = dataset(group, name, path)
-    if found.dtype.kind not in "biuf":
-        raise UserError(f"{path}: the dataset {found.name!r} holds {found.dtype}; it must hold numbers")
-    return np.asarray(found[...])
+    """A whole dataset as an array; a UserError if it is missing or does not hold numbers."""
+    stored = dataset(group, name, path)
+    if stored.dtype.kind not in "biuf":
+        raise UserError(f"{path}: the dataset {stored.name!r} holds {stored.dtype}; it must hold numbers")
+    return np.asarray(stored[...])
 
 
 def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
-    """The dataset of this name; a UserError where it is missing or is a group."""
-    found = group.get(name)
-    if not isinstance(found, h5py.Dataset):
+    """The dataset of this name; a UserError if it is missing or is a group."""
+    item = group.get(name)
+    if not isinstance(item, h5py.Dataset):
         where = f"{path}" if group.name == "/" else f"{path}, {group.name}"
         raise UserError(f"{where}: there is no dataset {name!r}; {nearest(name, list(group))}")
-    return found
+    return item
 
 
-def _datasets(group: h5py.Group, path: Path, prefix: str = "", seen: set[Any] | None = None) -> Iterator[Any]:
-    """(name, dataset) of everything below a group; a UserError at any link that is not a plain one."""
-    seen = set() if seen is None else seen
-    if group in seen:
+def _datasets(group: h5py.Group, path: Path, prefix: str = "", visited: set[Any] | None = None) -> Iterator[Any]:
+    """(name, dataset) of everything below a group; a UserError for any link that is not a hard one."""
+    visited = set() if visited is None else visited
+    if group in visited:
         raise UserError(f"{path}: the group {prefix!r} has several names: it lies in two groups, or in itself")
-    seen.add(group)
+    visited.add(group)
     for name in map(str, group):
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -130,6 +118,6 @@ def _datasets(group: h5py.Group, path: Path, prefix: str = "", seen: set[Any] | 
             raise UserError(f"{path}: {prefix + name!r} is a link ({kind}) to elsewhere, which is not followed")
         item = group[name]
         if isinstance(item, h5py.Group):
-            yield from _datasets(item, path, f"{prefix}{name}/", seen)
+            yield from _datasets(item, path, f"{prefix}{name}/", visited)
         elif isinstance(item, h5py.Dataset):
             yield prefix + name, item

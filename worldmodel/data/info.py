@@ -1,4 +1,4 @@
-"""What a dataset holds: counted in one pass, as rows for a table."""
+"""What a dataset holds: counts and ranges from one pass, and a table of them."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from worldmodel.data.episode import Episode, Source
 from worldmodel.data.spaces import OBSERVATION, Json, image_shape
 
 MOST_COUNTED = 1024  # discrete actions that are counted one by one
-SHOWN = 6  # entries told in a row
-BLOCK = 256  # rows whose statistics are taken at once
+SHOWN = 6  # entries listed
+BLOCK = 256  # rows summarised at once, since a video as float64 is eight times as large
 
 
 @dataclass
 class Stats:
-    """Of values (N, ...) seen in pieces: count, and per entry (images: of all pixels) minimum, maximum, mean, std."""
+    """Running statistics of values (N, ...), per entry; of images over all pixels."""
 
     leaf: Json
     count: int = 0
@@ -23,16 +23,16 @@ class Stats:
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
     square: np.ndarray = field(default_factory=lambda: np.zeros(0))  # sum of squared deviations
-    not_finite: int = 0  # values, which count nowhere else
+    not_finite: int = 0  # values that are NaN or infinite
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation per entry."""
+        """Standard deviation."""
         return np.sqrt(self.square / max(self.count, 1))
 
     def add(self, values: np.ndarray) -> None:
         """Take values (N, ...); rows with NaN or infinite values are left out."""
-        for begin in range(0, len(values), BLOCK):  # a video as float64 would be eight times as large
+        for begin in range(0, len(values), BLOCK):
             self._merge(values[begin : begin + BLOCK])
 
     def _merge(self, values: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class Stats:
 
 @dataclass
 class Info:
-    """The counts of a dataset; arrays have an entry an episode, in the order of the source."""
+    """Counts and ranges of a dataset; arrays have one entry per episode, in the order of the source."""
 
     path: str
     format: str
@@ -66,18 +66,17 @@ class Info:
     observations: dict[str, Stats]
     actions: Stats
     action_counts: np.ndarray | None  # (n,) of a Discrete action, else None
-    rewards: Stats
-    lengths: np.ndarray  # transitions
-    returns: np.ndarray  # sums of rewards
-    terminated: int  # episodes
-    truncated: int  # episodes that are not terminated
-    rates: dict[float, int]  # steps a second -> episodes; without unknown ones
-    bytes: int  # of the arrays, uncompressed
-    seconds: float  # of all steps whose rate is known
+    rewards: Stats = field(default_factory=lambda: Stats({"type": "Box", "shape": [], "dtype": "float64"}))
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # transitions
+    returns: np.ndarray = field(default_factory=lambda: np.zeros(0))  # sums of the rewards
+    terminated: int = 0  # episodes
+    truncated: int = 0  # episodes that are truncated and not terminated
+    rates: dict[float, int] = field(default_factory=dict)  # steps per second -> episodes; known rates only
+    bytes: int = 0  # of the arrays, uncompressed
+    seconds: float = 0.0  # of all steps whose rate is known
 
     @property
     def episodes(self) -> int:
-        """The number of episodes."""
         return len(self.lengths)
 
     @property
@@ -87,10 +86,10 @@ class Info:
 
 
 def describe_dataset(source: Source) -> Info:
-    """Count everything in one pass, one episode in memory at a time.
+    """Summarise a dataset in one pass, with one episode in memory at a time.
 
     Raises:
-        UserError: where an episode cannot be read.
+        UserError: if an episode cannot be read.
     """
     leaf = source.action_space
     counted = leaf["type"] == "Discrete" and leaf["n"] <= MOST_COUNTED
@@ -101,14 +100,6 @@ def describe_dataset(source: Source) -> Info:
         observations={key: Stats(space) for key, space in source.observation_space.items()},
         actions=Stats(leaf),
         action_counts=np.zeros(leaf["n"], np.int64) if counted else None,
-        rewards=Stats({"type": "Box", "shape": [], "dtype": "float64"}),
-        lengths=np.zeros(0, np.int64),
-        returns=np.zeros(0),
-        terminated=0,
-        truncated=0,
-        rates={},
-        bytes=0,
-        seconds=0.0,
     )
     lengths: list[int] = []
     returns: list[float] = []
@@ -144,7 +135,7 @@ def info_table(info: Info) -> list[tuple[str, str]]:
     rows += [("episodes", f"{info.episodes:,}"), ("steps", f"{info.steps:,}")]
     if info.episodes:
         low, middle, high = np.quantile(info.lengths, [0, 0.5, 1])
-        rows.append(("steps an episode", f"{low:,.0f} to {high:,.0f}, median {middle:,.0f}"))
+        rows.append(("steps per episode", f"{low:,.0f} to {high:,.0f}, median {middle:,.0f}"))
         share = 100 / info.episodes
         left = info.episodes - info.terminated - info.truncated
         ends = f"{share * info.terminated:.0f}% terminated, {share * info.truncated:.0f}% truncated"
@@ -160,13 +151,13 @@ def info_table(info: Info) -> list[tuple[str, str]]:
     if info.action_counts is not None:
         shares = 100 * info.action_counts / max(info.action_counts.sum(), 1)
         start = info.actions.leaf.get("start", 0)
-        told = ", ".join(f"{start + i}: {share:.0f}%" for i, share in enumerate(shares[: 2 * SHOWN]))
-        rows.append(("actions taken", told + (", ..." if len(shares) > 2 * SHOWN else "")))
+        listed = ", ".join(f"{start + i}: {share:.0f}%" for i, share in enumerate(shares[: 2 * SHOWN]))
+        rows.append(("actions taken", listed + (", ..." if len(shares) > 2 * SHOWN else "")))
     if info.rewards.count:
-        rows.append(("reward a step", _range(info.rewards.low, info.rewards.mean, info.rewards.high, 0)))
+        rows.append(("reward per step", _range(info.rewards.low, info.rewards.mean, info.rewards.high, 0)))
     finite = info.returns[np.isfinite(info.returns)]
     if len(finite):
-        rows.append(("return an episode", f"{finite.min():.4g} to {finite.max():.4g}, mean {finite.mean():.4g}"))
+        rows.append(("return per episode", f"{finite.min():.4g} to {finite.max():.4g}, mean {finite.mean():.4g}"))
     return rows
 
 
@@ -174,17 +165,15 @@ def _entries(title: str, stats: Stats) -> list[tuple[str, str]]:
     leaf = stats.leaf
     match leaf["type"]:
         case "Discrete":
-            kind = f"one of {leaf['n']}"
+            return [(title, f"one of {leaf['n']}")]
         case "MultiDiscrete":
-            kind = f"of {leaf['nvec']} values"
+            return [(title, f"of {leaf['nvec']} values")]
         case "MultiBinary":
-            kind = f"{leaf['shape']} bits"
-        case _:
-            kind = f"{'x'.join(map(str, leaf['shape'])) or 'a number'}, {leaf['dtype']}"
-    if image_shape(leaf):
-        kind += ", an image"
+            return [(title, f"{leaf['shape']} bits")]
+    kind = f"{'x'.join(map(str, leaf['shape'])) or 'a number'}, {leaf['dtype']}"
+    kind += ", an image" * (image_shape(leaf) is not None)
     rows = [(title, kind + (f"; {stats.not_finite:,} values are not finite" if stats.not_finite else ""))]
-    if not stats.count or leaf["type"] in ("Discrete", "MultiDiscrete", "MultiBinary"):
+    if not stats.count:
         return rows
     shown = min(len(stats.mean), SHOWN)
     for i in range(shown):
@@ -213,5 +202,5 @@ def _span(seconds: float) -> str:
 
 
 def shown_key(key: str) -> str:
-    """An observation key as a heading: that of an observation that is no dict says it all itself."""
+    """An observation key as a heading."""
     return key if key == OBSERVATION else f"observation {key}"

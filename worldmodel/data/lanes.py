@@ -1,9 +1,9 @@
-"""The lane schedule: which frames each lane of batch n holds. A function of (seed, n) and nothing else.
+"""The lane schedule: which frames each lane of batch n holds, as a function of the seed and n alone.
 
-An epoch gives every episode to one lane, the longest first, each to the lane with the fewest frames so far, and then
-shuffles the episodes within the lanes and the lanes. The loads depend on the lengths alone, so that every epoch has
-as many batches as any other. A lane is the concatenation of its episodes' frames; batch m of the epoch is the frames
-m T .. m T + T of every lane: T steps, and the frame behind them, which is the next batch's first.
+An epoch gives every episode to one lane, longest first, each to the lane with the fewest frames so far, and then
+shuffles the lanes and the episodes within them. The loads depend on the lengths alone, so that all epochs have equally
+many batches. A lane is the concatenation of its episodes' frames; batch m of the epoch is the frames m T .. m T + T of
+every lane: T steps and the frame after them, which is the next batch's first.
 """
 
 import heapq
@@ -12,20 +12,20 @@ from functools import cached_property
 
 import numpy as np
 
-BLOCK = 64  # batches that are worked out at once: one batch's share of NumPy's overhead is small
+BLOCK = 64  # batches computed at once, to spread NumPy's overhead
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one batch or of several in a row, (B, N + 1) each, and the steps between them, (B, N) each."""
+    """The frames (B, N + 1) of one batch or several consecutive ones, and the steps (B, N) between them."""
 
-    episode: np.ndarray  # int64, -1 in the padding behind a lane's end
+    episode: np.ndarray  # int64, -1 in the padding after a lane's end
     step: np.ndarray  # int64, the frame's index in its episode; 0 in padding
     is_first: np.ndarray  # bool
     valid: np.ndarray  # bool: frames t and t + 1 follow each other in one episode
 
     def lanes(self, some: slice) -> "Frames":
-        """Of some lanes, as views."""
+        """The frames of some lanes, as views."""
         return Frames(self.episode[some], self.step[some], self.is_first[some], self.valid[some])
 
     def cut(self, first: int, steps: int) -> "Frames":
@@ -36,10 +36,10 @@ class Frames:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """All lanes behind each other: the slots are the episodes in the order of their lanes."""
+    """All lanes one after the other: the slots are the episodes in the order of their lanes."""
 
     ids: np.ndarray  # (E,) the episode in each slot
-    ends: np.ndarray  # (E,) the lane's frame behind the slot's last
+    ends: np.ndarray  # (E,) the lane's frame after the slot's last
     keys: np.ndarray  # (E,) lane * span + end: ascending
     totals: np.ndarray  # (B,) frames of each lane, with padding
     span: int
@@ -50,11 +50,11 @@ class LaneSchedule:
 
     Args:
         num_frames: (E,) frames of each episode (one more than its transitions).
-        lanes: B, over all ranks together.
+        lanes: B, over all ranks.
         steps: T, the segment length.
-        seed: of the shuffling.
-        shuffle: if false, every epoch has the same order.
-        whole: every episode begins a segment; between its last frame and the next segment is padding.
+        seed: seed of the shuffling.
+        shuffle: whether every epoch has another order.
+        whole: every episode begins a segment, with padding between its last frame and the next segment.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class LaneSchedule:
         whole: bool = False,
     ) -> None:
         self.num_frames = np.asarray(num_frames, dtype=np.int64)
-        # what an episode takes of a lane, in frames
+        # frames of a lane that an episode takes
         self.room = -(-self.num_frames // steps) * steps if whole else self.num_frames
         self.lanes, self.steps, self.seed, self.shuffle = lanes, steps, seed, shuffle
-        self._epoch: dict[int, _Epoch] = {}  # the last one used
+        self._epoch: dict[int, _Epoch] = {}  # the one used last
         self._block: dict[tuple[int, int], Frames] = {}
 
     @cached_property
@@ -80,7 +80,7 @@ class LaneSchedule:
 
     @property
     def padding(self) -> float:
-        """The share of an epoch's steps that belongs to no transition."""
+        """The share of an epoch's steps that are no transition."""
         steps = self.batches_per_epoch * self.steps * self.lanes
         return 1 - (int(self.num_frames.sum()) - len(self.num_frames)) / steps
 
@@ -90,7 +90,7 @@ class LaneSchedule:
         return block.cut(m * self.steps, self.steps)
 
     def block(self, n: int) -> tuple[int, Frames, int]:
-        """The batches around batch n: the number of the first, their frames, and which of them is batch n."""
+        """The block that holds batch n: the number of its first batch, its frames, and the place of n in it."""
         epoch, m = divmod(n, self.batches_per_epoch)
         key = epoch, m // BLOCK
         if key not in self._block:
@@ -107,10 +107,10 @@ class LaneSchedule:
         slot = np.searchsorted(order.keys, lane * order.span + position, side="right")
         inside = position < order.totals[:, None]
         slot = np.where(inside, slot, 0)
-        found = order.ids[slot]
-        step = position - (order.ends[slot] - self.room[found])
-        inside &= step < self.num_frames[found]
-        episode, step = np.where(inside, found, -1), np.where(inside, step, 0)
+        episode = order.ids[slot]
+        step = position - (order.ends[slot] - self.room[episode])
+        inside &= step < self.num_frames[episode]
+        episode, step = np.where(inside, episode, -1), np.where(inside, step, 0)
         valid = (episode[:, 1:] == episode[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)
         return Frames(episode, step, step[:, :-1] == 0, valid)
 
@@ -129,7 +129,7 @@ class LaneSchedule:
         return _Epoch(ids, flat_ends, flat_keys, totals, span)
 
     def _assign(self, order: np.ndarray) -> list[np.ndarray]:
-        """Longest first (ties as in `order`), each to the lane with the fewest frames."""
+        """The episodes of each lane: longest first (ties as in `order`), each to the lane with the fewest frames."""
         order = order[np.argsort(-self.room[order], kind="stable")]
         loads = [(0, lane) for lane in range(self.lanes)]
         lanes: list[list[int]] = [[] for _ in range(self.lanes)]

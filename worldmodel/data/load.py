@@ -1,7 +1,7 @@
-"""From a source to rows: in memory while they are few, in a cache beside the data once they are many.
+"""From a source to rows: in memory while they are few, in a cache on disk once they are many.
 
-The cache is what the source's episodes look like unpacked: raw rows, so that a batch needs no decoding. It is keyed by
-the source's fingerprint: data that changes gets a new one, and the old one is removed.
+The cache holds the source's episodes unpacked as raw rows, so that a batch needs no decoding. It is keyed by the
+source's fingerprint: when the data changes, a new cache replaces the old one.
 """
 
 import json
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -24,44 +24,45 @@ from worldmodel.data.episode import Source
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.manifest import read_manifest
+from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.rows import DiskRows, Rows, ShardFrames
 from worldmodel.data.shards import Shard
-from worldmodel.data.store import open_dataset
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)
 
 INDEX, FRAMES, IMAGES = "index.json", "frames.f32", "images.u8"
-VERSION = 1  # of what a row holds
+VERSION = 1  # of the layout of a row
 NAME = re.compile(r"[0-9a-f]{16}")
+NonFinite = Literal["error", "skip"]
 
 
 @dataclass
 class Loaded:
-    """A dataset as rows, and what is wrong with it."""
+    """A dataset as rows, and its values that are not finite."""
 
     episodes: Episodes
-    not_finite: dict[int, tuple[str, int]]  # episode -> the field and step of its first NaN or infinity
+    not_finite: dict[int, tuple[str, int]]  # episode -> field and step of its first NaN or infinity
 
 
 def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None = None) -> Loaded:
     """Read all episodes of a source.
 
     Args:
-        source: of any format.
-        memory_bytes: rows beyond this are kept in the cache, on disk.
-        cache: a folder that is this dataset's alone; made when it is needed.
+        source: a dataset of any format.
+        memory_bytes: a dataset whose rows take more is kept in the cache, on disk.
+        cache: a folder for this dataset alone; made when it is needed.
         layout: which observations, in which order; None: all of the source.
 
     Raises:
-        UserError: if the source is damaged, empty or contradicts its spaces, or the cache cannot be written.
+        UserError: if the source is damaged, empty or does not fit its spaces, or the cache cannot be written.
     """
     layout = layout or Layout(source.observation_space, source.action_space)
     stamp = {"rows": VERSION, "layout": _digest([layout.observation_space, layout.action_space])}
     stamp |= {"source": source.fingerprint}
-    if (found := _open_cache(cache, stamp, layout)) is not None:
-        return found
+    if (cached := _open_cache(cache, stamp, layout)) is not None:
+        return cached
     table = _Table(layout)
     stream = source.episodes()
     for name, episode in stream:
@@ -75,7 +76,7 @@ def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None
 
 
 def load_compressed(folder: Path, layout: Layout) -> Loaded:
-    """As `load`, of a dataset folder, with the images left in their shards, to be decoded batch by batch."""
+    """Like `load`, for a dataset folder; images stay in their shards and are decoded batch by batch."""
     vectors = Layout({key: layout.observation_space[key] for key in layout.vectors}, layout.action_space)
     loaded = load(open_dataset(folder, layout.vectors), math.inf, folder, vectors)
     blocks: list[tuple[Path, int, int]] = []
@@ -83,21 +84,43 @@ def load_compressed(folder: Path, layout: Layout) -> Loaded:
         with open_hdf5(folder / entry["name"]) as file:
             shard = Shard(file, folder / entry["name"], ())
             frames = shard.lengths + 1
-            # the last frame of a piece that goes on stands again at the start of the next one
+            # the last frame of a piece that continues is stored again as the first of the next piece
             counts, firsts = frames - shard.continues, np.cumsum(frames) - frames
             blocks += [(folder / entry["name"], int(f), int(n)) for f, n in zip(firsts, counts, strict=True)]
     images = ShardFrames(blocks, {key: layout.observation_space[key] for key in layout.images})
     return replace(loaded, episodes=replace(loaded.episodes, layout=layout, images=images))
 
 
+def only_finite(loaded: Loaded, path: Path, non_finite: NonFinite) -> Episodes:
+    """The episodes of the dataset at `path`; with `skip`, without those that hold a NaN or an infinity.
+
+    Raises:
+        UserError: naming the first such value, if `non_finite` is `error`, or if every episode has one.
+    """
+    episodes, bad = loaded.episodes, loaded.not_finite
+    if not bad:
+        return episodes
+    if non_finite == "error":
+        i, (name, step) = next(iter(bad.items()))
+        raise UserError(
+            f"{path}: {episodes.names[i]}, step {step}: the {name} is not finite"
+            f" ({len(bad)} of {len(episodes)} episodes have such values); correct the data,"
+            " or leave such episodes out with --data.non_finite skip"
+        )
+    if len(bad) == len(episodes):
+        raise UserError(f"{path}: every episode holds a NaN or an infinity; correct the data")
+    log.warning("%s: left out %d episodes that hold a NaN or an infinity", path, len(bad))
+    return episodes.select(i for i in range(len(episodes)) if i not in bad)
+
+
 def _through_cache(table: "_Table", stream: Iterator[Any], cache: Path, stamp: dict[str, Any]) -> Loaded:
-    """Go on reading into files; another process that does so already is waited for."""
+    """Read the rest into files, once any other process that is doing so has finished."""
     folder = cache / _digest(stamp)
     with _writing(folder):
-        lock = FileLock(_made(cache) / ".lock").acquire()
+        lock = FileLock(_created(cache) / ".lock").acquire()
     with lock:
-        if (found := _open_cache(cache, stamp, table.layout)) is not None:
-            return found
+        if (cached := _open_cache(cache, stamp, table.layout)) is not None:
+            return cached
         log.warning("the data does not fit into data.memory_gb: unpacking it once into %s", folder)
         try:
             _remove_stale(cache, stamp)
@@ -130,7 +153,7 @@ def _unpack(table: "_Table", stream: Iterator[Any], folder: Path, stamp: dict[st
 
 
 def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | None:
-    """The rows that were kept for this state of the data; None: there are none, or someone has meddled with them."""
+    """The rows cached for this state of the data; None if there are none, or they are damaged."""
     folder = cache / _digest(stamp)
     try:
         index = json.loads((folder / INDEX).read_text())
@@ -147,10 +170,10 @@ def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | 
 
 
 def _remove_stale(cache: Path, stamp: dict[str, Any]) -> None:
-    """Rows of the same entries of the data as it was before, and what was begun and never finished."""
+    """Remove rows of the same entries of earlier data, and caches that were never finished."""
     for folder in cache.iterdir():
         if not NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
-            continue  # none of ours
+            continue  # not ours
         try:
             then = json.loads((folder / INDEX).read_text())["stamp"]
         except (OSError, ValueError, LookupError, TypeError):
@@ -159,8 +182,8 @@ def _remove_stale(cache: Path, stamp: dict[str, Any]) -> None:
             shutil.rmtree(folder)
 
 
-def _made(cache: Path) -> Path:
-    """The cache's folder; a link is not followed, since what is stale in there is removed."""
+def _created(cache: Path) -> Path:
+    """The cache's folder; a link is not followed, since stale folders in it are removed."""
     if cache.is_symlink():
         raise UserError(f"the cache {cache} is a link: remove it, or choose another place with --data.cache_dir DIR")
     cache.mkdir(parents=True, exist_ok=True)
@@ -184,7 +207,7 @@ def _digest(what: Any) -> str:
 
 @dataclass
 class _Table:
-    """Rows that pile up, episode by episode."""
+    """Rows in the making, episode by episode."""
 
     layout: Layout
     names: list[str] = field(default_factory=list)
@@ -207,7 +230,7 @@ class _Table:
         self.num_bytes += frames.nbytes + images.nbytes
 
     def spill(self, frames: BinaryIO, images: BinaryIO) -> None:
-        """Move the rows so far to files."""
+        """Move the rows so far to the files."""
         for array in self.frames:
             frames.write(np.ascontiguousarray(array).data)
         for array in self.images:

@@ -1,4 +1,4 @@
-"""Rows on disk: arrays larger than memory, of which a batch takes what it needs."""
+"""Rows on disk: tables larger than memory, from which a batch takes what it needs."""
 
 import math
 import os
@@ -14,11 +14,11 @@ from worldmodel.data.hdf5 import open_checked
 from worldmodel.data.spaces import Json, images_of
 from worldmodel.errors import UserError
 
-MOST_OPEN = 32  # shards
+MOST_OPEN = 32  # shards at once
 
 
 class Rows(Protocol):
-    """What is asked of an array of frames: a NumPy array in memory serves too."""
+    """A table of frames; a NumPy array in memory is one too."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # (F, width)
@@ -28,7 +28,7 @@ class Rows(Protocol):
 
 
 def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs of consecutive numbers begin and end in a flat array (N,): (R,), (R,)."""
+    """The begins (R,) and ends (R,) of the runs of consecutive numbers in a flat array (N,)."""
     ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))
     return np.append(0, ends[:-1]), ends
 
@@ -36,13 +36,13 @@ def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class DiskRows:
     """Rows (F, width) of a raw file, through a memory map.
 
-    Where the address space is limited (ulimit -v), a map would take it all: the runs of neighbouring rows that a batch
-    consists of are read by position instead.
+    If the address space is limited (ulimit -v), a map would take it all; then the runs of neighbouring rows that make
+    up a batch are read by position.
 
     Args:
-        path: its size is a multiple of a row's.
-        width: values of a row.
-        dtype: of a value.
+        path: file whose size is a multiple of a row's.
+        width: values per row.
+        dtype: type of a value.
     """
 
     def __init__(self, path: Path, width: int, dtype: Any) -> None:
@@ -51,7 +51,7 @@ class DiskRows:
         self.shape = (path.stat().st_size // self.row_bytes, width)
         self._map: np.memmap | None = None
         self._file: int | None = None
-        self._open()  # now: what is open stays readable if another run replaces the cache
+        self._open()  # now, so that it stays readable if another run replaces the cache
 
     def _open(self) -> None:
         if self._map is not None or self._file is not None:
@@ -74,10 +74,10 @@ class DiskRows:
         target, size = out.data.cast("B"), self.row_bytes
         for begin, end in zip(*(edge.tolist() for edge in runs(flat)), strict=True):
             done, total = 0, (end - begin) * size
-            while done < total:  # one call gives at most 2 GB
+            while done < total:  # a call reads at most 2 GB
                 part = target[begin * size + done : end * size]
                 if not (got := os.preadv(self._file, [part], int(flat[begin]) * size + done)):
-                    raise OSError(f"{self.path} is shorter than it was: remove its folder, and it is made anew")
+                    raise OSError(f"{self.path} is shorter than it was: remove its folder, and it will be made again")
                 done += got
         return out.reshape(*indices.shape, self.shape[1])
 
@@ -86,11 +86,11 @@ class DiskRows:
 
 
 class ShardFrames:
-    """Images (F, width) that stay compressed in their shards and are decoded when a batch wants them.
+    """Images (F, width) that stay compressed in their shards and are decoded when a batch needs them.
 
     Args:
-        blocks: (path, the frame in the shard's dataset, frames) of each stretch, in the order of the rows.
-        leaves: key -> image leaf; their pixels stand side by side in a row, channels last.
+        blocks: (path, first frame in the shard, number of frames) of each stretch, in the order of the rows.
+        leaves: key -> image leaf; a row holds the pixels of all keys side by side, channels last.
     """
 
     def __init__(self, blocks: list[tuple[Path, int, int]], leaves: dict[str, Json]) -> None:
@@ -107,7 +107,7 @@ class ShardFrames:
         flat = indices.ravel()
         out = np.empty((len(flat), self.shape[1]), np.uint8)
         for begin, end in zip(*(edge.tolist() for edge in runs(flat)), strict=True):
-            while begin < end:  # a run may go on in the next stretch
+            while begin < end:  # a run may continue in the next stretch
                 block = int(np.searchsorted(self.ends, flat[begin], side="right"))
                 count = min(end - begin, int(self.ends[block] - flat[begin]))
                 first = int(self.offsets[block] + flat[begin] - self.starts[block])
@@ -125,7 +125,7 @@ class ShardFrames:
             left += pixels.shape[1]
 
     def _opened(self, path: Path) -> h5py.File:
-        """Open it, or bring it to the end of those that are; the one that was not used for longest is closed."""
+        """The open shard; the least recently used one is closed if there are too many."""
         key = os.getpid(), path  # a handle must not be shared with a forked worker
         if key not in self._open:
             if not path.exists():

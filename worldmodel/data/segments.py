@@ -1,7 +1,8 @@
-"""Batches out of episodes, as a map-style dataset and the sampler that walks it."""
+"""Batches from episodes, as a map-style dataset and the sampler that walks it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -15,18 +16,18 @@ from worldmodel.data.lanes import Frames, LaneSchedule
 
 @dataclass(frozen=True)
 class _Block:
-    """What batches in a row have in common work, done once: this rank's lanes."""
+    """What consecutive batches share, computed once for this rank's lanes."""
 
     frames: Frames
-    rows: np.ndarray  # (B, N + 1) int64 of the table; in padding those of some episode
-    num_valid: list[Tensor]  # of each batch
-    whole: list[bool]  # every step of the batch is valid
+    rows: np.ndarray  # (B, N + 1) int64 row numbers; arbitrary in padding
+    num_valid: list[Tensor]  # per batch
+    whole: list[bool]  # per batch: every step is valid
 
 
 class Segments(Dataset[Batch]):
-    """Item n is batch n of the lane schedule: this rank's lanes of it.
+    """Item n is batch n of the lane schedule, with this rank's lanes.
 
-    `episode` and `step` of a batch are views of what neighbouring batches share: not to be written to.
+    `episode` and `step` of a batch are views that neighbouring batches share: do not write to them.
     """
 
     def __init__(self, episodes: Episodes, schedule: LaneSchedule, rank: int = 0, world_size: int = 1) -> None:
@@ -48,7 +49,7 @@ class Segments(Dataset[Batch]):
         table = data.frames.take(rows, axis=0)
         pixels = None if data.images is None else data.images.take(rows, axis=0)
         steps = table[:, :-1, size:]
-        if not block.whole[m]:  # what stands in a masked row must not reach any computation
+        if not block.whole[m]:  # values of a masked row must not reach any computation
             steps[~valid] = 0
             padding = block.frames.episode[:, frames] < 0
             table[padding, :size] = 0
@@ -71,7 +72,7 @@ class Segments(Dataset[Batch]):
         return batch
 
     def _block(self, n: int) -> tuple[_Block, int]:
-        """The block that holds batch n, and the batch's number in it."""
+        """The block that holds batch n, and the batch's place in it."""
         first, frames, m = self.schedule.block(n)
         if first not in self._blocks:
             mine = frames.lanes(self.lanes)
@@ -79,16 +80,16 @@ class Segments(Dataset[Batch]):
             counts = torch.from_numpy(per_batch / self.world_size).float().unbind()
             whole = (per_batch == self.schedule.lanes * self.schedule.steps).tolist()
             rows = self.episodes.starts[mine.episode] + mine.step
-            self._blocks = {first: _Block(mine, rows, list(counts), whole)}  # the one before is behind us
+            self._blocks = {first: _Block(mine, rows, list(counts), whole)}  # earlier blocks are not needed again
         return self._blocks[first], m
 
 
 class StreamSampler(Sampler[int]):
-    """Counts batches from a position, without end; its length is an epoch's.
+    """Counts batches from a position, without end.
 
     Args:
-        position: called when an iteration starts; says with which batch.
-        batches_per_epoch: what `len` answers.
+        position: returns the first batch's number, called when an iteration starts.
+        batches_per_epoch: the length of the sampler.
     """
 
     def __init__(self, position: Callable[[], int], batches_per_epoch: int) -> None:
@@ -99,7 +100,4 @@ class StreamSampler(Sampler[int]):
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[int]:
-        n = self.position()
-        while True:
-            yield n
-            n += 1
+        yield from count(self.position())

@@ -1,10 +1,10 @@
 """Shards: closed HDF5 files of episodes, written once and never changed.
 
     /observations/<key>  (sum of T + 1, ...)    /actions, /rewards  (sum of T, ...)
-    /lengths, /terminated, /truncated, /rates   one for each episode
-    /checksums  CRC-32 of each episode's values    /continues  the episode goes on in the next shard
+    /lengths, /terminated, /truncated, /rates   one per episode
+    /checksums  CRC-32 of each episode's values    /continues  the episode continues in the next shard
 
-Every dataset has fletcher32. Images lie in chunks of 16 frames, Zstd where hdf5plugin is installed, else LZF.
+Every dataset has fletcher32. Images lie in chunks of 16 frames, Zstd if hdf5plugin is installed, else LZF.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import h5py
@@ -26,24 +26,25 @@ from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 IMAGE_CHUNK = 16  # frames
-AT_ONCE = 8 << 20  # bytes
+AT_ONCE = 8 << 20  # bytes of short episodes written together, since every call of HDF5 takes time
+T = TypeVar("T")
 PRIME, BASE = 2**127 - 1, 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 
 class Piece(NamedTuple):
-    """An episode, or a part of one that is too long for a shard: the next part starts with this one's last frame."""
+    """An episode, or a part of one too long for a shard; the next part starts with this one's last frame."""
 
     episode: Episode
     continues: bool = False
 
 
 def num_bytes(episode: Episode) -> int:
-    """Of an episode's values in memory."""
+    """The size of an episode's values in memory."""
     return sum(array.nbytes for array in (*episode.observations.values(), episode.actions, episode.rewards))
 
 
 def pieces(episode: Episode, limit: int) -> Iterator[Piece]:
-    """The episode in parts of at most about `limit` bytes."""
+    """The episode in parts of about `limit` bytes at most."""
     steps = len(episode)
     size = max(1, steps * limit // max(1, num_bytes(episode)))
     for start in range(0, steps, size):
@@ -76,27 +77,29 @@ def checksum(episode: Episode) -> int:
 
 
 def write_shard(path: Path, lengths: Sequence[int], parts: Iterable[Piece]) -> dict[str, Any]:
-    """Write a shard; its entry for the manifest.
+    """Write a shard and return its entry for the manifest.
 
-    The file is made in memory, since HDF5 crashes where the disk is full.
+    The file is made in memory, since HDF5 crashes when the disk is full.
 
     Args:
-        path: new; it is there whole and on the disk on return, or not at all.
+        path: a new file; on return it is on the disk as a whole, or not at all.
         lengths: T of each piece.
-        parts: at least one; all of the same keys, shapes and dtypes.
+        parts: one or more, all with the same keys, shapes and dtypes.
     """
     steps, frames = sum(lengths), sum(lengths) + len(lengths)
     checksums, ends, step, frame = [], [], 0, 0
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        for group in _written_at_once(parts):
+        for group in grouped(((part, num_bytes(part.episode)) for part in parts), AT_ONCE):
             episodes = [piece.episode for piece in group]
-            seen = {f"observations/{key}": [e.observations[key] for e in episodes] for key in episodes[0].observations}
+            observed = {
+                f"observations/{key}": [e.observations[key] for e in episodes] for key in episodes[0].observations
+            }
             taken = {"actions": [e.actions for e in episodes], "rewards": [e.rewards for e in episodes]}
-            for name, columns in (seen | taken).items():
-                start, rows = (frame, frames) if name in seen else (step, steps)
+            for name, columns in (observed | taken).items():
+                start, rows = (frame, frames) if name in observed else (step, steps)
                 values = columns[0] if len(columns) == 1 else np.concatenate(columns)
                 if not ends:
-                    image = name in seen and spaces.image_shape(spaces.box_of(values)) is not None
+                    image = name in observed and spaces.image_shape(spaces.box_of(values)) is not None
                     _create(file, name, values, rows, image)
                 dataset(file, name, path)[start : start + len(values)] = values
             step, frame = step + sum(map(len, episodes)), frame + sum(map(len, episodes)) + len(episodes)
@@ -118,14 +121,14 @@ def write_shard(path: Path, lengths: Sequence[int], parts: Iterable[Piece]) -> d
 
 
 def _chain(checksums: Iterable[int], before: int = 0) -> int:
-    """One number for checksums in this order: a polynomial modulo a prime, so that it can be gone on with."""
+    """One number for checksums in this order: a polynomial modulo a prime, so that it can be continued."""
     for value in checksums:
         before = (before * BASE + value + 1) % PRIME
     return before
 
 
 def chained(files: Iterable[dict[str, Any]]) -> str:
-    """What the episodes of these files are, however they are spread over the files: hexadecimal digits."""
+    """A hexadecimal fingerprint of the episodes in these files, however they are divided among them."""
     total = count = 0
     for entry in files:
         total = (total * pow(BASE, entry["pieces"], PRIME) + entry["content"]) % PRIME
@@ -133,31 +136,27 @@ def chained(files: Iterable[dict[str, Any]]) -> str:
     return sha256(f"{total} {count}".encode()).hexdigest()
 
 
-def _written_at_once(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Some MB of short episodes together: HDF5 takes its time for every call."""
-    group: list[Piece] = []
-    size = 0
-    for piece in parts:
-        group.append(piece)
-        size += num_bytes(piece.episode)
-        if size >= AT_ONCE:
+def grouped(sized: Iterable[tuple[T, int]], limit: int) -> Iterator[list[T]]:
+    """Items, from (item, bytes) pairs, in groups of at most `limit` bytes or of a single one."""
+    group: list[T] = []
+    total = 0
+    for item, size in sized:
+        if group and total + size > limit:
             yield group
-            group, size = [], 0
+            group, total = [], 0
+        group.append(item)
+        total += size
     if group:
         yield group
 
 
 class Shard:
-    """An open shard: its pieces by number.
-
-    Raises:
-        UserError: if its parts contradict each other.
-    """
+    """An open shard, whose pieces are read by number; a UserError if its parts contradict each other."""
 
     def __init__(self, file: h5py.File, path: Path, keys: Collection[str] | None = None) -> None:
         names = ("lengths", "checksums", "continues", "terminated", "truncated", "rates")
         self.lengths, self.checksums, self.continues, *self.ends = (read(file, name, path) for name in names)
-        self.observations = {key: dataset(file, f"observations/{key}", path) for key in observation_keys(file, keys)}
+        self.observations = {key: dataset(file, f"observations/{key}", path) for key in _keys(file, keys)}
         self.actions, self.rewards = (dataset(file, name, path) for name in ("actions", "rewards"))
         count, steps = len(self.lengths), int(self.lengths.sum())
         sizes = {
@@ -175,17 +174,19 @@ class Shard:
         return len(self.lengths)
 
     def piece(self, i: int) -> Piece:
-        """Exactly as it was written."""
+        """Piece number i, exactly as it was written."""
         end = int(self.last[i])
         start = end - int(self.lengths[i])
-        seen = {key: values[start + i : end + i + 1] for key, values in self.observations.items()}
+        observed = {key: values[start + i : end + i + 1] for key, values in self.observations.items()}
         terminated, truncated, rate = (column[i] for column in self.ends)
         ends = bool(terminated), bool(truncated), float(rate)
-        return Piece(Episode(seen, self.actions[start:end], self.rewards[start:end], *ends), bool(self.continues[i]))
+        return Piece(
+            Episode(observed, self.actions[start:end], self.rewards[start:end], *ends), bool(self.continues[i])
+        )
 
 
 def read_shard(path: Path, keys: Collection[str] | None = None) -> Iterator[Piece]:
-    """The pieces of a shard, in order, with these observations (None: all); a UserError if it cannot be read."""
+    """The pieces of a shard, with these observation keys (None: all); a UserError if it cannot be read."""
     with open_hdf5(path) as file:
         shard = Shard(file, path, keys)
         for i in range(len(shard)):
@@ -195,18 +196,18 @@ def read_shard(path: Path, keys: Collection[str] | None = None) -> Iterator[Piec
 def shard_sizes(path: Path) -> list[tuple[int, int]]:
     """T and the bytes in memory of each piece of a shard."""
     with open_hdf5(path) as file:
-        frame = sum(_row_bytes(dataset(file, f"observations/{key}", path)) for key in observation_keys(file))
+        frame = sum(_row_bytes(dataset(file, f"observations/{key}", path)) for key in _keys(file))
         step = sum(_row_bytes(dataset(file, name, path)) for name in ("actions", "rewards"))
         return [(int(t), int(t + 1) * frame + int(t) * step) for t in read(file, "lengths", path)]
 
 
-def observation_keys(file: h5py.File, wanted: Collection[str] | None = None) -> list[str]:
-    """Of a shard, those that are wanted (None: all); a key may hold slashes."""
-    found: list[str] = []
+def _keys(file: h5py.File, wanted: Collection[str] | None = None) -> list[str]:
+    """The wanted observation keys of a shard (None: all); a key may contain slashes."""
+    keys: list[str] = []
     group = file.get("observations")
     if isinstance(group, h5py.Group):
-        group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return [key for key in found if wanted is None or key in wanted]
+        group.visititems(lambda name, item: keys.append(name) if isinstance(item, h5py.Dataset) else None)
+    return [key for key in keys if wanted is None or key in wanted]
 
 
 def _row_bytes(values: h5py.Dataset) -> int:
@@ -217,25 +218,16 @@ def _create(file: h5py.File, name: str, values: np.ndarray, rows: int, image: bo
     """An empty dataset of `rows` rows: 16 images a chunk, or about 64 kB of vectors."""
     size = max(1, math.prod(values.shape[1:]) * values.dtype.itemsize)
     in_chunk = max(1, min(rows, IMAGE_CHUNK if image else 65_536 // size))
-    # LZF comes with h5py, so that vectors can be read anywhere
-    compression: dict[str, Any] = _zstd() if image and has_zstd() else {"compression": "lzf"}
-    file.create_dataset(
-        name,
-        (rows, *values.shape[1:]),
-        values.dtype,
-        chunks=(in_chunk, *values.shape[1:]),
-        fletcher32=True,
-        **compression,
-    )
+    compression: dict[str, Any] = {"compression": "lzf"}  # part of h5py, so that vectors can be read anywhere
+    if image and has_zstd():
+        import hdf5plugin
+
+        compression = dict(hdf5plugin.Zstd(clevel=3))
+    shape, chunks = (rows, *values.shape[1:]), (in_chunk, *values.shape[1:])
+    file.create_dataset(name, shape, values.dtype, chunks=chunks, fletcher32=True, **compression)
 
 
 @cache
 def has_zstd() -> bool:
     """Whether hdf5plugin is installed."""
     return importlib.util.find_spec("hdf5plugin") is not None
-
-
-def _zstd() -> dict[str, Any]:
-    import hdf5plugin
-
-    return dict(hdf5plugin.Zstd(clevel=3))

@@ -1,7 +1,7 @@
 """Gymnasium spaces: as plain JSON for the manifest, and as float vectors or images for a network.
 
 An observation is a dict of *leaves*, key -> Box, Discrete, MultiDiscrete or MultiBinary; a space that is no Dict has
-the one key `observation`, nested Dicts have keys such as `robot/arm`. A uint8 Box that has the shape of a picture is an
+the single key `observation`, nested Dicts have keys such as `robot/arm`. A uint8 Box with the shape of a picture is an
 image, everything else becomes a vector.
 """
 
@@ -29,13 +29,8 @@ def describe(space: spaces.Space) -> Json:
     """
     match space:
         case spaces.Box():
-            return {
-                "type": "Box",
-                "shape": list(space.shape),
-                "dtype": str(space.dtype),
-                "low": _bounds(space.low),
-                "high": _bounds(space.high),
-            }
+            shape, low, high = list(space.shape), _bounds(space.low), _bounds(space.high)
+            return {"type": "Box", "shape": shape, "dtype": str(space.dtype), "low": low, "high": high}
         case spaces.Discrete():
             return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
         case spaces.MultiDiscrete():
@@ -52,30 +47,28 @@ def describe_observation(space: spaces.Space) -> dict[str, Json]:
     """The leaves of an observation space, key -> `describe`d leaf."""
     if not isinstance(space, spaces.Dict):
         return {OBSERVATION: describe(space)}
-    found: dict[str, Json] = {}
+    leaves: dict[str, Json] = {}
     for key, part in space.spaces.items():
         for inner, leaf in describe_observation(part).items():
-            found[f"{key}/{inner}" if isinstance(part, spaces.Dict) else key] = leaf
-    return found
+            leaves[f"{key}/{inner}" if isinstance(part, spaces.Dict) else key] = leaf
+    return leaves
 
 
 def leaves_of(observation: Any) -> dict[str, np.ndarray]:
-    """An observation, or a batch of them, as a flat dict: what `describe_observation` does for its space."""
+    """An observation, or a batch of them, as a flat dict with the keys of `describe_observation`."""
     if not isinstance(observation, dict):
         return {OBSERVATION: np.asarray(observation)}
-    found: dict[str, np.ndarray] = {}
+    leaves: dict[str, np.ndarray] = {}
     for key, part in observation.items():
         for inner, value in leaves_of(part).items():
-            found[f"{key}/{inner}" if isinstance(part, dict) else key] = value
-    return found
+            leaves[f"{key}/{inner}" if isinstance(part, dict) else key] = value
+    return leaves
 
 
 def box_of(values: np.ndarray) -> Json:
-    """An unbounded Box for rows (N, ...) whose space nobody declared; of 0 to 255 for uint8."""
-    bounds = (0.0, 255.0) if values.dtype == np.uint8 else (None, None)
-    return {"type": "Box", "shape": list(values.shape[1:]), "dtype": str(values.dtype)} | dict(
-        zip(("low", "high"), bounds, strict=True)
-    )
+    """A Box for rows (N, ...) whose space nobody declared: unbounded, or 0 to 255 for uint8."""
+    low, high = (0.0, 255.0) if values.dtype == np.uint8 else (None, None)
+    return {"type": "Box", "shape": list(values.shape[1:]), "dtype": str(values.dtype), "low": low, "high": high}
 
 
 def image_shape(leaf: Json) -> tuple[int, int, int] | None:
@@ -101,7 +94,7 @@ def images_of(values: np.ndarray, leaf: Json) -> np.ndarray:
 
 
 def num_features(leaf: Json) -> int:
-    """Entries of the vector that `features` makes of one value."""
+    """The width of the vectors that `features` returns."""
     match leaf["type"]:
         case "Discrete":
             return leaf["n"]
@@ -111,16 +104,12 @@ def num_features(leaf: Json) -> int:
 
 
 def is_continuous(leaf: Json) -> bool:
-    """Whether the features have a scale of their own, which normalisation should take away."""
+    """Whether the features have a scale that normalisation should remove."""
     return leaf["type"] == "Box"
 
 
 def features(values: np.ndarray, leaf: Json) -> np.ndarray:
-    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete.
-
-    Raises:
-        ValueError: if a value is not of the space.
-    """
+    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete; ValueError if invalid."""
     match leaf["type"]:
         case "Discrete":
             return _one_hot(values.reshape(-1) - leaf.get("start", 0), leaf["n"])
@@ -132,7 +121,7 @@ def features(values: np.ndarray, leaf: Json) -> np.ndarray:
 
 
 def values(features: np.ndarray, leaf: Json) -> np.ndarray:
-    """The other way: vectors (N, num_features) as values (N, ...) of a leaf; of a one-hot the largest entry's."""
+    """The inverse of `features`: vectors (N, num_features) as values (N, ...); of a one-hot, its largest entry."""
     match leaf["type"]:
         case "Discrete":
             return features.argmax(axis=1) + leaf.get("start", 0)
@@ -153,9 +142,9 @@ def in_words(space: Json) -> str:
 
 
 def outside(values: np.ndarray, leaf: Json) -> str:
-    """What is wrong with values (N, ...) that should be of the leaf, in words; empty: nothing that shows.
+    """In words, why values (N, ...) cannot be of the leaf; empty if they can.
 
-    A Box's bounds are not held against them: simulators leave theirs (`worldmodel data check` says so).
+    The bounds of a Box are ignored: simulators leave theirs (`worldmodel data check` reports it).
     """
     counts = {"Discrete": leaf.get("n"), "MultiDiscrete": leaf.get("nvec")}.get(leaf["type"])
     shape = list(np.shape(counts)) if counts is not None else leaf["shape"]
@@ -182,12 +171,10 @@ def check_leaf(leaf: Any, where: str) -> None:
     sizes = leaf.get("shape", [leaf.get("n")] if kind == "Discrete" else np.ravel(leaf.get("nvec", 1)).tolist())
     if not isinstance(sizes, list) or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UserError(f"{where}: the sizes of the {kind} space are {sizes!r}; they must be whole numbers above 0")
-    entries = math.prod(sizes) if kind in ("Box", "MultiBinary") else sum(sizes)
-    most = MOST_ENTRIES if kind in ("Box", "MultiBinary") else MOST_VALUES
+    is_box = kind in ("Box", "MultiBinary")
+    entries, most = (math.prod(sizes), MOST_ENTRIES) if is_box else (sum(sizes), MOST_VALUES)
     if entries > most:
-        raise UserError(
-            f"{where}: the {kind} space has {entries:,} entries as a vector; more than {most:,} are not read"
-        )
+        raise UserError(f"{where}: the {kind} space has {entries:,} entries; at most {most:,} are read")
 
 
 def _one_hot(indices: np.ndarray, n: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Mean and variance of a split, in one pass over blocks of rows."""
+"""Means and variances over episodes, in one pass over blocks of rows."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,19 +7,19 @@ import numpy as np
 
 from worldmodel.data.episodes import Episodes
 
-BLOCK = 65_536  # rows at once
-IMAGE_SAMPLE = 4096  # frames that the moments of images are taken from, evenly spaced
+BLOCK = 65_536  # rows at a time
+IMAGE_SAMPLE = 4096  # evenly spaced frames from which the moments of images are taken
 
 
 class Moments(NamedTuple):
-    """Per entry. The variance of a pixel is that of its image's pixels on average: single pixels may never change."""
+    """Per entry. Pixels have the mean variance of their image's pixels, since a single pixel may never change."""
 
     mean: np.ndarray  # (X,) float64
     var: np.ndarray  # (X,) float64
 
 
 def observation_moments(episodes: Episodes) -> Moments:
-    """Of all observations of these episodes, (O,) each."""
+    """The moments (O,) of all observations of these episodes."""
     layout = episodes.layout
     vectors = [_moments(episodes.frames.take(rows, axis=0)[:, : layout.vector_dim]) for rows in _blocks(episodes)]
     parts = [_merge(vectors)]
@@ -37,7 +37,7 @@ def observation_moments(episodes: Episodes) -> Moments:
 
 
 class StepStatistics(NamedTuple):
-    """Of what belongs to transitions."""
+    """The moments of actions and rewards, and the range of the rewards."""
 
     action: Moments  # (A,)
     reward: Moments  # (1,)
@@ -45,7 +45,7 @@ class StepStatistics(NamedTuple):
 
 
 def step_statistics(episodes: Episodes) -> StepStatistics:
-    """Of all actions and rewards of these episodes."""
+    """Statistics of all transitions of these episodes."""
     size = episodes.layout.vector_dim
     actions, rewards, ends = [], [], []
     for rows in _blocks(episodes, last=False):
@@ -57,7 +57,7 @@ def step_statistics(episodes: Episodes) -> StepStatistics:
 
 
 def _blocks(episodes: Episodes, last: bool = True) -> Iterator[np.ndarray]:
-    """Row numbers of all frames, some episodes at a time; without the last frame of each, if not `last`."""
+    """Row numbers of all frames, a few episodes at a time; without the last frame of each unless `last`."""
     block: list[np.ndarray] = []
     size = 0
     for i in range(len(episodes)):
@@ -74,7 +74,7 @@ def _moments(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
 
 
 def _merge(blocks: list[tuple[int, np.ndarray, np.ndarray]]) -> Moments:
-    """Of all rows, from those of blocks (Chan, Golub & LeVeque 1979)."""
+    """The moments of all rows from those of blocks (Chan, Golub & LeVeque 1979)."""
     counts = np.array([count for count, _, _ in blocks], dtype=np.float64)[:, None]
     means, variances = (np.stack([block[i] for block in blocks]) for i in (1, 2))
     mean = (counts * means).sum(axis=0) / counts.sum()

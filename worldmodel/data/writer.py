@@ -4,14 +4,13 @@
     DIR/episodes-00000.h5  shards
     DIR/part-00000.h5      the last second of a recording, until `finish` or `compact` merges the parts into shards
 
-Only what the manifest lists is data. A file is written, and on the disk, before the manifest lists it; the manifest is
-replaced whole; a file is removed after the manifest has let go of it. So a process may die anywhere.
+Only what the manifest lists is data. A file is on the disk before the manifest lists it, the manifest is replaced as a
+whole, and a file is removed after the manifest has dropped it. So the process may die at any point.
 """
 
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -21,16 +20,15 @@ import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.episode import Episode
-from worldmodel.data.manifest import FILE_NAME, MANIFEST, read_manifest, write_manifest
-from worldmodel.data.shards import Piece, num_bytes, pieces, read_shard, shard_sizes, write_shard
+from worldmodel.data.manifest import FILE_NAME, MANIFEST, checked_path, read_manifest, write_manifest
+from worldmodel.data.shards import Piece, grouped, num_bytes, pieces, read_shard, shard_sizes, write_shard
 from worldmodel.data.spaces import Json, in_words, outside
-from worldmodel.data.store import checked_path
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SHARD_BYTES = 240 << 20  # of values before compression, so that no file is above 256 MB
-PART_BYTES = 32 << 20  # wait in memory at most
+SHARD_BYTES = 240 << 20  # of values before compression, so that no file exceeds 256 MB
+PART_BYTES = 32 << 20  # most bytes that wait in memory
 ACTIONS = "actions"
 BEGUN = re.compile(rf"\.(manifest\.json|{FILE_NAME.pattern})\..*\.partial")  # see durable.whole_file
 
@@ -38,19 +36,19 @@ BEGUN = re.compile(rf"\.(manifest\.json|{FILE_NAME.pattern})\..*\.partial")  # s
 class EpisodeWriter:
     """Adds episodes to a dataset folder; one process at a time.
 
-    An episode is *acknowledged* once it is on the disk and in the manifest: from then on it survives anything that
-    happens to the process, and readers see it.
+    An episode is *acknowledged* once it is on the disk and in the manifest: then readers see it, and it survives
+    whatever happens to the process.
 
     Args:
-        folder: made where it is missing.
+        folder: created if missing.
         manifest: what the data is; `observation_space` (key -> leaf) and `action_space` as data.spaces describes them.
-        append: go on behind the episodes that the folder already holds.
-        flush_seconds: an added episode waits at most about this long for its acknowledgement.
-        shard_bytes: of values in a shard.
+        append: add to the episodes that the folder already holds.
+        flush_seconds: time after which an added episode is acknowledged.
+        shard_bytes: size of a shard, in bytes of values before compression.
 
     Raises:
-        UserError: if the folder holds a dataset (without append) or one of other spaces, cannot be made, or another
-            process is writing to it.
+        UserError: if the folder holds a dataset (without append) or one with other spaces, cannot be created, or
+            another process is writing to it.
     """
 
     def __init__(
@@ -63,11 +61,11 @@ class EpisodeWriter:
     ) -> None:
         if missing := {"observation_space", "action_space"} - manifest.keys():
             raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see data.spaces)")
-        self._made = not folder.exists()
+        self._created = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the dataset's folder {folder} cannot be made: {error.strerror}") from error
+            raise UserError(f"the dataset's folder {folder} cannot be created: {error.strerror}") from error
         self.folder, self.flush_seconds, self.shard_bytes = folder, flush_seconds, shard_bytes
         self.episodes = self.steps = 0  # acknowledged by this writer
         self._lock = _lock(folder)
@@ -85,31 +83,27 @@ class EpisodeWriter:
         if not (self.folder / MANIFEST).exists():
             if shards := [path.name for path in self.folder.iterdir() if FILE_NAME.fullmatch(path.name)]:
                 raise UserError(
-                    f"{self.folder} holds {shards[0]}, as of a dataset that has lost its {MANIFEST}:"
-                    " restore that from a copy, or choose another folder"
+                    f"{self.folder} holds {shards[0]} of a dataset that has lost its {MANIFEST}: restore that from a"
+                    " copy, or choose another folder"
                 )
             return write_manifest(self.folder, manifest | {"complete": False, "files": []})
-        there = read_manifest(self.folder)
+        present = read_manifest(self.folder)
         if not append:
-            state = "" if there.get("complete") else ", of a recording that was interrupted"
+            state = "" if present.get("complete") else ", of a recording that was interrupted"
             raise UserError(
-                f"{self.folder} already holds a dataset ({there['episodes']} episodes{state}):"
+                f"{self.folder} already holds a dataset ({present['episodes']} episodes{state}):"
                 " choose another folder, remove this one, or add to it with --append"
             )
         for space in ("observation_space", "action_space"):
-            if there[space] != manifest[space]:
+            if present[space] != manifest[space]:
                 raise UserError(
-                    f"{self.folder} holds episodes of another {space.replace('_', ' ')} ({in_words(there[space])},"
+                    f"{self.folder} holds episodes of another {space.replace('_', ' ')} ({in_words(present[space])},"
                     f" not {in_words(manifest[space])}): choose another folder"
                 )
-        return there | {"complete": False}
+        return present | {"complete": False}
 
     def add(self, episode: Episode) -> None:
-        """Take an episode; it is acknowledged by the next `flush`, at most about `flush_seconds` from now.
-
-        Raises:
-            UserError: if its keys or shapes are not those of the spaces.
-        """
+        """Take an episode, which the next `flush` acknowledges; a UserError if it does not fit the spaces."""
         leaves = self.manifest["observation_space"]
         if episode.observations.keys() != leaves.keys():
             has, wanted = ", ".join(episode.observations), ", ".join(leaves)
@@ -125,29 +119,29 @@ class EpisodeWriter:
         self.flush_if_due()
 
     def _stored(self, name: str, values: np.ndarray, leaf: Json) -> np.ndarray:
-        """The values with the type in which the dataset keeps them: that of the first episode, or of a wider space."""
+        """The values with the dtype that the dataset keeps: the first episode's, or its space's if that is wider."""
         if wrong := outside(values, leaf):
             raise UserError(f"an episode's {name} {wrong}")
         kinds = self.manifest.setdefault("dtypes", {})
         first = np.result_type(values.dtype, leaf["dtype"]) if leaf["type"] == "Box" else values.dtype
         kind = np.dtype(kinds.setdefault(name, str(first)))
         if not np.can_cast(values.dtype, kind, "safe"):
-            raise UserError(f"an episode's {name} are {values.dtype}, the dataset keeps {kind}: convert them all alike")
+            raise UserError(f"an episode's {name} are {values.dtype}, the dataset keeps {kind}: use one type")
         return values.astype(kind, copy=False)
 
     def flush_if_due(self) -> None:
-        """Flush what has waited long enough, or takes much memory."""
+        """Flush if episodes have waited long enough, or take much memory."""
         late = time.monotonic() - self._last_flush >= self.flush_seconds
         if self.waiting and (late or self._waiting_bytes >= PART_BYTES):
             self.flush()
 
     def flush(self) -> int:
-        """Acknowledge what waits; returns how many episodes this writer has acknowledged so far."""
+        """Acknowledge waiting episodes; returns how many this writer has acknowledged so far."""
         self._last_flush = time.monotonic()
         if not self.waiting:
             return self.episodes
         stream, files = iter(self.waiting), list(self.manifest["files"])
-        for lengths in _grouped(((len(p.episode), num_bytes(p.episode)) for p in self.waiting), self.shard_bytes):
+        for lengths in grouped(((len(p.episode), num_bytes(p.episode)) for p in self.waiting), self.shard_bytes):
             files.append(write_shard(_next_path(self.folder, "part", files), lengths, (next(stream) for _ in lengths)))
         self.manifest = write_manifest(self.folder, self.manifest | {"files": files})
         self.episodes += sum(not piece.continues for piece in self.waiting)
@@ -156,38 +150,37 @@ class EpisodeWriter:
         return self.episodes
 
     def finish(self) -> dict[str, Any]:
-        """Acknowledge what waits, merge the parts into shards, say in the manifest that it is complete; returns it."""
+        """Acknowledge waiting episodes, merge the parts into shards and return the manifest, now marked complete."""
         self.flush()
         self.manifest = write_manifest(self.folder, self.manifest | {"complete": True})
         shards = [entry for entry in self.manifest["files"] if not entry["name"].startswith("part-")]
         parts = [entry for entry in self.manifest["files"] if entry["name"].startswith("part-")]
         try:
             self.manifest = _replace(self.folder, self.manifest, shards, parts, self.shard_bytes)
-        except OSError as error:  # all is there; only in more files than need be
+        except OSError as error:  # nothing is lost: there are only more files than necessary
             log.warning(
-                "%s is complete, its parts were not merged (%s): see `data compact`", self.folder, error.strerror
+                "%s is complete, but its parts were not merged (%s); `data compact` does that",
+                self.folder,
+                error.strerror,
             )
         finally:
             self._lock.release()
         return self.manifest
 
     def close(self) -> None:
-        """Acknowledge what waits and let go of the folder; the dataset stays as one that was interrupted.
-
-        One without any episode is removed.
-        """
+        """Acknowledge waiting episodes and release the folder, as interrupted; an empty dataset is removed."""
         try:
             self.flush()
             if not self.manifest["files"]:
                 (self.folder / MANIFEST).unlink()
         finally:
             self._lock.release()
-            if self._made and not any(self.folder.iterdir()):
+            if self._created and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
 
 def compact(folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
-    """Rewrite a dataset's files as few shards; the same episodes in the same order. Returns the manifest.
+    """Rewrite a dataset's files as few shards with the same episodes in the same order. Returns the manifest.
 
     Raises:
         UserError: if a file is damaged (then nothing changes), or another process is writing to the folder.
@@ -199,7 +192,7 @@ def compact(folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
         _remove_unlisted(folder, manifest)
         return _replace(folder, manifest, [], manifest["files"], shard_bytes)
     except OSError as error:
-        raise UserError(f"{folder} cannot be compacted ({error.strerror}): it is as it was before") from error
+        raise UserError(f"{folder} cannot be compacted ({error.strerror}): nothing was changed") from error
     finally:
         lock.release()
 
@@ -207,13 +200,13 @@ def compact(folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
 def _replace(
     folder: Path, manifest: dict[str, Any], keep: list[dict[str, Any]], old: list[dict[str, Any]], limit: int
 ) -> dict[str, Any]:
-    """The manifest with `old` files merged into shards behind those that are kept; then removes the old ones."""
+    """Merge the `old` files into shards after the kept ones, and remove them. Returns the manifest."""
     files = list(keep)
-    paths = [checked_path(folder, entry) for entry in old]  # all are whole, before HDF5 opens any
+    paths = [checked_path(folder, entry) for entry in old]  # checks all before HDF5 opens any
     stream = chain.from_iterable(map(read_shard, paths))
     sizes = chain.from_iterable(map(shard_sizes, paths))
     try:
-        for lengths in _grouped(sizes, limit):
+        for lengths in grouped(sizes, limit):
             path = _next_path(folder, "episodes", files + old)
             files.append(write_shard(path, lengths, (next(stream) for _ in lengths)))
         written = write_manifest(folder, manifest | {"files": files})
@@ -224,27 +217,13 @@ def _replace(
     return written
 
 
-def _grouped(sizes: Iterable[tuple[int, int]], limit: int) -> Iterator[list[int]]:
-    """Lengths (from (length, bytes) pairs) in groups of at most `limit` bytes together, or of one."""
-    group: list[int] = []
-    total = 0
-    for length, size in sizes:
-        if group and total + size > limit:
-            yield group
-            group, total = [], 0
-        group.append(length)
-        total += size
-    if group:
-        yield group
-
-
 def _next_path(folder: Path, kind: str, listed: list[dict[str, Any]]) -> Path:
     numbers = [int(Path(entry["name"]).stem.split("-")[1]) for entry in listed if entry["name"].startswith(f"{kind}-")]
     return folder / f"{kind}-{max(numbers, default=-1) + 1:05d}.h5"
 
 
 def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
-    """What a process left behind that died before it could list a file, or after it let go of one."""
+    """Remove files that a process left when it died before listing or after dropping them."""
     listed = {entry["name"] for entry in manifest["files"]}
     for path in folder.iterdir():
         unlisted = FILE_NAME.fullmatch(path.name) and path.name not in listed
@@ -253,7 +232,7 @@ def _remove_unlisted(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _lock(folder: Path) -> SoftFileLock:
-    """The right to write, as a file with pid and host; that of a process that has died is taken over."""
+    """The right to write: a file with pid and host, which is taken over from a process that has died."""
     path = folder / ".writer.lock"
     lock = SoftFileLock(path, timeout=0.5, poll_interval=0.05, thread_local=False)
     try:
@@ -263,7 +242,7 @@ def _lock(folder: Path) -> SoftFileLock:
         holder = path.read_text().split() if path.exists() else []
         who = f"process {holder[0]} on {holder[1]}" if len(holder) > 1 else "another process"
         raise UserError(
-            f"{who} is writing to {folder}: wait until it has ended (if that machine is gone for good, remove {path})"
+            f"{who} is writing to {folder}: wait until it ends (if that machine is gone for good, remove {path})"
         ) from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from error

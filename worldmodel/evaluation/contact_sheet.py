@@ -13,13 +13,13 @@ from worldmodel.data.info import Info, shown_key
 from worldmodel.data.spaces import Json, image_shape, images_of
 
 SHEET_EPISODES, SHEET_FRAMES = 4, 8
-CURVES = 4  # entries drawn of a vector
+CURVES = 4  # entries of a vector that are drawn
 COLORS = ("#3b6fb6", "#d9793d", "#4a9d6e", "#a05fa8")
 INK, FAINT = "#30343b", "#8b919c"
 
 
 def contact_sheet(source: Source, info: Info) -> Figure:
-    """Some episodes at a glance: frames, or curves of the first entries and actions; lengths and returns of all.
+    """Frames of the first episodes, or curves of their first entries and actions; lengths and returns of all.
 
     Reads the first episodes of the source again.
     """
@@ -35,8 +35,8 @@ def contact_sheet(source: Source, info: Info) -> Figure:
     elif shown:
         _curves(top, shown, source)
     axes = bottom.subplots(1, 2)
-    _histogram(axes[0], info.lengths, "steps an episode")
-    _histogram(axes[1], info.returns[np.isfinite(info.returns)], "return an episode")
+    _histogram(axes[0], info.lengths, "steps per episode")
+    _histogram(axes[1], info.returns[np.isfinite(info.returns)], "return per episode")
     return figure
 
 
@@ -54,7 +54,7 @@ def _frames(figure: SubFigure, shown: list[tuple[str, Episode]], key: str, leaf:
 
 
 def _picture(frame: np.ndarray, leaf: Json) -> np.ndarray:
-    """A frame as (H, W) or (H, W, 3); of other numbers of channels the last one (the newest of a stack)."""
+    """A frame as (H, W) or (H, W, 3); for another number of channels, the last one (the newest of a stack)."""
     frame = images_of(frame[None], leaf)[0]
     return frame if frame.shape[-1] == 3 else frame[..., -1]
 
@@ -88,15 +88,14 @@ def _histogram(axes: Axes, values: np.ndarray, title: str) -> None:
     if len(values):
         axes.hist(values, bins=_bins(values).tolist(), color=COLORS[0], edgecolor="white", linewidth=0.6)
         axes.axvline(float(np.median(values)), color=COLORS[1], linewidth=1.5)
-        note = f"median {np.median(values):.4g}"
-        axes.set_title(f"{title} ({note})", fontsize=10, color=INK, loc="left")
+        axes.set_title(f"{title} (median {np.median(values):.4g})", fontsize=10, color=INK, loc="left")
     axes.set_ylabel("episodes", fontsize=9, color=FAINT)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     _tidy(axes)
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """Edges of 10 to 40 bins; whole numbers apart where all values are whole."""
+    """Edges of 10 to 40 bins; at whole numbers if all values are whole."""
     low, high, count = values.min(), values.max(), min(40, max(10, len(values) // 4))
     if low == high:
         half = max(0.5, 0.05 * abs(low))

@@ -14,13 +14,11 @@ from torch.utils.data import DataLoader
 
 from worldmodel.batch import Batch
 from worldmodel.data.episode import Source
-from worldmodel.data.episodes import Episodes, Layout
-from worldmodel.data.finite import NonFinite, only_finite
+from worldmodel.data.episodes import Episodes, Layout, Split, split_episodes
 from worldmodel.data.lanes import LaneSchedule
-from worldmodel.data.load import Loaded, load, load_compressed
+from worldmodel.data.load import Loaded, NonFinite, load, load_compressed, only_finite
+from worldmodel.data.readers import Alignment, Format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
-from worldmodel.data.sources import Alignment, Format, open_source
-from worldmodel.data.splits import Split, split_episodes
 from worldmodel.data.statistics import Moments, observation_moments, step_statistics
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.envs.collect_once import collect_once
@@ -39,7 +37,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     TruncatedBPTT callback moves it on, and checkpoints keep it. Lanes are divided among the ranks.
 
     Args:
-        path: the dataset: a folder of `worldmodel collect`, or one of the other formats (see data.sources).
+        path: the dataset: a folder of `worldmodel collect`, or one of the other formats (see data.readers).
         collect: what to collect where nothing is at the path yet; null: the dataset must be there.
         format: of the dataset; null: found out.
         alignment: of npz rows: `next` where the action of a row follows its observation, `previous` where it led to it.

@@ -148,8 +148,8 @@ def lander(policy: str) -> Source:
 def images(policy: str) -> Source:
     """1500 frames of a rendered pendulum, 64 x 64 x 3."""
     env = gym.make("Pendulum-v1", render_mode="rgb_array")
+    env.unwrapped.screen_dim = 64
     rng = np.random.default_rng(0)
-    picked = np.linspace(0, 499, 64).astype(int)
     clips = []
     for i in range(15):
         frames = []
@@ -157,7 +157,7 @@ def images(policy: str) -> Source:
         smooth = np.zeros(1)
         actions, rewards = [], []
         for t in range(101):
-            frames.append(np.asarray(env.render())[np.ix_(picked, picked)])
+            frames.append(np.asarray(env.render()))
             if t == 100:
                 break
             smooth = 0.9 * smooth + np.sqrt(1 - 0.9**2) * rng.normal(size=1)

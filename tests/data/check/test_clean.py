@@ -16,7 +16,7 @@ from tests.data.check.recordings import (
     source_of,
     with_episodes,
 )
-from worldmodel.data.check.findings import check_episodes
+from worldmodel.data.check import check_episodes
 
 
 def splits(episodes):
@@ -25,14 +25,20 @@ def splits(episodes):
     return {"train": order[:cut], "val": order[cut:]}
 
 
-@pytest.mark.parametrize("policy", ["uniform", "smooth"])
-@pytest.mark.parametrize("recording", [pendulum, cartpole, cheetah, images])
+@pytest.mark.parametrize(
+    ("recording", "policy"),
+    [
+        *((recording, "uniform") for recording in (pendulum, cartpole, cheetah, images)),
+        (pendulum, "smooth"),
+        *(pytest.param(recording, "smooth", marks=pytest.mark.full) for recording in (cartpole, cheetah, images)),
+    ],
+)
 def test_clean_recordings_of_simulators_give_no_finding(recording, policy):
     assert check_episodes(recording(policy), splits) == []
 
 
-@pytest.mark.parametrize("policy", ["uniform", "smooth"])
-def test_of_the_lunar_lander_only_its_own_bounds_are_told(policy):
+@pytest.mark.parametrize("policy", ["uniform", pytest.param("smooth", marks=pytest.mark.full)])
+def test_of_the_lunar_lander_only_its_own_bounds_are_reported(policy):
     # it does leave the velocities it declares (-10 to 10) now and then: a true finding
     assert {found.check for found in check_episodes(lander(policy), splits)} <= {"out of bounds"}
 
@@ -46,7 +52,7 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.001, 0.03, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.03, *(pytest.param(n, marks=pytest.mark.full) for n in (0.001, 0.3))])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_feedback_policies_are_not_taken_for_shifted_actions(policy, noise):
     assert check_episodes(closed_loop(POLICIES[policy], noise), splits) == []
@@ -71,7 +77,7 @@ def test_controllers_on_simulators_give_no_finding(env_id, policy):
     assert check_episodes(played(env_id, 20, policy, steps=200), splits) == []
 
 
-@pytest.mark.parametrize("policy", ["uniform", "smooth", swing_up])
+@pytest.mark.parametrize("policy", ["uniform", pytest.param("smooth", marks=pytest.mark.full), swing_up])
 def test_a_hidden_velocity_gives_no_finding(policy):
     source = pendulum(policy) if isinstance(policy, str) else played("Pendulum-v1", 20, policy, steps=200)
 

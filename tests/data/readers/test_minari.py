@@ -11,6 +11,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from tests.data.readers.toy import assert_same, episodes, is_exact, only
+from worldmodel.data.readers import open_source
 from worldmodel.data.readers.minari import read_minari
 from worldmodel.data.spaces import describe, describe_observation
 from worldmodel.errors import UserError
@@ -59,6 +60,7 @@ def test_every_transition_comes_back(toy_folder):
     assert_same(found, [only(one, observation="state") for one in episodes()])
     assert all(is_exact(one, "observation") for one in found)
     assert_same(read(toy_folder / "data"), found)
+    assert [open_source(folder).format for folder in (toy_folder, toy_folder / "data")] == ["minari"] * 2
 
 
 def test_spaces_and_names(toy_folder):

@@ -99,9 +99,9 @@ def test_names_spaces_and_what_was_left_out(tmp_path):
     assert source.provenance["left_out"] == ["is_first", "is_last", "is_terminal", "log_speed"]
     name, _ = next(source.episodes())
     assert name == f"20260101T000000-{0:032x}-6.npz, episode 0"
-    assert list(read_npz(tmp_path, "previous", keys=["state"]).observation_space) == ["state"]
+    assert list(read_npz(tmp_path, "previous", observations=["state"]).observation_space) == ["state"]
     with pytest.raises(UserError, match="did you mean 'state'"):
-        read_npz(tmp_path, "previous", keys=["stat"])
+        read_npz(tmp_path, "previous", observations=["stat"])
 
 
 def test_actions_that_are_whole_numbers_are_discrete(tmp_path):
@@ -114,7 +114,7 @@ def test_terminal_by_discount(tmp_path):
     part = columns(episodes((4,))[0], "previous", last="")
     part["discount"] = 1.0 - part.pop("is_terminal")
     np.savez(tmp_path / "a.npz", **part)
-    ((_, found),) = read_npz(tmp_path, "previous", keys=["state"]).episodes()
+    ((_, found),) = read_npz(tmp_path, "previous", observations=["state"]).episodes()
     assert (found.terminated, found.truncated) == (True, False)
 
 

@@ -1,1 +1,44 @@
-"""Looks for the known faults of recorded datasets; `findings.check_episodes` runs all checks."""
+"""Looks for the known faults of recorded datasets. A check is a class in a file of its own, listed in CHECKS."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from worldmodel.data.check.alignment import Alignment
+from worldmodel.data.check.duplicates import Duplicates, frame_hashes
+from worldmodel.data.check.ends import Ends
+from worldmodel.data.check.finding import Check, Finding, Recording
+from worldmodel.data.check.rates import Rates
+from worldmodel.data.check.values import Values
+from worldmodel.data.episode import Source
+
+CHECKS: list[Callable[[Source], Check]] = [Values, Alignment, Ends, Duplicates, Rates]  # in the order of their findings
+
+
+def check_episodes(
+    source: Source, splits: Callable[[int], dict[str, np.ndarray]] | None = None, max_steps: int = 200_000
+) -> list[Finding]:
+    """Look for the known faults of recorded episodes; errors first.
+
+    The episodes are read once, one at a time; except for a few numbers per episode, memory is bounded.
+
+    Args:
+        source: the dataset.
+        splits: gives the indices of the episodes of each split for a number of episodes, as training divides them;
+            None: frames that training and validation share are not looked for.
+        max_steps: about as many transitions are kept for the checks that fit a model of the dynamics.
+
+    Raises:
+        UserError: if an episode cannot be read.
+    """
+    recording = Recording(source, max_steps)
+    checks = [check(source) for check in CHECKS]
+    for name, episode in source.episodes():
+        frames = frame_hashes(episode)
+        recording.add(name, episode)
+        for check in checks:
+            check.add(name, episode, frames)
+    if splits is not None and recording.names:
+        recording.splits = splits(len(recording.names))
+    findings = [finding for check in checks for finding in check.findings(recording)]
+    return sorted(findings, key=lambda finding: finding.level != "error")

@@ -1,9 +1,9 @@
 """Actions recorded one step too late or too early.
 
-An action that leads from o_t to o_{t+1} tells something about o_{t+1} that earlier observations do not. With s the
+An action that leads from o_t to o_{t+1} carries information about o_{t+1} that earlier observations do not. With s the
 stored actions, three regressions of o_{t+1} on the past are compared: with s_{t-1}, with s_t and with s_{t+1} added.
-In a canonical recording s_t screens the others off. That alone is no proof: a policy that answers to observations
-makes s_{t+1} a copy of o_{t+1}. So "too early" is claimed only for actions that do not answer to what was observed.
+In a canonical recording s_t screens the others off. That alone is no proof: a policy that responds to observations
+makes s_{t+1} a copy of o_{t+1}. So "too early" is claimed only for actions that do not respond to what was observed.
 """
 
 from collections.abc import Iterator
@@ -11,27 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding
+from worldmodel.data.check.finding import Finding, Fragment, Recording
 from worldmodel.data.check.regression import Moments, Scale, outer, products
-from worldmodel.data.check.sample import Fragment, Sample
-from worldmodel.data.episode import ALIGNMENT, Source
+from worldmodel.data.episode import ALIGNMENT, Episode, Source
 
-CLEAR = 0.10  # share of the unexplained variance that a wrongly placed action must explain
-SCREENED = 0.2  # of that, at most, may be left to the action in the right place
-ANSWERS, FREE = 0.02, 0.02  # see Evidence: above the first, or below the second, a policy may answer to observations
-FEWEST = 300  # transitions, below which nothing is said
-ROWS = 40_000  # used of the sample
-EXACT = 1e-6  # of the variance of a change: what is left unexplained below it is rounding
-WIDE, SQUARED, ACTIONS = 24, 20, 12  # entries of an observation, of them in products, of an action
+CLEAR = 0.10  # share of the unexplained variance that a misplaced action must explain
+SCREENED = 0.2  # share of that which the action in the right place may still add
+ANSWERS, FREE = 0.02, 0.02  # see Evidence: above the first, or below the second, a policy may respond to observations
+FEWEST = 300  # transitions, below which nothing is reported
+ROWS = 40_000  # transitions of the sample that are used
+EXACT = 1e-6  # share of the variance of a change: less unexplained variance is rounding
+WIDE, SQUARED, ACTIONS = 24, 20, 12  # entries used of an observation, of these in products, of an action
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Shares of the variance that the past leaves unexplained, of the output where they are largest.
+    """Shares of the variance that the past leaves unexplained, for the output where they are largest.
 
     `previous`: explained by s_{t-1} once s_t is known; `stored`: by s_t once s_{t-1} is known; `stored_next`: by s_t
-    once s_{t+1} is known; `next`: by s_{t+1} once s_t is known. Of the stored actions: `answers`: of s_{t+1}, explained
-    by observations up to o_t once s_t and s_{t-1} are known; `free`: not explained by the observation o_t beside it.
+    once s_{t+1} is known; `next`: by s_{t+1} once s_t is known. For the stored actions: `answers`: share of s_{t+1}
+    explained by observations up to o_t once s_t and s_{t-1} are known; `free`: share of s_t not explained by o_t.
     """
 
     previous: float
@@ -43,61 +42,63 @@ class Evidence:
 
     @property
     def late(self) -> bool:
-        """Whether s_{t-1} does what s_t should do."""
+        """Whether s_{t-1} explains what s_t should."""
         return self.previous > CLEAR and self.stored < SCREENED * self.previous
 
     @property
     def early(self) -> bool:
-        """Whether s_{t+1} does what s_t should do, and s does not answer to observations."""
+        """Whether s_{t+1} explains what s_t should, and s does not respond to observations."""
         unanswered = self.answers < ANSWERS and self.free > FREE
         return self.next > CLEAR and self.stored_next < SCREENED * self.next and unanswered and not self.late
 
 
-def alignment_findings(source: Source, sample: Sample) -> list[Finding]:
-    """At most one finding: the actions lie one step too late, or one too early."""
-    evidence = weigh(sample)
-    if evidence is None:
-        return []
-    if evidence.late:
-        return [
-            Finding(
-                "warning",
-                "actions too late",
-                str(source.path),
-                f"the action of step t - 1 explains {_percent(evidence.previous)} of what the past leaves"
-                f" unexplained in observation t + 1, the action of step t adds {_percent(evidence.stored)}:"
-                " the stored actions seem to lie one step late"
-                " (actions[t] holds the action that followed observation t + 1), or the environment"
-                " answers one step late (a delay, or positions without velocities)",
-                "if it has no such delay, drop the first observation and the last action of each episode, so that the"
-                " action stored at step t stands beside observation t + 1; canonical: " + ALIGNMENT,
-                1,
+class Alignment:
+    """The check of the actions' place, on the sample."""
+
+    def __init__(self, source: Source) -> None:
+        self.path = str(source.path)
+
+    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
+        """Nothing to take: the sample is enough."""
+
+    def findings(self, recording: Recording) -> list[Finding]:
+        """At most one finding: the actions lie one step too late, or one too early."""
+        evidence = weigh(recording.fragments)
+        if evidence is None:
+            return []
+        if evidence.late:
+            what = (
+                f"the action of step t - 1 explains {_percent(evidence.previous)} of what the past leaves unexplained"
+                f" in observation t + 1, the action of step t adds {_percent(evidence.stored)}: the stored actions seem"
+                " to lie one step late (actions[t] holds the action that followed observation t + 1), or the"
+                " environment responds one step late (a delay, or positions without velocities)"
             )
-        ]
-    if not evidence.early:
-        return []
-    return [
-        Finding(
-            "error",
-            "actions too early",
-            str(source.path),
-            f"the action stored at step t + 1 explains {_percent(evidence.next)} of what the past leaves unexplained"
-            f" in observation t + 1, the one of step t adds {_percent(evidence.stored_next)}, and the actions do not"
-            " answer to observations: the file seems to store beside observation t the action that led to it",
-            "declare the file's alignment as `previous`, or drop the first action and the last observation of each"
-            " episode; canonical: " + ALIGNMENT,
-            1,
+            remedy = (
+                "if it has no such delay, drop the first observation and the last action of each episode, so that the"
+                " action stored at step t stands beside observation t + 1; canonical: " + ALIGNMENT
+            )
+            return [Finding("warning", "actions too late", self.path, what, remedy, 1)]
+        if not evidence.early:
+            return []
+        what = (
+            f"the action stored at step t + 1 explains {_percent(evidence.next)} of what the past leaves unexplained in"
+            f" observation t + 1, the one of step t adds {_percent(evidence.stored_next)}, and the actions do not"
+            " respond to observations: the file seems to store beside observation t the action that led to it"
         )
-    ]
+        remedy = (
+            "declare the file's alignment as `previous`, or drop the first action and the last observation of each"
+            " episode; canonical: " + ALIGNMENT
+        )
+        return [Finding("error", "actions too early", self.path, what, remedy, 1)]
 
 
 def _percent(share: float) -> str:
     return f"{min(max(share, 0.0), 1.0):.0%}"
 
 
-def weigh(sample: Sample) -> Evidence | None:
+def weigh(fragments: list[Fragment]) -> Evidence | None:
     """The evidence of a sample; None if it is too small, or if the past explains everything."""
-    fragments = _some(sample.fragments)
+    fragments = _some(fragments)
     if sum(len(f.actions) - 2 for f in fragments) < FEWEST or len(fragments) < 2:
         return None
     see = Scale(np.concatenate([f.observations for f in fragments]), WIDE)
@@ -110,7 +111,7 @@ def weigh(sample: Sample) -> Evidence | None:
 
 
 def _some(fragments: list[Fragment]) -> list[Fragment]:
-    """Random fragments of at least three steps, about ROWS steps in all."""
+    """Random fragments of at least three steps, about ROWS steps together."""
     usable = [fragments[i] for i in np.random.default_rng(0).permutation(len(fragments))]
     usable = [fragment for fragment in usable if len(fragment.actions) >= 3]
     steps = np.cumsum([len(fragment.actions) for fragment in usable])
@@ -127,8 +128,8 @@ def _folds(fragments: list[Fragment]) -> Iterator[tuple[int, Fragment]]:
 def _dynamics(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Inputs [s_{t-1}, s_t, s_{t+1}, each with its products, past], outputs o_{t+1} - o_t."""
     for fold, fragment in _folds(fragments):
-        seen, acted = see(fragment.observations), act(fragment.actions)
-        before, now, after = seen[:-3], seen[1:-2], seen[2:-1]
+        observed, acted = see(fragment.observations), act(fragment.actions)
+        before, now, after = observed[:-3], observed[1:-2], observed[2:-1]
         past = np.concatenate([now, now - before], axis=1)
         moves = [_moves(acted[k : len(acted) - 2 + k], now) for k in range(3)]
         yield fold, np.concatenate([*moves, past, _bends(past)], axis=1), after - now
@@ -172,8 +173,8 @@ def _effects(moments: Moments, m: int, n: int) -> tuple[float, float, float, flo
 def _policy(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Inputs [o_t, bends of it, s_t, s_{t-1}, bends of them, o_{t-1}], outputs [s_{t+1}, s_t]."""
     for fold, fragment in _folds(fragments):
-        seen, acted = see(fragment.observations), act(fragment.actions)
-        before, now = seen[:-3], seen[1:-2]
+        observed, acted = see(fragment.observations), act(fragment.actions)
+        before, now = observed[:-3], observed[1:-2]
         lags = np.concatenate([acted[1:-1], acted[:-2]], axis=1)
         inputs = [now, _bends(now), lags, _bends(lags), before]
         yield fold, np.concatenate(inputs, axis=1), np.concatenate([acted[2:], acted[1:-1]], axis=1)
@@ -181,13 +182,13 @@ def _policy(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple
 
 def _answers(moments: Moments, n: int, m: int) -> tuple[float, float]:
     bends = [64 + (k := min(width, SQUARED)) * (k + 1) // 2 for width in (n, 2 * m)]
-    seen = np.arange(n + bends[0])
-    lags = np.arange(len(seen), len(seen) + 2 * m + bends[1])
+    observed = np.arange(n + bends[0])
+    lags = np.arange(len(observed), len(observed) + 2 * m + bends[1])
     rest = np.arange(lags[-1] + 1, lags[-1] + 1 + n)
     variance = moments.errors(np.arange(0))
-    free = np.min(moments.errors(seen)[m:] / np.maximum(variance[m:], 1e-12))
-    # few inputs see more in little data, many see what is bent
-    plain = moments.errors(lags[: 2 * m]), moments.errors(np.concatenate([seen[:n], lags[: 2 * m], rest]))
-    bent = moments.errors(lags), moments.errors(np.concatenate([seen, lags, rest]))
+    free = np.min(moments.errors(observed)[m:] / np.maximum(variance[m:], 1e-12))
+    # few inputs detect more in little data, many detect nonlinear answers
+    plain = moments.errors(lags[: 2 * m]), moments.errors(np.concatenate([observed[:n], lags[: 2 * m], rest]))
+    bent = moments.errors(lags), moments.errors(np.concatenate([observed, lags, rest]))
     answers = max(np.max((less - more)[:m] / np.maximum(less[:m], 1e-12)) for less, more in (plain, bent))
     return float(answers), float(free)

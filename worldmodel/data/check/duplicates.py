@@ -1,17 +1,18 @@
-"""Episodes that are copies of each other or share a stretch of steps, and those that the split puts on two sides."""
+"""Episodes that are copies of each other or share a stretch of steps, in one split or across two."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding
-from worldmodel.data.check.hashing import grams, mixed, prefixes, row_hashes, scramble
-from worldmodel.data.episode import Episode
+from worldmodel.data.check.finding import Finding, Level, Recording
+from worldmodel.data.episode import Episode, Source
 
-RUN = 8  # steps, observation and action, that must be equal
-MOST_KEPT = 4_000_000  # runs remembered (24 bytes each); beyond, every second one by its hash, and so on
-SMALL_WORLD, LONG = 0.5, 64  # where fewer frames of an episode differ, only runs of so many steps tell a copy
+RUN = 8  # consecutive steps, observation and action, that must be equal
+MOST_KEPT = 4_000_000  # runs kept (24 bytes each); above that every second one, chosen by its hash, and so on
+SMALL_WORLD, LONG = 0.5, 64  # if a smaller share of all frames is distinct, only runs of so many steps mean a copy
 SHOWN = 3  # further pairs named in a message
+ODD = np.random.default_rng(20240229).integers(0, 2**63, 4096, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+BLOCK = 256  # rows hashed at a time, so that a video needs little extra memory
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Pair:
 class Duplicates:
     """The checks for steps that occur in several episodes, over a stream of episodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
         self.names: list[str] = []
         self.lengths: list[int] = []
         self.contents: list[int] = []
@@ -36,27 +37,25 @@ class Duplicates:
         self._kept_one_in = 1  # of the runs, chosen by hash, the same in all episodes
         self._runs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # hash, prefix, (episode, step)
 
-    def add(self, name: str, episode: Episode) -> None:
+    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
         """Take one episode."""
-        seen = mixed([row_hashes(values) for values in episode.observations.values()])
-        steps = mixed([seen[:-1], row_hashes(episode.actions)])
-        before = prefixes(steps)
-        self.names.append(name)
+        steps = _mixed([frames[:-1], _row_hashes(episode.actions)])
+        before = _prefixes(steps)
         self.lengths.append(len(steps))
-        self.contents.append(int(scramble(before[-1:] + seen[-1:])[0]))
-        self.frames += len(seen)
-        self.distinct += len(np.unique(seen))
+        self.contents.append(int(_scramble(before[-1:] + frames[-1:])[0]))
+        self.frames += len(frames)
+        self.distinct += len(np.unique(frames))
         if len(steps) >= RUN:
             self._remember(steps, before)
 
     def _remember(self, steps: np.ndarray, before: np.ndarray) -> None:
-        """Keep the runs that do not stand still and occur once in the episode."""
-        runs = grams(steps, RUN)
+        """Keep the runs that move and occur once in the episode."""
+        runs = _grams(steps, RUN)
         moving = np.convolve(steps[1:] != steps[:-1], np.ones(RUN - 1), "valid") >= RUN // 2
         _, first, counts = np.unique(runs, return_index=True, return_counts=True)
         places = np.sort(first[counts == 1])
         places = places[moving[places] & (runs[places] % np.uint64(self._kept_one_in) == 0)]
-        where = np.stack([np.full(len(places), len(self.names) - 1), places], axis=1).astype(np.int32)
+        where = np.stack([np.full(len(places), len(self.lengths) - 1), places], axis=1).astype(np.int32)
         self._runs.append((runs[places], before[places], where))
         self._kept += len(places)
         while self._kept > MOST_KEPT:
@@ -65,22 +64,23 @@ class Duplicates:
             self._runs = [(h[k], b[k], w[k]) for (h, b, w), k in zip(self._runs, keep, strict=True)]
             self._kept = sum(len(hashes) for hashes, _, _ in self._runs)
 
-    def findings(self, splits: dict[str, np.ndarray]) -> list[Finding]:
-        """What was found; `splits`: name -> indices of episodes."""
+    def findings(self, recording: Recording) -> list[Finding]:
+        """Frames shared by two splits, then copies, then overlaps."""
+        self.names = recording.names
         copies, overlaps = self._copies(), self._overlaps()
         return [
-            *self._divided(copies + overlaps, splits),
-            *self._told("duplicated episodes", copies, "drop the copies: they count several times, and inflate scores"),
-            *self._told(
-                "overlapping episodes",
-                overlaps,
-                "cut the recordings into episodes without overlap, or keep clips of one recording in one split",
+            *self._divided(copies + overlaps, recording.splits),
+            *self._finding(
+                "warning", "duplicated episodes", copies, "drop the copies: they count twice in every score"
+            ),
+            *self._finding(
+                "warning", "overlapping episodes", overlaps, "cut without overlap, or keep all in one split"
             ),
         ]
 
     @property
     def least(self) -> int:
-        """Steps that a pair must share: more where frames come back by themselves."""
+        """Steps that a pair must share: more where frames recur by themselves."""
         return LONG if self.distinct < SMALL_WORLD * self.frames else RUN
 
     def _copies(self) -> list[Pair]:
@@ -88,8 +88,8 @@ class Duplicates:
         order = np.argsort(contents, kind="stable")
         same = np.flatnonzero(contents[order][1:] == contents[order][:-1])
         pairs = [(int(order[i]), int(order[i + 1])) for i in same]
-        found = [Pair(one, other, 0, 0, self.lengths[one]) for one, other in pairs if self.lengths[one] >= self.least]
-        return sorted(found, key=lambda pair: (pair.episode, pair.other))
+        copies = [Pair(one, other, 0, 0, self.lengths[one]) for one, other in pairs if self.lengths[one] >= self.least]
+        return sorted(copies, key=lambda pair: (pair.episode, pair.other))
 
     def _overlaps(self) -> list[Pair]:
         if not self._runs:
@@ -99,7 +99,7 @@ class Duplicates:
         hashes, before, where = hashes[order], before[order], where[order]
         one, other = where[:-1], where[1:]
         shared = (hashes[1:] == hashes[:-1]) & (one[:, 0] != other[:, 0])
-        # equal from the start on: a deterministic reset and the same first actions
+        # equal from the start: a deterministic reset and the same first actions
         shared &= ~((one[:, 1] == other[:, 1]) & (before[1:] == before[:-1]))
         return self._pairs(one[shared], other[shared])
 
@@ -115,7 +115,7 @@ class Duplicates:
         longest: dict[tuple[int, int], Pair] = {}
         for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(one)], strict=True):
             extent = int(one[end - 1, 1] - one[begin, 1]) + RUN
-            steps = min(extent, (end - begin) * self._kept_one_in + RUN - 1)  # by chance, places far apart can be equal
+            steps = min(extent, (end - begin) * self._kept_one_in + RUN - 1)  # distant steps can be equal by chance
             (episode, step), (second, second_step) = one[begin].tolist(), other[begin].tolist()
             pair = Pair(episode, second, step, second_step, steps)
             known = longest.get((episode, second))
@@ -124,7 +124,7 @@ class Duplicates:
         return [longest[key] for key in sorted(longest)]
 
     def _is_overlap(self, pair: Pair) -> bool:
-        """Whether the stretch is long enough, and no meeting of two paths that stay together to their ends."""
+        """Whether the stretch is long enough, and not just two paths that meet and stay together to their ends."""
         left = [self.lengths[e] - s - pair.steps for e, s in ((pair.episode, pair.step), (pair.other, pair.other_step))]
         met = min(pair.step, pair.other_step) > RUN and max(left) <= RUN
         whole = self.contents[pair.episode] == self.contents[pair.other]
@@ -137,34 +137,73 @@ class Duplicates:
         apart = [
             pair
             for pair in pairs
-            if (sides := {side[pair.episode], side[pair.other]}) - {""} == sides
-            and len(sides) == 2
+            if len(sides := {side[pair.episode], side[pair.other]}) == 2
+            and "" not in sides
             and ("train" in sides or "train" not in splits)
         ]
-        if not apart:
-            return []
-        first = apart[0]
-        both = f"{side[first.episode]} and {side[first.other]} share frames: {self._tell(first)}{self._more(apart)}"
+        whose = f"{side[apart[0].episode]} and {side[apart[0].other]} share frames: " if apart else ""
         remedy = "drop the copies, or give the clips of one recording one split: scores on shared frames mean nothing"
-        return [Finding("error", "splits share frames", self._place(first), both, remedy, len(apart))]
+        return self._finding("error", "splits share frames", apart, remedy, whose)
 
-    def _told(self, check: str, pairs: list[Pair], remedy: str) -> list[Finding]:
+    def _finding(self, level: Level, check: str, pairs: list[Pair], remedy: str, whose: str = "") -> list[Finding]:
         if not pairs:
             return []
-        what = f"{self._tell(pairs[0])}{self._more(pairs)}"
-        return [Finding("warning", check, self._place(pairs[0]), what, remedy, len(pairs))]
+        names, first = self.names, pairs[0]
+        what = f"{whose}{first.steps} steps (observations and actions) are equal to those of {names[first.episode]}"
+        what += f" from step {first.step}"
+        if len(pairs) > 1:
+            named = "; ".join(f"{names[pair.episode]} = {names[pair.other]}" for pair in pairs[1 : 1 + SHOWN])
+            what += f"; {len(pairs)} such pairs, further: {named}"
+        return [Finding(level, check, f"{names[first.other]}, step {first.other_step}", what, remedy, len(pairs))]
 
-    def _place(self, pair: Pair) -> str:
-        return f"{self.names[pair.other]}, step {pair.other_step}"
 
-    def _tell(self, pair: Pair) -> str:
-        return (
-            f"{pair.steps} steps (observations and actions) are equal to those of {self.names[pair.episode]}"
-            f" from step {pair.step}"
-        )
+# --- 64-bit hashes of rows, computed without a loop over the rows -------------------------------------------------
 
-    def _more(self, pairs: list[Pair]) -> str:
-        if len(pairs) == 1:
-            return ""
-        named = "; ".join(f"{self.names[p.episode]} = {self.names[p.other]}" for p in pairs[1 : 1 + SHOWN])
-        return f"; {len(pairs)} such pairs, further: {named}"
+
+def frame_hashes(episode: Episode) -> np.ndarray:
+    """(T + 1,) uint64: a hash of each observation, all keys together."""
+    return _mixed([_row_hashes(values) for values in episode.observations.values()])
+
+
+def _row_hashes(values: np.ndarray) -> np.ndarray:
+    """(N, ...) -> (N,) uint64; equal for rows with equal bytes, and only by chance (2^-64) for others."""
+    rows = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+    parts = [_block(rows[begin : begin + BLOCK]) for begin in range(0, len(rows), BLOCK)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+
+def _block(rows: np.ndarray) -> np.ndarray:
+    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
+    words = _scramble(np.ascontiguousarray(padded).view(np.uint64) + np.uint64(rows.shape[1]))
+    total = np.zeros(len(rows), np.uint64)
+    for begin in range(0, words.shape[1], len(ODD)):
+        piece = words[:, begin : begin + len(ODD)]
+        total = _scramble(total + (piece * ODD[: piece.shape[1]]).sum(axis=1, dtype=np.uint64))
+    return total
+
+
+def _scramble(words: np.ndarray) -> np.ndarray:
+    """A bijection of 64-bit words that spreads each bit over the whole word (the finaliser of splitmix64)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _mixed(hashes: list[np.ndarray]) -> np.ndarray:
+    """One hash (N,) from several (N,), which depends on their order."""
+    total = np.zeros_like(hashes[0])
+    for part in hashes:
+        total = _scramble(total * np.uint64(3) + part)
+    return total
+
+
+def _grams(hashes: np.ndarray, k: int) -> np.ndarray:
+    """(N,) -> (N - k + 1,): a hash of each run of k."""
+    windows = np.lib.stride_tricks.sliding_window_view(hashes, k)
+    return _scramble((windows * ODD[:k]).sum(axis=1, dtype=np.uint64))
+
+
+def _prefixes(hashes: np.ndarray) -> np.ndarray:
+    """(N,) -> (N,): a hash of the rows up to and including each."""
+    places = _scramble(np.arange(len(hashes), dtype=np.uint64) + np.uint64(1))
+    return np.cumsum(_scramble(hashes ^ places), dtype=np.uint64)

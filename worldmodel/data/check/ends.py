@@ -1,25 +1,24 @@
-"""How episodes end: a final observation that is none, time limits flagged as terminal states, lost flags."""
+"""How episodes end: lost final observations, time limits flagged as terminal states, lost flags."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding
-from worldmodel.data.check.hashing import mixed, row_hashes
-from worldmodel.data.episode import Episode
+from worldmodel.data.check.finding import Finding, Level, Recording
+from worldmodel.data.episode import Episode, Source
 
-MOST = 0.5  # of the episodes of a kind must have a fault before it is called one
-RARE = 0.05  # of the inner steps may look like it
-FEWEST = 3  # episodes with it
-SIMULATORS = 16  # recordings that may have been cut at the end, one a simulator
+MOST = 0.5  # share of the episodes of a kind above which an oddity is a fault
+RARE = 0.05  # share of the inner steps that may show the same oddity
+FEWEST = 3  # episodes that must show it
+SIMULATORS = 16  # episodes that may have been cut when the recording ended, one per simulator
 INNER = 1_000_000  # hashes of inner frames kept
 Kind = str  # "terminated", "truncated", "open"
 
 
 @dataclass
 class Tally:
-    """Of the episodes that end in one way, those whose last observation repeats the one before, or is all zeros."""
+    """Episodes that end in one way: all, and the names of those whose last observation is a repetition or all zeros."""
 
     episodes: int = 0
     repeats: list[str] = field(default_factory=list)
@@ -29,7 +28,7 @@ class Tally:
 class Ends:
     """The checks of how episodes end, over a stream of episodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
         self.names: list[str] = []
         self.kinds: list[Kind] = []
         self.lengths: list[int] = []
@@ -39,10 +38,9 @@ class Ends:
         self.inner = self.inner_repeats = self.inner_zeros = self._kept = 0
         self.inner_hashes: list[np.ndarray] = []
 
-    def add(self, name: str, episode: Episode) -> None:
+    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
         """Take one episode."""
         kind = "terminated" if episode.terminated else "truncated" if episode.truncated else "open"
-        frames = mixed([row_hashes(values) for values in episode.observations.values()])
         zero = np.all(
             [~values.reshape(len(values), -1).any(axis=1) for values in episode.observations.values()], axis=0
         )
@@ -56,7 +54,6 @@ class Ends:
         self.inner += len(repeated) - 1
         self.inner_repeats += int(repeated[:-1].sum())
         self.inner_zeros += int(zero[1:-1].sum())
-        self.names.append(name)
         self.kinds.append(kind)
         self.lengths.append(len(episode))
         self.firsts.append(int(frames[0]))
@@ -65,48 +62,44 @@ class Ends:
             self.inner_hashes.append(frames[1:-1])
             self._kept += len(frames) - 2
 
-    def findings(self) -> list[Finding]:
-        """What was found."""
+    def findings(self, recording: Recording) -> list[Finding]:
+        """Final observations first, then flags."""
+        self.names = recording.names
         return [*self._no_final(), *self._reset_as_final(), *self._time_limit(), *self._open(), *self._lost_flags()]
 
     def _no_final(self) -> list[Finding]:
-        found = []
+        findings = []
         for kind, tally in self.tallies.items():
             if _most(tally.repeats, tally.episodes) and self.inner_repeats <= RARE * self.inner:
                 how = "repeats the one before"
-                found.append(self._last("warning", kind, tally.repeats, tally.episodes, how))
+                findings.append(self._last("warning", kind, tally.repeats, tally.episodes, how))
             if _most(tally.zeros, tally.episodes) and self.inner_zeros <= RARE * self.inner:
-                found.append(self._last("error", kind, tally.zeros, tally.episodes, "is all zeros"))
-        return found
+                findings.append(self._last("error", kind, tally.zeros, tally.episodes, "is all zeros"))
+        return findings
 
     def _reset_as_final(self) -> list[Finding]:
-        found = []
+        findings = []
         firsts = np.asarray(self.firsts, np.uint64)
         inner = np.concatenate(self.inner_hashes) if self.inner_hashes else np.zeros(0, np.uint64)
         if np.isin(inner, firsts).sum() > RARE * max(len(inner), 1):
             return []
         kinds, lasts = np.asarray(self.kinds), np.asarray(self.lasts, np.uint64)
-        # of another episode: with several simulators the next of the same one is not the next of the file
+        # of any episode: with several simulators the next one in the file need not be the same simulator's
         resets = np.isin(lasts, firsts)
         for kind in self.tallies:
             rows = np.flatnonzero(kinds == kind)
             names = [self.names[row] for row in rows[resets[rows]]]
             if _most(names, len(rows)):
                 how = "is the first observation of an episode (that of a reset)"
-                found.append(self._last("error", kind, names, len(rows), how))
-        return found
+                findings.append(self._last("error", kind, names, len(rows), how))
+        return findings
 
-    def _last(self, level, kind: Kind, names: list[str], episodes: int, how: str) -> Finding:
-        step = self.lengths[self.names.index(names[0])]
-        return Finding(
-            level,
-            "no final observation",
-            f"{names[0]}, step {step}",
-            f"in {len(names)} of {episodes} {kind} episodes the last observation {how}",
-            "record the observation that step() returned (under autoreset: info['final_obs']), or drop the last"
-            " transition of these episodes",
-            len(names),
-        )
+    def _last(self, level: Level, kind: Kind, names: list[str], episodes: int, how: str) -> Finding:
+        where = f"{names[0]}, step {self.lengths[self.names.index(names[0])]}"
+        what = f"in {len(names)} of {episodes} {kind} episodes the last observation {how}"
+        remedy = "record the observation that step() returned (under autoreset: info['final_obs']), or drop the last"
+        remedy += " transition of these episodes"
+        return Finding(level, "no final observation", where, what, remedy, len(names))
 
     def _time_limit(self) -> list[Finding]:
         longest = max(self.lengths, default=0)
@@ -115,17 +108,11 @@ class Ends:
         spike = len(rows) >= max(5, 0.05 * len(self.lengths), 3 * self._neighbours(longest))
         if longest < 2 or not spike or len(terminal) < 0.9 * len(rows):
             return []
-        return [
-            Finding(
-                "warning",
-                "time limit flagged terminated",
-                f"{self.names[terminal[0]]}, step {longest}",
-                f"{len(terminal)} of {len(self.lengths)} episodes end after exactly {longest} steps, the most of all,"
-                " and are flagged terminated",
-                "if a time limit ended them, flag them truncated: the model would learn that states end for no reason",
-                len(terminal),
-            )
-        ]
+        where = f"{self.names[terminal[0]]}, step {longest}"
+        what = f"{len(terminal)} of {len(self.lengths)} episodes end after exactly {longest} steps, the most of all,"
+        what += " and are flagged terminated"
+        remedy = "if a time limit ended them, flag them truncated: the model would learn that states end for no reason"
+        return [Finding("warning", "time limit flagged terminated", where, what, remedy, len(terminal))]
 
     def _neighbours(self, longest: int) -> int:
         """The most frequent of the lengths just below the longest."""
@@ -148,18 +135,12 @@ class Ends:
             return []
         if min(self.lengths) > 0.7 * longest or len(short) < 0.2 * len(self.lengths):
             return []
-        return [
-            Finding(
-                "warning",
-                "no episode terminated",
-                f"{self.names[short[0]]}, step {self.lengths[short[0]]}",
-                f"all {len(self.kinds)} episodes are flagged truncated, though their lengths differ"
-                f" ({min(self.lengths)} to {longest} steps): the flag of terminal states may be lost",
-                "if the environment has terminal states, store `terminated`; if people or a budget ended the episodes,"
-                " this is as it should be",
-                len(short),
-            )
-        ]
+        where = f"{self.names[short[0]]}, step {self.lengths[short[0]]}"
+        what = f"all {len(self.kinds)} episodes are flagged truncated, though their lengths differ"
+        what += f" ({min(self.lengths)} to {longest} steps): the flag of terminal states may be lost"
+        remedy = "if the environment has terminal states, store `terminated`; if people or a budget ended the episodes,"
+        remedy += " all is well"
+        return [Finding("warning", "no episode terminated", where, what, remedy, len(short))]
 
 
 def _most(names: list[str], episodes: int) -> bool:

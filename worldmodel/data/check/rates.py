@@ -1,38 +1,32 @@
-"""Recordings at different sampling rates in one dataset: declared ones, and those that the dynamics betray."""
+"""Recordings at different sampling rates in one dataset, declared or evident from the dynamics."""
 
 import math
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding
+from worldmodel.data.check.finding import Finding, Fragment, Recording
 from worldmodel.data.check.regression import Moments, Scale, outer, products
-from worldmodel.data.check.sample import Fragment, Sample
-from worldmodel.data.episode import Episode
+from worldmodel.data.episode import Episode, Source
 
-SAME = 0.01  # relative difference of rates that are one
-WIDE, SQUARED = 24, 12  # entries of an observation, and of them in products
-ACTIONS = 8
-FEWEST = 6  # episodes that can be judged
-MOVES = 20  # steps of an episode that can be judged
-FIT, LEAST_FIT = 0.7, 0.4  # of the change of an entry, explained up to its scale: in most episodes, and in the one
-RATIO = 1.5  # between the scales of two groups
-APART = 5.0  # standard deviations within the groups between their means
-GROUP = 0.1  # of the episodes, at least, are in the smaller group
+SAME = 0.01  # relative difference below which two rates are the same
+WIDE, SQUARED = 24, 12  # entries of an observation used, and of these in products
+ACTIONS = 8  # entries of an action used
+FEWEST = 6  # episodes that can be judged, below which nothing is reported
+MOVES = 20  # steps that an episode must have to be judged
+FIT, LEAST_FIT = 0.7, 0.4  # share of an entry's change that the model explains up to scale: in most episodes, in one
+RATIO = 1.5  # least ratio between the scales of two groups
+APART = 5.0  # least distance of the groups' means, in standard deviations within the groups
+GROUP = 0.1  # least share of the episodes in the smaller group
 
 
 class Rates:
-    """The check of declared rates, over a stream of episodes."""
+    """The check of sampling rates: of the declared ones, or where there are none of the dynamics."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
         self.first: dict[float, str] = {}  # rate -> name of the first episode
         self.counts: dict[float, int] = {}
 
-    @property
-    def known(self) -> bool:
-        """Whether an episode declares its rate."""
-        return bool(self.first)
-
-    def add(self, name: str, episode: Episode) -> None:
+    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
         """Take one episode."""
         if math.isnan(episode.rate):
             return
@@ -40,43 +34,44 @@ class Rates:
         self.first.setdefault(rate, name)
         self.counts[rate] = self.counts.get(rate, 0) + 1
 
-    def findings(self) -> list[Finding]:
-        """What was found."""
+    def findings(self, recording: Recording) -> list[Finding]:
+        """At most one finding."""
+        if not self.first:
+            return _undeclared(recording)
         if len(self.first) < 2:
             return []
         usual = max(self.counts, key=lambda rate: self.counts[rate])
         others = sorted(rate for rate in self.first if rate != usual)
         first = min((self.first[rate] for rate in others), key=list(self.first.values()).index)
-        told = ", ".join(f"{self.counts[rate]} at {rate:g}" for rate in sorted(self.first)[:6])
+        listed = ", ".join(f"{self.counts[rate]} at {rate:g}" for rate in sorted(self.first)[:6])
         count = sum(self.counts[rate] for rate in others)
-        return [_mixed(f"{first}, step 0", f"episodes at different rates (steps a second): {told}", count)]
+        return [_mixed(f"{first}, step 0", f"episodes at different rates (steps per second): {listed}", count)]
 
 
-def rate_findings(sample: Sample, names: list[str]) -> list[Finding]:
-    """At most one finding: a group of episodes changes `RATIO` times faster than the dynamics of all of them say."""
-    scales = episode_scales(sample)
-    split = two_groups(np.log(list(scales.values()))) if len(scales) >= FEWEST else None
+def _undeclared(recording: Recording) -> list[Finding]:
+    """At most one finding: in a group of episodes, observations change `RATIO` times faster than in the others."""
+    scales = _episode_scales(recording.fragments)
+    split = _two_groups(np.log(list(scales.values()))) if len(scales) >= FEWEST else None
     if split is None:
         return []
     ratio, upper = split
-    fewer = upper if 2 * upper.sum() <= len(upper) else ~upper
-    episodes = np.asarray(list(scales))[fewer]
-    faster = "faster" if 2 * upper.sum() <= len(upper) else "slower"
+    upper_is_smaller = 2 * upper.sum() <= len(upper)
+    episodes = np.asarray(list(scales))[upper if upper_is_smaller else ~upper]
     what = (
         f"in {len(episodes)} of {len(scales)} episodes that could be judged, observations change {ratio:.2g} times"
-        f" {faster} a step than in the others, from the same observations and actions: they seem to be sampled at"
-        " another rate"
+        f" {'faster' if upper_is_smaller else 'slower'} per step than in the others, from the same observations and"
+        " actions: they seem to be sampled at another rate"
     )
-    return [_mixed(f"{names[min(episodes)]}, step 0", what, len(episodes))]
+    return [_mixed(f"{recording.names[min(episodes)]}, step 0", what, len(episodes))]
 
 
 def _mixed(where: str, what: str, count: int) -> Finding:
-    remedy = "resample to one rate, or train on each apart: one model learns one step length"
+    remedy = "resample to one rate, or train on each separately: one model learns one step length"
     return Finding("warning", "mixed sampling rates", where, what, remedy, count)
 
 
-def two_groups(logs: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """(ratio, which are in the upper group) if the values fall into two narrow groups far apart; else None."""
+def _two_groups(logs: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """(ratio, which are in the upper group) if the values form two narrow groups far apart; else None."""
     order = np.sort(logs)
     cuts = (order[1:] + order[:-1]) / 2
     spreads = [sum(np.square(g - g.mean()).sum() for g in (order[: i + 1], order[i + 1 :])) for i in range(len(cuts))]
@@ -91,9 +86,9 @@ def two_groups(logs: np.ndarray) -> tuple[float, np.ndarray] | None:
     return math.exp(gap), upper
 
 
-def episode_scales(sample: Sample) -> dict[int, float]:
-    """Episode -> its change a step over the change that a model of all episodes predicts, where that fits well."""
-    fragments = [fragment for fragment in sample.fragments if len(fragment.actions) >= 2]
+def _episode_scales(fragments: list[Fragment]) -> dict[int, float]:
+    """Episode -> its change per step over the change that a model of all episodes predicts, where that fits well."""
+    fragments = [fragment for fragment in fragments if len(fragment.actions) >= 2]
     if len(fragments) < 2:
         return {}
     see = Scale(np.concatenate([f.observations for f in fragments]), WIDE)
@@ -114,7 +109,7 @@ def episode_scales(sample: Sample) -> dict[int, float]:
 
 
 def _trusted(sums: dict[int, np.ndarray]) -> dict[int, float]:
-    """The median scale over the entries that the model explains, up to a scale, in most episodes."""
+    """The median scale over the entries that the model explains, up to scale, in most episodes."""
     sums = {episode: parts for episode, parts in sums.items() if parts[3, 0] >= MOVES}
     if not sums:
         return {}
@@ -130,6 +125,8 @@ def _trusted(sums: dict[int, np.ndarray]) -> dict[int, float]:
 
 
 def _inputs(fragment: Fragment, see: Scale, act: Scale) -> np.ndarray:
-    """Of the middle between two observations: a position moves by the mean velocity times the step length."""
-    seen, acted = see((fragment.observations[:-1] + fragment.observations[1:]) / 2), act(fragment.actions)
-    return np.concatenate([seen, products(seen[:, :SQUARED]), acted, outer(acted, seen[:, :SQUARED])], axis=1)
+    """Inputs at the midpoint of two observations, since a position moves by the mean velocity times the step length."""
+    observed, acted = see((fragment.observations[:-1] + fragment.observations[1:]) / 2), act(fragment.actions)
+    return np.concatenate(
+        [observed, products(observed[:, :SQUARED]), acted, outer(acted, observed[:, :SQUARED])], axis=1
+    )

@@ -1,23 +1,23 @@
-"""Values that cannot be right, or that say nothing: NaN, constants, values out of bounds, black frames."""
+"""Values that cannot be right or carry no information: NaN, constants, values out of bounds, black frames."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding
+from worldmodel.data.check.finding import Finding, Recording
 from worldmodel.data.episode import Episode, Source
 from worldmodel.data.spaces import Json, image_shape
 
-BLACK = 8  # of 255: no pixel of a black frame is above it
-TOLERANCE = 1e-3  # of the width of the bounds
+BLACK = 8  # of 255: no pixel of a black frame is brighter
+TOLERANCE = 1e-3  # by which a value may leave its bounds, of their width
 MOST_ACTIONS = 1024  # discrete actions that are counted one by one
-FLAT = 1e-7  # of its size: a float entry that moves less is constant
+FLAT = 1e-7  # of its magnitude: a float entry that moves less is constant
 SHOWN = 8  # entries named in a message
 
 
 @dataclass
 class Places:
-    """The first place of a fault, and the number of episodes that have it."""
+    """Where a fault appears first, and the number of episodes that have it."""
 
     first: str = ""
     count: int = 0
@@ -32,7 +32,7 @@ class Places:
 
 @dataclass
 class Stream:
-    """Range and faults of observations of one key, of actions, or of rewards."""
+    """The range and the faults of one observation key, of the actions, or of the rewards."""
 
     title: str
     leaf: Json
@@ -46,7 +46,6 @@ class Stream:
 
     @property
     def is_image(self) -> bool:
-        """Whether the values are pictures."""
         return image_shape(self.leaf) is not None
 
     def add(self, name: str, values: np.ndarray) -> None:
@@ -54,29 +53,20 @@ class Stream:
         self.steps += len(values)
         if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             bad = np.argwhere(~finite)[0]
-            entry = f" in entry {_entry(bad[1:])}" if values.ndim > 1 else ""
-            self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{entry}")
+            self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{_entry(bad)}")
             values = values[finite.reshape(len(values), -1).all(axis=1)]
             if not len(values):
                 return
         low, high = values.min(axis=0), values.max(axis=0)
         self.low = low if self.low is None else np.minimum(self.low, low)
         self.high = high if self.high is None else np.maximum(self.high, high)
-        self._compare(name, values, low, high)
+        bounds = _bounds(self.leaf)
+        if bounds is not None and (np.any(low < bounds[0]) or np.any(high > bounds[1])):
+            bad = np.argwhere((values < bounds[0]) | (values > bounds[1]))[0]
+            self.outside.add(name, int(bad[0]), f"{values[tuple(bad)]:g}{_entry(bad)}")
         if self.is_image and (dark := (values.reshape(len(values), -1).max(axis=1) <= BLACK)).any():
             self.black.add(name, int(np.argmax(dark)))
             self.black_frames += int(dark.sum())
-
-    def _compare(self, name: str, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-        bounds = bounds_of(self.leaf)
-        if bounds is None:
-            return
-        floor, ceiling = bounds
-        if not (np.any(low < floor) or np.any(high > ceiling)):
-            return
-        bad = np.argwhere((values < floor) | (values > ceiling))[0]
-        entry = f" in entry {_entry(bad[1:])}" if values.ndim > 1 else ""
-        self.outside.add(name, int(bad[0]), f"{values[tuple(bad)]:g}{entry}")
 
     def constant(self) -> np.ndarray:
         """Flat indices of the entries that never change; for images the one index 0 if no pixel does."""
@@ -89,8 +79,8 @@ class Stream:
         return np.flatnonzero(flat)
 
 
-def bounds_of(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
-    """The least and the greatest allowed value, with a tolerance for Box; None where nothing can be outside."""
+def _bounds(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
+    """The least and the greatest valid value, with a tolerance for a Box; None if nothing can be outside."""
     match leaf["type"]:
         case "Discrete":
             start = leaf.get("start", 0)
@@ -99,7 +89,7 @@ def bounds_of(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
             return np.zeros(np.shape(leaf["nvec"])), np.asarray(leaf["nvec"]) - 1
         case "MultiBinary":
             return np.asarray(0), np.asarray(1)
-    low, high = _bound(leaf, "low", -np.inf), _bound(leaf, "high", np.inf)
+    low, high = _declared(leaf)
     if not (np.isfinite(low).any() or np.isfinite(high).any()) or leaf["dtype"] == "uint8":
         return None
     ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (low, high)]
@@ -107,19 +97,17 @@ def bounds_of(leaf: Json) -> tuple[np.ndarray, np.ndarray] | None:
     return low - TOLERANCE * width - 1e-9, high + TOLERANCE * width + 1e-9
 
 
-def _bound(leaf: Json, which: str, none: float) -> np.ndarray:
-    declared = leaf.get(which)
-    if not isinstance(declared, list):
-        return np.asarray(none if declared is None else float(declared))
-    filled = np.asarray([none if bound is None else bound for bound in declared], dtype=float)
-    return filled.reshape(leaf["shape"])
+def _declared(leaf: Json) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of a Box, infinite where they are null."""
+    low, high = (np.asarray(leaf.get(which), dtype=float) for which in ("low", "high"))  # null becomes NaN
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+    return (low.reshape(leaf["shape"]) if low.ndim else low), (high.reshape(leaf["shape"]) if high.ndim else high)
 
 
 class Values:
     """The checks of single values, over a stream of episodes."""
 
     def __init__(self, source: Source) -> None:
-        self.path = str(source.path)
         self.observations = {
             key: Stream(f"observation {key!r}", leaf) for key, leaf in source.observation_space.items()
         }
@@ -127,7 +115,7 @@ class Values:
         self.rewards = Stream("rewards", {"type": "Box", "shape": [], "dtype": "float64"})
         self.taken: list[np.ndarray] = _counters(source.action_space)
 
-    def add(self, name: str, episode: Episode) -> None:
+    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
         """Take one episode."""
         for key, stream in self.observations.items():
             if key in episode.observations:
@@ -141,33 +129,27 @@ class Values:
                 inside = column[(column >= start) & (column < start + len(counts))].astype(np.int64) - start
                 counts += np.bincount(inside, minlength=len(counts))
 
-    def findings(self) -> list[Finding]:
-        """What was found, stream by stream."""
-        found = []
+    def findings(self, recording: Recording) -> list[Finding]:
+        """The faults of each stream, then actions that were never taken."""
+        path = str(recording.source.path)
+        findings = []
         for stream in (*self.observations.values(), self.actions, self.rewards):
-            found += _broken(stream) + _outside(stream, stream is self.actions) + _black(stream)
+            findings += _broken(stream) + _outside(stream, stream is self.actions) + _black(stream)
             if stream is not self.rewards:
-                found += _constant(stream, self.path)
-        return found + self._never_taken()
+                findings += _constant(stream, path)
+        return findings + self._never_taken(path)
 
-    def _never_taken(self) -> list[Finding]:
-        found = []
+    def _never_taken(self, path: str) -> list[Finding]:
+        findings = []
         start = self.actions.leaf.get("start", 0)
         for column, counts in enumerate(self.taken):
             never = np.flatnonzero(counts == 0)
-            if 0 < len(never) < len(counts) - 1:  # with a single one left, the entry is constant
+            if 0 < len(never) < len(counts) - 1:  # if a single one is left, the entry is constant
                 which = f" of entry {column}" if len(self.taken) > 1 else ""
-                found.append(
-                    Finding(
-                        "warning",
-                        "action never taken",
-                        self.path,
-                        f"of {len(counts)} actions{which}, {len(never)} never occur: {_list(never + start)}",
-                        "record episodes that take them, or declare fewer: what they do cannot be learned",
-                        len(never),
-                    )
-                )
-        return found
+                what = f"of {len(counts)} actions{which}, {len(never)} never occur: {_list(never + start)}"
+                remedy = "record episodes that take them, or declare fewer: their effect cannot be learned"
+                findings.append(Finding("warning", "action never taken", path, what, remedy, len(never)))
+        return findings
 
 
 def _counters(leaf: Json) -> list[np.ndarray]:
@@ -195,7 +177,7 @@ def _outside(stream: Stream, is_action: bool) -> list[Finding]:
     if discrete:
         remedy = "declare the true number of values (and `start`), or correct the values"
     level = "error" if is_action or discrete else "warning"
-    what += f"; so in {stream.outside.count} episodes"
+    what += f"; {stream.outside.count} episodes hold such values"
     return [Finding(level, "out of bounds", stream.outside.first, what, remedy, stream.outside.count)]
 
 
@@ -221,20 +203,13 @@ def _constant(stream: Stream, path: str) -> list[Finding]:
 
 
 def _range(leaf: Json) -> str:
-    match leaf["type"]:
-        case "Discrete":
-            start = leaf.get("start", 0)
-            return f"{start} to {start + leaf['n'] - 1}"
-        case "MultiDiscrete":
-            return f"0 to nvec - 1, nvec {leaf['nvec']}"
-        case "MultiBinary":
-            return "0 or 1"
-    low, high = _bound(leaf, "low", -np.inf), _bound(leaf, "high", np.inf)
+    low, high = _declared(leaf) if leaf["type"] == "Box" else _bounds(leaf) or (np.zeros(1), np.ones(1))
     return f"bounds {low.min():g} to {high.max():g}"
 
 
-def _entry(index: np.ndarray) -> str:
-    return ", ".join(map(str, index.tolist()))
+def _entry(place: np.ndarray) -> str:
+    """The entry at (step, entry ...), in words; empty where a step is one number."""
+    return f" in entry {', '.join(map(str, place[1:].tolist()))}" if len(place) > 1 else ""
 
 
 def _list(indices: np.ndarray) -> str:

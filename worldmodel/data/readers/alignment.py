@@ -35,21 +35,21 @@ class Rows:
 def episode_of(rows: Rows, actions: Side, outcomes: Side, where: str, rate: float = float("nan")) -> Episode:
     """The canonical episode of one episode's rows.
 
-    `actions` and `outcomes` (of rewards and ends) say which transition a row's belong to, where they have a row more
-    than there are transitions. Missing rewards become zeros; an episode that has not terminated was truncated.
+    `actions` and `outcomes` (rewards and ends) say which transition a row's values belong to, where there is a row
+    more than there are transitions. Missing rewards become zeros; an episode that has not terminated was truncated.
 
     Raises:
         UserError: naming `where`, if there is no transition or lengths or flags contradict each other.
     """
     steps = len(next(iter(rows.observations.values()))) - 1
     if steps < 1:
-        raise UserError(f"{where}: it has no transition (one observation alone); leave it out of the dataset")
-    taken = transitions(rows.actions, steps, actions, "actions", where)
+        raise UserError(f"{where}: it has no transition (a single observation); leave it out of the dataset")
+    taken = _transitions(rows.actions, steps, actions, "actions", where)
     if actions == "next" and taken.dtype.kind == "f" and np.isnan(taken[0]).all():
         raise UserError(f"{where}: its first action is NaN, a placeholder: the alignment should be 'previous'")
     rewards = np.zeros(steps, np.float32)
     if rows.rewards is not None:
-        rewards = transitions(rows.rewards, steps, outcomes, "rewards", where).reshape(steps, -1)
+        rewards = _transitions(rows.rewards, steps, outcomes, "rewards", where).reshape(steps, -1)
         if rewards.shape[1] != 1:
             raise UserError(f"{where}: a step has {rewards.shape[1]} rewards; it must be one number")
         rewards = rewards[:, 0]
@@ -61,30 +61,17 @@ def episode_of(rows: Rows, actions: Side, outcomes: Side, where: str, rate: floa
         raise UserError(f"{where}: {error}") from None
 
 
-def transitions(values: np.ndarray, steps: int, side: Side, what: str, where: str) -> np.ndarray:
-    """The values (T, ...) of T transitions out of T or T + 1 rows.
-
-    Raises:
-        UserError: if there are any other number of rows.
-    """
-    if len(values) == steps:
-        return values
-    if len(values) != steps + 1:
-        raise UserError(f"{where}: {steps + 1} observations, but {len(values)} {what}; {steps} or {steps + 1} fit")
-    return values[:-1] if side == "next" else values[1:]
-
-
 def leaf_of(values: np.ndarray) -> Json:
-    """The space of rows (N, ...) for which the file declares none: MultiBinary for bool, else a Box without bounds."""
+    """The space of rows (N, ...) if the file declares none: MultiBinary for bool, else a Box without bounds."""
     if values.dtype == np.bool_:
         return {"type": "MultiBinary", "shape": list(values.shape[1:])}
     return box_of(values)
 
 
 def action_leaf(values: np.ndarray, largest: int = 0) -> Json:
-    """The space of actions (N, ...) that the file does not declare: Discrete for one whole number a step, else a Box.
+    """The space of actions (N, ...) if the file declares none: Discrete for one whole number per step, else a Box.
 
-    `largest` is the largest value in the dataset; Discrete holds 0 to `largest`, as actions never seen cannot be known.
+    Discrete holds 0 to `largest`, the largest value in the dataset: actions never seen cannot be known.
     """
     if values.ndim == 1 and values.dtype.kind in "iu":
         return {"type": "Discrete", "n": largest + 1, "start": 0}
@@ -93,26 +80,22 @@ def action_leaf(values: np.ndarray, largest: int = 0) -> Json:
 
 def check_spaces(episode: Episode, observations: dict[str, Json], actions: Json, where: str) -> None:
     """Raise UserError if an episode's arrays have other shapes than the dataset's spaces."""
-    for key, leaf in observations.items():
-        _check_shape(episode.observations[key], leaf, f"observation {key!r}", where)
-    _check_shape(episode.actions, actions, "action", where)
+    for what, values, leaf in [
+        *((f"observation {key!r}", episode.observations[key], leaf) for key, leaf in observations.items()),
+        ("action", episode.actions, actions),
+    ]:
+        expected = [len(leaf["nvec"])] if leaf["type"] == "MultiDiscrete" else leaf.get("shape", [])
+        if list(values.shape[1:]) != expected:
+            raise UserError(f"{where}: each {what} has the shape {list(values.shape[1:])}; the dataset's is {expected}")
 
 
-def numbers(values: np.ndarray, what: str, where: str) -> np.ndarray:
-    """`values`, if they are numbers or truth values.
-
-    Raises:
-        UserError: if they are text or objects.
-    """
-    if values.dtype.kind not in "biuf":
-        raise UserError(f"{where}: {what} holds {values.dtype}, not numbers")
-    return values
-
-
-def _check_shape(values: np.ndarray, leaf: Json, what: str, where: str) -> None:
-    expected = [len(leaf["nvec"])] if leaf["type"] == "MultiDiscrete" else leaf.get("shape", [])
-    if list(values.shape[1:]) != expected:
-        raise UserError(f"{where}: each {what} has the shape {list(values.shape[1:])}; the dataset's is {expected}")
+def _transitions(values: np.ndarray, steps: int, side: Side, what: str, where: str) -> np.ndarray:
+    """The values (T, ...) of T transitions, from T or T + 1 rows."""
+    if len(values) == steps:
+        return values
+    if len(values) != steps + 1:
+        raise UserError(f"{where}: {steps + 1} observations, but {len(values)} {what}; {steps} or {steps + 1} fit")
+    return values[:-1] if side == "next" else values[1:]
 
 
 def _ended(flags: np.ndarray | None, steps: int, side: Side, what: str, where: str) -> bool:
@@ -120,12 +103,10 @@ def _ended(flags: np.ndarray | None, steps: int, side: Side, what: str, where: s
     if flags is None:
         return False
     flags = np.nan_to_num(flags.reshape(len(flags), -1)[:, 0]).astype(bool)
-    of_steps = transitions(flags, steps, side, what, where)
+    of_steps = _transitions(flags, steps, side, what, where)
     first = int(np.argmax(flags)) if flags.any() else len(flags)
     if not flags[first:].all():
-        raise UserError(f"{where}: {what!r} is set at row {first}, yet the episode goes on: its bounds are wrong")
+        raise UserError(f"{where}: {what!r} is set at row {first}, yet the episode continues: its bounds are wrong")
     if flags[-1] and not of_steps[-1]:
-        raise UserError(
-            f"{where}: {what!r} is set in its last row, which no transition leaves: outcomes should be 'previous'"
-        )
+        raise UserError(f"{where}: {what!r} is set in its last row, yet none leaves it: outcomes should be 'previous'")
     return bool(of_steps[-1])

@@ -1,8 +1,8 @@
 """LeRobotDataset v3: Parquet rows, MP4 videos and an index of episodes, read without the lerobot package.
 
 A row holds an observation and the action taken after it. LeRobot keeps no observation after the last action, so N rows
-are N - 1 transitions: the last row gives the final observation, its action, reward and flags are dropped. Many episodes
-share one Parquet file and one MP4; `meta/episodes` tells where each lies.
+are N - 1 transitions: the last row gives the final observation; its action, reward and flags are dropped. Many episodes
+share one Parquet file and one MP4; `meta/episodes` says where each lies.
 
 Source: huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx and src/lerobot/datasets (version v3.0).
 """
@@ -13,19 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.data.episode import Episode, Source
-from worldmodel.data.readers.fingerprint import fingerprint
-from worldmodel.data.readers.lerobot_index import (
-    ACTION,
-    Entry,
-    array_feature,
-    pick_features,
-    read_entries,
-    read_info,
-)
-from worldmodel.data.readers.lerobot_parquet import Feature, need, open_parquet, readable, values_of
-from worldmodel.data.readers.lerobot_video import frames_of
-from worldmodel.data.spaces import Json, box_of
+from worldmodel.data.episode import Episode, Reader, Source, fingerprint
+from worldmodel.data.readers.alignment import leaf_of
+from worldmodel.data.readers.lerobot_columns import Feature, frames_of, need, open_parquet, readable, values_of
+from worldmodel.data.readers.lerobot_index import ACTION, Entry, array_feature, pick_features, read_entries, read_info
+from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
 
 REWARD = "next.reward"
@@ -37,21 +29,21 @@ ALIGNMENT = (
 
 
 def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
-    """A LeRobotDataset v3 folder, as episodes of what its `observation.*` features hold (without this prefix).
+    """A LeRobotDataset v3 folder, as episodes of its `observation.*` features (keys without this prefix).
 
     Numbers keep their shape and dtype, images and videos become uint8 (H, W, C); text and depth maps are left out.
-    `observations` picks some of the keys; videos that are not picked are not decoded. Frames are those nearest to
-    start + row / fps, at most half a frame away. One episode is in memory at a time. An absent `next.reward` is read
-    as 0 (`provenance` says so). An episode of one row holds no transition and is passed over.
+    `observations` picks keys; videos that are not picked are not decoded. Frames are those nearest to start + row /
+    fps, at most half a frame away. A missing `next.reward` is read as 0 (`provenance` says so). An episode of one row
+    holds no transition and is skipped.
 
     Ends: `next.terminated` says whether the last transition with an outcome led to a terminal state. Without it,
     `next.done` means that the episode ended, for whatever reason: it counts as terminal if `next.truncated` is there
     and false, or `next.success` is there and true, else as a cut. Flags of the last row belong to an observation
-    that was not recorded: an episode whose end is flagged only there is truncated, its last observation not terminal.
+    that was not recorded: an episode whose end is flagged only there is truncated.
 
     Raises:
-        UserError: for another version, a file that is missing, damaged, outside the folder or declaring more than it
-            can hold, rows or frames that contradict the index, an unknown key, an absent optional package.
+        UserError: for another version, a file that is missing, damaged, outside the folder or declares more than it
+            can hold, rows or frames that contradict the index, an unknown key, a missing optional package.
     """
     root = path.resolve()
     info = read_info(path)
@@ -63,19 +55,20 @@ def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
 
     def episodes() -> Iterator[tuple[str, Episode]]:
         for file in dict.fromkeys(entry.rows for entry in entries):
-            inside = [entry for entry in entries if entry.rows == file]
-            yield from _file_episodes(root, file, inside, features, signals, float(info["fps"]))
+            of_file = [entry for entry in entries if entry.rows == file]
+            yield from _file_episodes(root, file, of_file, features, signals, float(info["fps"]))
 
-    return Source(
-        path=path,
-        format="lerobot",
-        observation_space={key: _space(feature) for key, feature in features.items()},
-        action_space=_space(signals[0]),
-        alignment=ALIGNMENT,
-        fingerprint=fingerprint(files, root),
-        episodes=episodes,
-        provenance=_provenance(info, features, left_out, entries),
-    )
+    about = _provenance(info, features, left_out, entries)
+    spaces = {key: _space(feature) for key, feature in features.items()}
+    return Source(path, "lerobot", spaces, _space(signals[0]), ALIGNMENT, fingerprint(files, root), episodes, about)
+
+
+READER = Reader(
+    looks_like="LeRobot v3 (meta/info.json)",
+    recognises=lambda path: (path / "meta" / "info.json").exists(),
+    open=read_lerobot,
+    options=("observations",),
+)
 
 
 def _provenance(info: Json, features: dict[str, Feature], left_out: list[str], entries: list[Entry]) -> Json:
@@ -93,9 +86,7 @@ def _provenance(info: Json, features: dict[str, Feature], left_out: list[str], e
 
 
 def _space(feature: Feature) -> Json:
-    if feature.dtype == "bool":
-        return {"type": "MultiBinary", "shape": list(feature.shape)}
-    return box_of(np.empty((0, *feature.shape), feature.dtype))
+    return leaf_of(np.empty((0, *feature.shape), feature.dtype))
 
 
 def _file_episodes(
@@ -116,21 +107,13 @@ def _file_episodes(
         ends = {name: bool(columns[name].reshape(-1)[-2]) for name in FLAGS if name in columns}
         rewards = columns[REWARD].reshape(-1) if REWARD in columns else np.zeros(entry.length)
         terminated = _is_terminal(ends)
-        yield (
-            where,
-            Episode(
-                observations={key: columns[feature.name] for key, feature in features.items()},
-                actions=columns[ACTION][:-1],
-                rewards=rewards[:-1].astype(np.float32),
-                terminated=terminated,
-                truncated=not terminated,
-                rate=fps,
-            ),
-        )
+        observed = {key: columns[feature.name] for key, feature in features.items()}
+        rewards = rewards[:-1].astype(np.float32)
+        yield where, Episode(observed, columns[ACTION][:-1], rewards, terminated, not terminated, fps)
 
 
 def _is_terminal(ends: dict[str, bool]) -> bool:
-    """Whether the flags of a transition say that its outcome is terminal; see `read_lerobot`."""
+    """Whether the flags of a transition mark its outcome as terminal; see `read_lerobot`."""
     if "next.terminated" in ends:
         return ends["next.terminated"]
     if "next.truncated" in ends:
@@ -139,7 +122,7 @@ def _is_terminal(ends: dict[str, bool]) -> bool:
 
 
 def _tables(file: Path, entries: dict[int, Entry], features: list[Feature]) -> Iterator[tuple[int, Any]]:
-    """(episode, its rows as a table) of one Parquet file, in its order, without holding more than an episode of it."""
+    """(episode, its rows as a table) of one Parquet file, in its order, with one episode in memory at a time."""
     pa = need("pyarrow")
     names = ["frame_index", *(feature.name for feature in features)]
     with open_parquet(file, ["episode_index", *names]) as reader:
@@ -160,18 +143,18 @@ def _tables(file: Path, entries: dict[int, Entry], features: list[Feature]) -> I
 
 
 def _runs(file: Path, reader: Any, entries: dict[int, Entry]) -> list[int]:
-    """The episodes of a Parquet file in its order, once their lengths are those of the index."""
+    """The episodes of a Parquet file in its order; a UserError if their lengths are not those of the index."""
     with readable(file):
         column = reader.read(columns=["episode_index"])["episode_index"]
     index = values_of(column, Feature("episode_index", "array", (), "int64"), str(file))
     starts = np.flatnonzero(np.diff(index, prepend=-1))
     lengths = np.diff(starts, append=len(index)).tolist()
     runs = [int(episode) for episode in index[starts]]
-    told = {episode: entry.length for episode, entry in entries.items()}
+    missing = {episode: entry.length for episode, entry in entries.items()}
     for episode, length in zip(runs, lengths, strict=True):
-        if (expected := told.pop(episode, None)) != length:
-            tells = f"tells {expected}" if expected else "tells none, or told them already"
-            raise UserError(f"{file}, episode {episode}: it holds {length} rows, meta/episodes {tells}")
-    if told:
-        raise UserError(f"{file}, episode {min(told)}: it holds no row, meta/episodes tells {told[min(told)]}")
+        if (expected := missing.pop(episode, None)) != length:
+            says = f"says {expected}" if expected else "says none, or they came before"
+            raise UserError(f"{file}, episode {episode}: it holds {length} rows, meta/episodes {says}")
+    if missing:
+        raise UserError(f"{file}, episode {min(missing)}: it holds no row, meta/episodes says {missing[min(missing)]}")
     return runs

@@ -2,7 +2,7 @@
 
 Layout: `data/metadata.json` and `data/main_data.hdf5` with `episode_i/{observations, actions, rewards, terminations,
 truncations}`; observations hold T + 1 entries, the final one included, the others T. Dict observations are groups.
-Images of 32 pixels and more a side are JPEG files, one a frame, unless `jpeg_encoding` was off (minari.dataset).
+Images of at least 32 pixels a side are JPEG files, one per frame, unless `jpeg_encoding` was off (minari.dataset).
 """
 
 import io
@@ -19,19 +19,19 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from worldmodel.data.episode import ALIGNMENT, Episode, Source
+from worldmodel.data.episode import ALIGNMENT, Episode, Reader, Source, fingerprint
 from worldmodel.data.hdf5 import dataset, open_hdf5, read
-from worldmodel.data.readers.alignment import Rows, check_spaces, episode_of, numbers
-from worldmodel.data.readers.fingerprint import fingerprint
+from worldmodel.data.readers.alignment import Rows, check_spaces, episode_of
 from worldmodel.data.spaces import Json, describe, describe_observation
 from worldmodel.errors import UserError
 
-FLOOR, EXPANSION = 64 << 20, 1100  # bytes that pictures may unpack to; beyond: times the size of their file
+FLOOR, EXPANSION = 64 << 20, 1100  # bytes that images may unpack to; above that: this many times their file's size
 TO_HDF5 = (
     "import minari; from minari.dataset.minari_storage import MinariStorage; d = minari.load_dataset(ID);"
     " MinariStorage.new(FOLDER, d.observation_space, d.action_space, data_format='hdf5', jpeg_encoding=False)"
     ".update_from_storage(d.storage)"
 )
+MAIN = "main_data.hdf5"
 KEPT = ("dataset_id", "minari_version", "algorithm_name", "author", "code_permalink")
 
 
@@ -53,23 +53,23 @@ def read_minari(path: Path) -> Source:
         raise UserError(f"{path} is no Minari dataset: neither it nor {path.name}/data holds metadata.json")
     metadata = _metadata(folder / "metadata.json")
     layout = _layout(metadata, folder / "metadata.json")
-    files = sorted(folder.glob("*.hdf5"), key=lambda file: (file.name != "main_data.hdf5", len(file.name), file.name))
+    files = sorted(folder.glob("*.hdf5"), key=lambda file: (file.name != MAIN, len(file.name), file.name))
     state = fingerprint([folder / "metadata.json", *files], folder)
     lossy: set[str] = set()  # keys that are JPEG files
-    found = {file: _episodes_in(file, layout, lossy) for file in files}
-    held, total = sum(map(len, found.values())), metadata.get("total_episodes")
+    names = {file: _episodes_in(file, layout, lossy) for file in files}
+    held, total = sum(map(len, names.values())), metadata.get("total_episodes")
     if not held or held != total:
         raise UserError(f"{folder}: metadata.json names {total} episodes, its .hdf5 files hold {held}")
-    return Source(
-        path=path,
-        format="minari",
-        observation_space=layout.observations,
-        action_space=layout.actions,
-        alignment=ALIGNMENT,
-        fingerprint=state,
-        episodes=partial(_episodes, found, layout),
-        provenance=_provenance(metadata) | ({"lossy": dict.fromkeys(sorted(lossy), "JPEG")} if lossy else {}),
-    )
+    about = _provenance(metadata) | ({"lossy": dict.fromkeys(sorted(lossy), "JPEG")} if lossy else {})
+    stream = partial(_episodes, names, layout)
+    return Source(path, "minari", layout.observations, layout.actions, ALIGNMENT, state, stream, about)
+
+
+READER = Reader(
+    looks_like="Minari (data/main_data.hdf5)",
+    recognises=lambda path: (path / "data" / MAIN).exists() or (path / MAIN).exists(),
+    open=read_minari,
+)
 
 
 def _metadata(path: Path) -> Json:
@@ -88,7 +88,7 @@ def _layout(metadata: Json, path: Path) -> _Layout:
     parts = []
     for key in ("observation_space", "action_space"):
         if not isinstance(metadata.get(key), str):
-            raise UserError(f"{path} names no {key}: the dataset is older than Minari 0.5, write it again with a newer")
+            raise UserError(f"{path} names no {key}: it is older than Minari 0.5; write it again with a newer one")
         try:
             parts.append(_space(json.loads(metadata[key])))
         except UserError as error:
@@ -122,7 +122,7 @@ def _space(of: Json) -> gym.Space:
 
 
 def _episodes_in(path: Path, layout: _Layout, lossy: set[str]) -> list[str]:
-    """The names of a file's episodes, by number; adds to `lossy` the keys that are JPEG files in the first of them."""
+    """The names of a file's episodes, by number; adds to `lossy` the keys whose frames are JPEG files in the first."""
     with open_hdf5(path) as file:
         names = [str(name) for name in file]
         numbered = [name for name in names if name.startswith("episode_") and name[8:].isdecimal()]
@@ -133,43 +133,37 @@ def _episodes_in(path: Path, layout: _Layout, lossy: set[str]) -> list[str]:
     return numbered
 
 
-def _episodes(found: dict[Path, list[str]], layout: _Layout) -> Iterator[tuple[str, Episode]]:
-    for path, names in found.items():
+def _episodes(names: dict[Path, list[str]], layout: _Layout) -> Iterator[tuple[str, Episode]]:
+    for path, of_file in names.items():
         with open_hdf5(path) as file:
-            for name in names:
+            for name in of_file:
                 where = f"{path.name}, {name.replace('_', ' ')}"
                 group = file.get(name)
                 if not isinstance(group, h5py.Group):
-                    raise UserError(f"{where} is no group; an episode of Minari is one")
+                    raise UserError(f"{where} is no group, as an episode of Minari must be")
                 yield where, _episode(group, layout, path, where)
 
 
 def _episode(group: h5py.Group, layout: _Layout, path: Path, where: str) -> Episode:
-    rows = Rows(
-        {
-            key: _values(dataset(group, layout.places[key], path), leaf, path, f"{where}: {key}")
-            for key, leaf in layout.observations.items()
-        },
-        numbers(read(group, "actions", path), "actions", where),
-        numbers(read(group, "rewards", path), "rewards", where),
-        numbers(read(group, "terminations", path), "terminations", where),
-        numbers(read(group, "truncations", path), "truncations", where),
-    )
-    steps = len(rows.rewards) if rows.rewards is not None else 0
-    for what, values in vars(rows).items():
-        if what != "observations" and len(values) != steps:
-            raise UserError(
-                f"{where}: {len(values)} {what}, but {steps} rewards; Minari holds one of each a transition"
-            )
-    episode = episode_of(rows, "next", "next", where)
+    observations = {
+        key: _values(group, layout.places[key], leaf, path, f"{where}: {key}")
+        for key, leaf in layout.observations.items()
+    }
+    columns = {name: read(group, name, path) for name in ("actions", "rewards", "terminations", "truncations")}
+    steps = len(columns["rewards"])
+    for name, values in columns.items():
+        if len(values) != steps:
+            raise UserError(f"{where}: {len(values)} {name}, but {steps} rewards; Minari holds one per transition")
+    episode = episode_of(Rows(observations, *columns.values()), "next", "next", where)
     check_spaces(episode, layout.observations, layout.actions, where)
     return episode
 
 
-def _values(stored: h5py.Dataset, leaf: Json, path: Path, where: str) -> np.ndarray:
+def _values(group: h5py.Group, place: str, leaf: Json, path: Path, where: str) -> np.ndarray:
     """The array (N, ...) of one observation key, decoded if its frames are JPEG files."""
+    stored = dataset(group, place, path)
     if not _is_jpeg(stored, leaf):
-        return numbers(np.asarray(stored[...]), "it", where)
+        return read(group, place, path)
     size = len(stored) * math.prod(leaf["shape"])
     if size > max(FLOOR, EXPANSION * path.stat().st_size):
         raise UserError(f"{where}: its frames would take {size:,} bytes, more than {path.name} can hold")
@@ -186,7 +180,7 @@ def _is_jpeg(stored: Any, leaf: Json) -> bool:
 def _jpeg(encoded: bytes, shape: list[int], where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
-            if [image.height, image.width] != shape[:2]:  # known from the header, before anything is decoded
+            if [image.height, image.width] != shape[:2]:  # from the header, before anything is decoded
                 raise UserError(f"{where}: a frame of {image.height} x {image.width} pixels, not {shape}")
             frame = np.asarray(image)
     except (OSError, SyntaxError) as error:
@@ -197,9 +191,9 @@ def _jpeg(encoded: bytes, shape: list[int], where: str) -> np.ndarray:
 
 
 def _provenance(metadata: Json) -> Json:
-    found: Json = {key: metadata[key] for key in KEPT if metadata.get(key)}
+    kept: Json = {key: metadata[key] for key in KEPT if metadata.get(key)}
     try:
         spec = json.loads(metadata.get("env_spec") or "{}")
-        return found | ({"env_id": spec["id"], "max_episode_steps": spec.get("max_episode_steps")} if spec else {})
+        return kept | ({"env_id": spec["id"], "max_episode_steps": spec.get("max_episode_steps")} if spec else {})
     except (ValueError, TypeError, KeyError):
-        return found | {"env_id": "unreadable"}
+        return kept | {"env_id": "unreadable"}

@@ -2,26 +2,35 @@
 
 DreamerV3 (JAX) writes chunks `TIME-UUID-SUCCESSOR-LENGTH.npz` that continue each other: row t holds o_t, the reward and
 flags that came with it, and the action chosen after it (embodied/core/replay.py, "next"). dreamerv3-torch and pydreamer
-write an episode a file: row t holds o_t and the action that led to it ("previous"). The files do not tell which.
+write an episode per file: row t holds o_t and the action that led to it ("previous"). The files do not record which.
+
+Files come from anywhere: no pickle is run, and no more is unpacked than such a file should hold.
 """
 
+import math
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
-from worldmodel.data.episode import Episode, Source
+from worldmodel.data.episode import Episode, Reader, Source, fingerprint
 from worldmodel.data.readers.alignment import Rows, Side, action_leaf, check_spaces, episode_of, leaf_of
-from worldmodel.data.readers.fingerprint import fingerprint
-from worldmodel.data.readers.npz_file import Columns, Member, load, members_of
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError, nearest
 
+Columns = dict[str, np.ndarray]  # name -> (N, ...)
+Member = tuple[tuple[int, ...], np.dtype]  # shape, dtype
+FLOOR, EXPANSION = 256 << 20, 200  # bytes that any file may unpack to; above that: this many times its size
 FIRST, TERMINAL = ("is_first", "reset"), ("is_terminal", "terminal")
 NO_OBSERVATION = {"action", "reward", *FIRST, *TERMINAL, "is_last", "discount", "stepid", "consec", "logprob", "seed"}
-NO_OBSERVATION |= {"action_prob", "action_next", "policy_value", "policy_entropy"}  # pydreamer's notes on the policy
+NO_OBSERVATION |= {"action_prob", "action_next", "policy_value", "policy_entropy"}  # pydreamer's
 NO_OBSERVATION_PREFIXES = ("log_", "log/", "logprob_", "enc/", "dyn/", "dec/", "metric_")
 ALIGNMENTS = {
     "next": "action[t] is taken after row t and leads to row t+1, whose reward and flags are the transition's",
@@ -29,46 +38,47 @@ ALIGNMENTS = {
 }
 
 
-def read_npz(path: Path, alignment: Side | None, keys: Sequence[str] | None = None) -> Source:
-    """The episodes in the .npz files of folder `path`.
+def read_npz(path: Path, alignment: Side | None, observations: Sequence[str] | None = None) -> Source:
+    """The episodes in the .npz files of a folder.
 
     Args:
         path: folder; files in folders below it are read too.
         alignment: which transition a row's action belongs to, the one that leaves the row or the one that enters it.
-        keys: the observations to read; by default every array that is no action, reward, flag or note on the policy.
+        observations: keys to read; None: every array that is no action, reward, flag or note on the policy.
 
     Raises:
         UserError: if there are no files, one is damaged or holds objects or far more than its size, a key is missing,
             or no alignment is given.
     """
     if alignment not in ALIGNMENTS:
-        told = "; ".join(f"{name} ({words})" for name, words in ALIGNMENTS.items())
-        raise UserError(f"{path}: .npz files do not tell how actions are aligned. Say --alignment {told}")
+        choices = " or ".join(f"{name} ({words})" for name, words in ALIGNMENTS.items())
+        raise UserError(f"{path}: .npz files do not record how actions are aligned; choose --alignment {choices}")
     files = sorted(path.rglob("*.npz"))
     if not files:
         raise UserError(f"{path}: there are no .npz files in this folder")
     state = fingerprint(files, path)
     chains = _chains(files)
     first = chains[0][0]
-    members = members_of(first)
-    chosen = _observation_keys(members, keys, first)
-    sample = load(first, [*chosen, "action"])
+    members = _members(first)
+    chosen = _observation_keys(members, observations, first)
+    sample = _load(first, [*chosen, "action"])
     observation_space = {key: leaf_of(sample[key]) for key in chosen}
     action_space = action_leaf(sample["action"], _largest_action(files, sample["action"]))
-    return Source(
-        path=path,
-        format="npz",
-        observation_space=observation_space,
-        action_space=action_space,
-        alignment=ALIGNMENTS[alignment],
-        fingerprint=state,
-        episodes=partial(_episodes, chains, path, alignment, observation_space, action_space),
-        provenance={"files": len(files), "left_out": sorted(members.keys() - {*chosen, "action", "reward"})},
-    )
+    stream = partial(_episodes, chains, path, alignment, observation_space, action_space)
+    about = {"files": len(files), "left_out": sorted(members.keys() - {*chosen, "action", "reward"})}
+    return Source(path, "npz", observation_space, action_space, ALIGNMENTS[alignment], state, stream, about)
+
+
+READER = Reader(
+    looks_like=".npz episodes",
+    recognises=lambda path: path.is_dir() and any(path.glob("*.npz")),
+    open=read_npz,
+    options=("alignment", "observations"),
+)
 
 
 def _chains(files: list[Path]) -> list[list[Path]]:
-    """Files in the order in which they continue each other; a file that is no chunk is a chain of its own."""
+    """Files in the order in which they continue each other; a file that is no chunk is a chain by itself."""
     chunks: dict[str, tuple[Path, str]] = {}
     for file in files:
         if identity := _chunk(file):
@@ -106,7 +116,7 @@ def _observation_keys(members: dict[str, Member], keys: Sequence[str] | None, pa
         if key not in members:
             raise UserError(f"{path}: there is no observation {key!r}; {nearest(key, members)}")
     rows = members["action"][0][:1]
-    found = list(keys or ()) or [
+    chosen = list(keys or ()) or [
         name
         for name, (shape, dtype) in members.items()
         if name not in NO_OBSERVATION
@@ -114,15 +124,15 @@ def _observation_keys(members: dict[str, Member], keys: Sequence[str] | None, pa
         and dtype.kind in "biuf"
         and shape[:1] == rows
     ]
-    if not found:
+    if not chosen:
         raise UserError(f"{path}: there is no observation among {', '.join(members)}")
-    return found
+    return chosen
 
 
 def _largest_action(files: list[Path], sample: np.ndarray) -> int:
     if sample.ndim != 1 or sample.dtype.kind not in "iu":
         return 0
-    return max(int(load(file, ["action"])["action"].max(initial=0)) for file in files)
+    return max(int(_load(file, ["action"])["action"].max(initial=0)) for file in files)
 
 
 def _episodes(
@@ -132,14 +142,10 @@ def _episodes(
         for where, columns in _pieces(chain, root, list(observation_space)):
             is_cut = _chunk(chain[0]) and not (_flag(columns, FIRST)[0] and _flag(columns, ("is_last",))[-1])
             if len(columns["action"]) == 1 and is_cut:
-                continue  # the end of an episode whose other rows were deleted, or the start of one not yet gone on
-            rows = Rows(
-                {key: columns[key] for key in observation_space},
-                columns["action"],
-                columns.get("reward"),
-                _flag(columns, TERMINAL),
-                _flag(columns, ("is_last",)) & ~_flag(columns, TERMINAL),
-            )
+                continue  # the end of an episode whose other rows were deleted, or the start of an unfinished one
+            observed, terminal = {key: columns[key] for key in observation_space}, _flag(columns, TERMINAL)
+            truncated = _flag(columns, ("is_last",)) & ~terminal
+            rows = Rows(observed, columns["action"], columns.get("reward"), terminal, truncated)
             episode = episode_of(rows, alignment, "previous", where)
             check_spaces(episode, observation_space, action_space, where)
             yield where, episode
@@ -150,10 +156,10 @@ def _pieces(chain: list[Path], root: Path, keys: list[str]) -> Iterator[tuple[st
     parts: list[Columns] = []
     where = ""
     for path in chain:
-        names = {"reward", "discount", "is_last", *FIRST, *TERMINAL} & members_of(path).keys()
-        columns = load(path, [*keys, "action", *sorted(names)])
+        names = {"reward", "discount", "is_last", *FIRST, *TERMINAL} & _members(path).keys()
+        columns = _load(path, [*keys, "action", *sorted(names)])
         if _chunk(path) and not names & {*FIRST}:
-            raise UserError(f"{path}: without the array 'is_first' it cannot be told where its episodes begin")
+            raise UserError(f"{path}: without the array 'is_first' nothing marks where its episodes begin")
         starts = np.flatnonzero(_flag(columns, FIRST))
         length = len(columns["action"])
         for number, (begin, end) in enumerate(pairwise([0, *starts[starts > 0].tolist(), length])):
@@ -170,8 +176,8 @@ def _pieces(chain: list[Path], root: Path, keys: list[str]) -> Iterator[tuple[st
 
 def _joined(parts: list[Columns], where: str) -> Columns:
     for part in parts[1:]:
-        if differ := part.keys() ^ parts[0].keys():
-            raise UserError(f"{where}: only some of its chunks have the array {min(differ)!r}")
+        if different := part.keys() ^ parts[0].keys():
+            raise UserError(f"{where}: only some of its chunks have the array {min(different)!r}")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -183,3 +189,65 @@ def _flag(columns: Columns, names: Sequence[str]) -> np.ndarray:
     if names == TERMINAL and "discount" in columns:
         return columns["discount"].reshape(len(columns["discount"]), -1)[:, 0] == 0
     return np.zeros(len(columns["action"]), bool)
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+def _members(path: Path) -> dict[str, Member]:
+    """Name -> (shape, dtype) of every array in the file, from the headers alone; a UserError if they cannot be true."""
+    with _open(path) as archive:
+        total, limit = sum(info.file_size for info in archive.infolist()), max(FLOOR, EXPANSION * path.stat().st_size)
+        if total > limit:
+            raise UserError(f"{path} would unpack to {total:,} bytes, far more than a file of its size should hold")
+        members = {}
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            with archive.open(info) as file:
+                shape, dtype, header = _header(file, f"{path}: {name!r}")
+            if math.prod(shape) * dtype.itemsize + header != info.file_size:
+                raise UserError(f"{path}: {name!r} declares {list(shape)} of {dtype}, which is not what it holds")
+            members[name] = shape, dtype
+    return members
+
+
+def _header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype, int]:
+    """(shape, dtype, length of the header) of an array in the .npy format."""
+    version = npy.read_magic(file)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read is None:
+        raise UserError(f"{where}: version {version} of the .npy format is not read")
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise UserError(f"{where} holds Python objects (a pickle), which could run code; only numbers are read")
+    return shape, dtype, file.tell()
+
+
+def _load(path: Path, names: Sequence[str]) -> Columns:
+    """The named arrays, which must have as many rows as each other."""
+    members = _members(path)
+    columns = {}
+    with _open(path) as archive:
+        for name in names:
+            if name not in members:
+                raise UserError(f"{path}: there is no array {name!r}; {nearest(name, members)}")
+            if members[name][1].kind not in "biuf" or not members[name][0]:
+                raise UserError(f"{path}: {name!r} is {members[name][1]} {list(members[name][0])}, no rows of numbers")
+            with archive.open(f"{name}.npy") as file:
+                columns[name] = npy.read_array(file, allow_pickle=False)
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{path}: arrays of different lengths: {lengths}")
+    return columns
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as .npz: it is damaged, or of another format ({reason})") from error

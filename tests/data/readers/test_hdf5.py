@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.readers.toy import LENGTHS, assert_same, cut, episodes, is_exact, only
-from worldmodel.data.readers.hdf5_schema import read_hdf5
+from worldmodel.data.readers.hdf5 import read_hdf5
 from worldmodel.errors import UserError
 
 LAB = {
@@ -141,7 +141,7 @@ def test_d4rl_that_stops_in_mid_episode(tmp_path):
 
 
 def test_d4rl_whose_timeouts_are_not_marked_is_refused(tmp_path):
-    with pytest.raises(UserError, match="does not tell where episodes end"):
+    with pytest.raises(UserError, match="does not mark where a time limit cut episodes"):
         read(write_d4rl(tmp_path / "a.hdf5", episodes(), []))
     with pytest.raises(
         UserError, match="b.hdf5, episode 1: row 0 of next_observations is not the observation of row 1"
@@ -278,7 +278,7 @@ def test_an_unknown_layout_lists_what_there_is_and_an_example(tmp_path):
         ("ep_offset", [0, 6], "3 'ep_len', but 2 'ep_offset'"),
         ("ep_len", [6, 1, 13], "a.h5, episode 1: it has no transition"),
         ("state", np.zeros((21, 2), np.float32), "'state' has 21 rows, 'action' 22"),
-        ("terminated", np.arange(22) == 3, "a.h5, episode 0: 'terminated' is set at row 3, yet the episode goes on"),
+        ("terminated", np.arange(22) == 3, "a.h5, episode 0: 'terminated' is set at row 3, yet the episode continues"),
     ],
 )
 def test_contradictory_numbers_are_named(tmp_path, name, values, message):

@@ -1,4 +1,4 @@
-"""Columns of a LeRobotDataset's Parquet files as arrays: numbers, and pictures stored beside them."""
+"""Columns of a LeRobotDataset as arrays: numbers and images from Parquet files, frames from MP4 files."""
 
 import math
 from collections.abc import Iterator
@@ -13,22 +13,32 @@ import numpy as np
 
 from worldmodel.errors import UserError
 
-FLOOR, EXPANSION = 64 << 20, 1100  # bytes that any file may declare; beyond: times its size
+FLOOR, EXPANSION = 64 << 20, 1100  # bytes that any file may declare; above that: this many times its size
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names of 1, 3 and 4 channels
-WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}  # bytes a value, once decoded
+FORMATS = {1: "gray", 3: "rgb24"}  # FFmpeg's names of 1 and 3 channels
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}  # bytes per decoded value
 
 
 @dataclass(frozen=True)
 class Feature:
     name: str  # in info.json and in the files
     kind: str  # array, image (in Parquet) or video (in MP4)
-    shape: tuple[int, ...]  # of one row; (H, W, C) for pictures
+    shape: tuple[int, ...]  # of one row; (H, W, C) for images and videos
     dtype: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where the frames of one episode lie in an MP4 file."""
+
+    path: Path
+    start: float  # seconds, of the episode's first frame
+    end: float  # seconds, from which on frames may be the next episode's
 
 
 @contextmanager
 def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
-    """A Parquet file, open; a UserError where it is damaged, lacks a column or declares more than it can hold."""
+    """A Parquet file, open; a UserError if it is damaged, lacks a column or declares more than it can hold."""
     pq = need("pyarrow.parquet")
     with readable(file):
         reader = pq.ParquetFile(file, page_checksum_verification=True)
@@ -40,7 +50,7 @@ def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
             if meta.schema.column(i).path.startswith(tuple(names)):
                 width = WIDTHS.get(meta.schema.column(i).physical_type, 0)
                 chunks = [meta.row_group(group).column(i) for group in range(meta.num_row_groups)]
-                # a dictionary can repeat a value for nothing: what the values take once decoded counts too
+                # a dictionary repeats a value at no cost, so the size of the decoded values counts too
                 declared += sum(max(chunk.total_uncompressed_size, chunk.num_values * width) for chunk in chunks)
         if declared > max(FLOOR, EXPANSION * size):
             raise UserError(f"{file} declares {declared:,} bytes, more than a file of {size:,} bytes can hold")
@@ -49,7 +59,7 @@ def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
 
 @contextmanager
 def readable(where: Any) -> Iterator[str]:
-    """Turn what pyarrow raises in the block into a UserError that begins with `where`."""
+    """Turn errors of pyarrow in the block into a UserError that begins with `where`."""
     pa = need("pyarrow")
     try:
         yield str(where)
@@ -65,7 +75,7 @@ def readable(where: Any) -> Iterator[str]:
 def values_of(column: Any, feature: Feature, where: str) -> np.ndarray:
     """A column of N rows as an array (N, *shape)."""
     if feature.kind == "image":
-        return _pictures(column, feature, where)
+        return _images(column, feature, where)
     pa, pc = need("pyarrow"), need("pyarrow.compute")
     values, sizes, name = column.combine_chunks(), [], feature.name
     where = f"{where}: the column {name!r}"
@@ -81,14 +91,14 @@ def values_of(column: Any, feature: Feature, where: str) -> np.ndarray:
         raise UserError(f"{where} has rows without a value")
     numbers = values.to_numpy(zero_copy_only=False)
     if len(column) and tuple(sizes) != feature.shape and (sizes or math.prod(feature.shape) != 1):
-        raise UserError(f"{where} has rows of the shape {sizes}; meta/info.json tells {list(feature.shape)}")
+        raise UserError(f"{where} has rows of the shape {sizes}; meta/info.json says {list(feature.shape)}")
     if not np.can_cast(numbers.dtype, feature.dtype, "same_kind"):
-        raise UserError(f"{where} holds {numbers.dtype}; meta/info.json tells {feature.dtype}")
+        raise UserError(f"{where} holds {numbers.dtype}; meta/info.json says {feature.dtype}")
     return numbers.astype(feature.dtype).reshape(len(column), *feature.shape)
 
 
-def _pictures(column: Any, feature: Feature, where: str) -> np.ndarray:
-    """A column of N pictures, PNG or JPEG, as (N, H, W, C). Their bytes are read, their `path` never."""
+def _images(column: Any, feature: Feature, where: str) -> np.ndarray:
+    """A column of N images, PNG or JPEG, as (N, H, W, C). Their `bytes` are read, their `path` never is."""
     image = need("PIL.Image")
     height, width, channels = feature.shape
     frames = np.empty((0, *feature.shape), np.uint8)
@@ -100,18 +110,61 @@ def _pictures(column: Any, feature: Feature, where: str) -> np.ndarray:
             raise UserError(f"{spot} is not in the Parquet file (files that it names are not read)")
         try:
             with image.open(BytesIO(data), formats=["PNG", "JPEG"]) as picture:
-                size = picture.size  # known before anything is decoded
+                size = picture.size  # from the header, before anything is decoded
                 if size == (width, height):
                     frames = frames if len(frames) else np.empty((len(column), *feature.shape), np.uint8)
                     frames[t] = np.asarray(picture.convert(MODES[channels])).reshape(feature.shape)
         except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
             raise UserError(f"{spot} is damaged, or neither PNG nor JPEG ({error})") from error
         if size != (width, height):
-            raise UserError(f"{spot} is {size[1]} x {size[0]} pixels; meta/info.json tells {height} x {width}")
+            raise UserError(f"{spot} is {size[1]} x {size[0]} pixels; meta/info.json says {height} x {width}")
     return frames
 
 
+def frames_of(clip: Clip, rows: int, fps: float, feature: Feature, where: str) -> np.ndarray:
+    """The frames nearest to clip.start + row / fps, (rows, H, W, C); none of another episode, none used twice."""
+    av = need("av")
+    frames, offsets = np.empty((0, *feature.shape), np.uint8), np.full(rows, math.inf)
+    try:
+        # the format is fixed, since FFmpeg might guess one that makes it open other files
+        with clip.path.open("rb") as file, av.open(file, format="mp4", metadata_errors="ignore") as container:
+            for frame in _decoded(container, clip.start, where):
+                row = round((frame.time - clip.start) * fps)
+                if row >= rows or frame.time > clip.end - 0.5 / fps:
+                    break
+                offset = abs(frame.time - clip.start - row / fps)
+                if row < 0 or offset >= offsets[row]:
+                    continue
+                if (frame.height, frame.width) != feature.shape[:2]:
+                    size, expected = f"{frame.height} x {frame.width}", f"{feature.shape[0]} x {feature.shape[1]}"
+                    raise UserError(f"{where}: its frames are of {size} pixels; meta/info.json says {expected}")
+                frames = frames if len(frames) else np.empty((rows, *feature.shape), np.uint8)
+                frames[row] = frame.to_ndarray(format=FORMATS[feature.shape[2]]).reshape(feature.shape)
+                offsets[row] = offset
+    except av.error.FFmpegError as error:
+        raise UserError(f"{where}: it cannot be decoded: it is damaged, or no MP4 ({error.strerror})") from error
+    if missing := np.flatnonzero(np.isinf(offsets)).tolist():
+        raise UserError(f"{where}: {rows - len(missing)} frames for {rows} rows: there is none for row {missing[0]}")
+    return frames
+
+
+def _decoded(container: Any, start: float, where: str) -> Iterator[Any]:
+    """The frames of a video in the order of time, from the key frame before `start` (seconds)."""
+    stream = next(iter(container.streams.video), None)
+    if stream is None:
+        raise UserError(f"{where}: it holds no video")
+    if stream.codec_context is None:
+        raise UserError(f"{where}: the installed PyAV has no decoder for it: transcode it to H.264 or AV1")
+    stream.thread_type = "AUTO"
+    container.seek(int(start / stream.time_base), stream=stream)
+    for frame in container.decode(stream):
+        if frame.time is None or frame.is_corrupt:
+            raise UserError(f"{where}: a frame is damaged, or has no time")
+        yield frame
+
+
 def need(module: str) -> Any:
+    """An optional package, imported; a UserError says how to install it."""
     try:
         return import_module(module)
     except ImportError as error:
