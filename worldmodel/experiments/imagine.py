@@ -4,7 +4,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.callbacks.progress import FitProgress
 from worldmodel.callbacks.tbptt import TruncatedBPTT
-from worldmodel.envs.evaluate import Played
+from worldmodel.envs.play import EpisodeReturns
 from worldmodel.experiments.judged import JudgedCLI, SaveJudged
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
@@ -33,8 +33,8 @@ class ImagineCLI(JudgedCLI):
     def progress(self) -> FitProgress:
         return FitProgress(shown=SHOWN)
 
-    def played(self) -> tuple[Played | None, int | None]:
-        return self.model.played, None
+    def played(self) -> tuple[EpisodeReturns | None, int | None]:
+        return self.model.episode_returns, None
 
     def before_fit(self) -> None:
         if is_first_rank():

@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from worldmodel.arguments import SUBCOMMANDS
 from worldmodel.callbacks.last_checkpoint import BestCheckpoint
-from worldmodel.envs.evaluate import Played
+from worldmodel.envs.play import EpisodeReturns
 from worldmodel.errors import UserError
 from worldmodel.experiments.experiment import ExperimentCLI, SaveConfig
 from worldmodel.experiments.result import print_files, print_policy
@@ -32,7 +32,7 @@ class JudgedCLI(ExperimentCLI):
         return {name: every[name] for name in SUBCOMMANDS}
 
     @abstractmethod
-    def played(self) -> tuple[Played | None, int | None]:
+    def played(self) -> tuple[EpisodeReturns | None, int | None]:
         """The episodes of the last validation or test; and K, where the state was reset at every K-th frame of them."""
 
     def best_checkpoint(self, folder: Path) -> BestCheckpoint:

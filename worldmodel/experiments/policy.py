@@ -1,4 +1,4 @@
-"""`worldmodel policy fit | validate | test`: LightningCLI around Policy and RolloutDataModule."""
+"""`worldmodel policy fit | validate | test`: LightningCLI around Policy and ExperienceDataModule."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.callbacks.learning_curve import LearningCurve
 from worldmodel.callbacks.progress import FitProgress
-from worldmodel.envs.evaluate import Played
+from worldmodel.envs.play import EpisodeReturns
 from worldmodel.experiments.judged import JudgedCLI, SaveJudged
+from worldmodel.modules.experience_data import ExperienceDataModule
 from worldmodel.modules.policy import Policy
-from worldmodel.modules.rollout_data import RolloutDataModule
 from worldmodel.runs.folder import is_first_rank
 
 SHOWN = {"policy/return_mean": "return", "val/return_mean": "val return", "train/entropy": "entropy"}
@@ -25,12 +25,12 @@ class PolicyCLI(JudgedCLI):
     """The three subcommands of a policy."""
 
     model: Policy
-    datamodule: RolloutDataModule
+    datamodule: ExperienceDataModule
 
     def __init__(self, argv: list[str]) -> None:
         about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
         defaults = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
-        super().__init__(argv, Policy, RolloutDataModule, SavePolicy, defaults, about)
+        super().__init__(argv, Policy, ExperienceDataModule, SavePolicy, defaults, about)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -52,8 +52,8 @@ class PolicyCLI(JudgedCLI):
         data = self.datamodule
         return FitProgress(shown=SHOWN, done=lambda: (data.steps, data.total_steps))
 
-    def played(self) -> tuple[Played | None, int | None]:
-        return self.datamodule.played, self.datamodule.reset_every
+    def played(self) -> tuple[EpisodeReturns | None, int | None]:
+        return self.datamodule.episode_returns, self.datamodule.reset_every
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         data, rollout = self.datamodule, self.datamodule.num_envs * self.datamodule.rollout_steps

@@ -22,8 +22,7 @@ from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.data.sources import Alignment, Format, open_source
 from worldmodel.data.splits import Split, split_episodes
 from worldmodel.data.statistics import Moments, observation_moments, step_statistics
-from worldmodel.envs.collect import CollectOptions
-from worldmodel.envs.collect_once import collect_once
+from worldmodel.envs.collect import CollectOptions, collect_once
 from worldmodel.errors import UserError, choose
 from worldmodel.tasks.sequences import Task, task_of
 

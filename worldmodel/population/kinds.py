@@ -123,7 +123,7 @@ class Policies(PopulationCLI, PolicyCLI):
 
     @property
     def unit(self) -> int:
-        return self.datamodule.passes * self.datamodule.minibatches
+        return self.datamodule.update_epochs * self.datamodule.minibatches
 
     def data(self) -> str:
         return self.datamodule.env_id
@@ -131,9 +131,9 @@ class Policies(PopulationCLI, PolicyCLI):
     def steps(self) -> int:
         """Of data.total_steps, where no fewer are asked for."""
         data, asked = self.datamodule, self.settings["trainer"]["max_steps"]
-        if data.max_kl is not None:
+        if data.target_kl is not None:
             raise UserError(
-                "data.max_kl leaves rollouts early, and members must come to the same steps: set it to null"
+                "data.target_kl leaves rollouts early, and members must come to the same steps: set it to null"
             )
         if asked > data.planned_batches:
             raise UserError(
