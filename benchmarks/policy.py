@@ -11,7 +11,7 @@ Every run is a process of its own with one thread, and lands in runs/policy_benc
 there. `memory` and `feed_forward` are conf/policy/TASK.yaml with this budget; `reset every K` is `memory` whose state
 starts from zeros at every K-th frame while it is judged. RecurrentPPO is set as rl-baselines3-zoo tuned it (sb3's
 defaults for repeat_first) but for two things that cost it time: LSTMs as wide as our memory, and Pendulum's
-minibatches. `recurrent_ppo_zoo` undoes both; `recurrent_ppo_alike` has the discount, trace and entropy weight of ours
+minibatches. `recurrent_ppo_zoo` undoes both; `recurrent_ppo_alike` has the discount, lambda and entropy weight of ours
 (on CartPole; elsewhere they are the same). It does not see its last action, as our memory does.
 
 The policy at the end plays 20 episodes with its likeliest actions and 20 as it was trained, from the same starts. Speed
@@ -149,18 +149,19 @@ def of_ours(name: str, seed: int, steps: int, options: list[str], folder: Path, 
 
 
 def _played_by_ours(checkpoint: Path, name: str, likeliest: bool, reset_every: int | None = None) -> list[float]:
-    from worldmodel.agents.actor import Actor
-    from worldmodel.envs.as_vectors import AsVectors
-    from worldmodel.envs.evaluate import play
+    from worldmodel.agents.agent import PolicyAgent
     from worldmodel.envs.make import make_simulator
+    from worldmodel.envs.observe import ObservationVectors
+    from worldmodel.envs.play import play
     from worldmodel.modules.policy import Policy
 
     task, policy = TASKS[name], Policy.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     simulator = make_simulator(task.env_id, EPISODES)
     spaces = simulator.envs.single_observation_space, simulator.envs.single_action_space
     draws = torch.Generator().manual_seed(0)
-    actor = Actor(policy, AsVectors(*spaces, task.observe), EPISODES, likeliest, draws, reset_every)
-    return play(simulator, actor, EPISODES, EVALUATION_SEED).returns.tolist()
+    vectors = ObservationVectors(*spaces, task.observe)
+    agent = PolicyAgent(policy, vectors, EPISODES, likeliest, draws, reset_every)
+    return play(simulator, agent, EPISODES, EVALUATION_SEED).returns.tolist()
 
 
 OURS = {"memory": [], "feed_forward": ["--model.rule", "none"]}

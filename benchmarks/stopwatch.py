@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from worldmodel.modules.rollout_data import RolloutDataModule
+from worldmodel.modules.experience_data import ExperienceDataModule
 
 
 class Stopwatch:
@@ -47,7 +47,7 @@ class TrainingStopwatch(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.watch.stop()
         data = trainer.datamodule
-        assert isinstance(data, RolloutDataModule)
+        assert isinstance(data, ExperienceDataModule)
         TrainingStopwatch.last = self.watch.figures(data.steps) | {
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "training": list(data.returns),

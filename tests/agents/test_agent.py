@@ -5,14 +5,15 @@ import pytest
 import torch
 from gymnasium import spaces as gs
 
-from worldmodel.agents.agent import Agent, fresh_plan
+from worldmodel.agents.agent import ModelAgent
 from worldmodel.agents.search import Categoricals, Gaussians
+from worldmodel.agents.trained import fresh_plan
 from worldmodel.data import spaces
 from worldmodel.data.episodes import Layout
 from worldmodel.data.spaces import describe, describe_observation
-from worldmodel.envs.evaluate import play
 from worldmodel.envs.make import make_simulator
 from worldmodel.envs.observe import Observed
+from worldmodel.envs.play import play
 from worldmodel.errors import UserError
 from worldmodel.model import Model
 
@@ -44,7 +45,7 @@ def test_its_memory_is_closed_loop_over_what_happened(env_id, observe, rule):
         seen[-1] |= {"z": z, "h": h, "action": action, "is_first": is_first}
         return action
 
-    agent = Agent(model, layout, observed, choose)
+    agent = ModelAgent(model, layout, observed, choose)
 
     def policy(observations, is_first):
         seen.append({"obs": torch.from_numpy(observations[:, observe]).double()})

@@ -122,9 +122,9 @@ def test_the_same_seed_gives_the_same_actions_and_lanes_begin_anew_alone():
     ("options", "words"),
     [
         ({"method": "cme"}, "unknown planner 'cme': did you mean 'cem'"),
-        ({"candidates": 0}, "--candidates 0: it must be at least 1"),
-        ({"temperature": 0.0}, "--temperature 0.0: it must be above 0"),
-        ({"persistence": 1.5}, "--persistence 1.5: it must lie between 0 and 1"),
+        ({"candidates": 0}, "--candidates is 0: it must be at least 1"),
+        ({"temperature": 0.0}, "--temperature is 0.0: it must be above 0"),
+        ({"persistence": 1.5}, "--persistence is 1.5: it must be from 0 to 1"),
     ],
 )
 def test_mistakes(options, words):

@@ -129,9 +129,9 @@ def test_no_search_is_ever_sure():
 
 
 def test_expected_return_by_hand():
-    reward, proceeds = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.5, 0.25, 0.8]])
-    assert float(expected_return(reward, proceeds)) == 1 + 0.5 * 2 + 0.5 * 0.25 * 4
-    assert float(expected_return(reward, proceeds, 0.5)) == 1 + 0.25 * 2 + 0.25 * 0.125 * 4
+    reward, continues = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.5, 0.25, 0.8]])
+    assert float(expected_return(reward, continues)) == 1 + 0.5 * 2 + 0.5 * 0.25 * 4
+    assert float(expected_return(reward, continues, 0.5)) == 1 + 0.25 * 2 + 0.25 * 0.125 * 4
     value = torch.tensor([10.0])
     expected = 1.5 + 0.25 * 0.125 * 4 + 0.25 * 0.125 * 0.4 * 10
-    assert float(expected_return(reward, proceeds, 0.5, value)) == pytest.approx(expected)
+    assert float(expected_return(reward, continues, 0.5, value)) == pytest.approx(expected)

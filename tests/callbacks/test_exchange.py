@@ -13,8 +13,8 @@ from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.metrics import MetricsFile
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
+from worldmodel.modules.experience_data import ExperienceDataModule
 from worldmodel.modules.policy import Policy
-from worldmodel.modules.rollout_data import RolloutDataModule
 from worldmodel.runs.checkpoint import read_checkpoint
 
 RATE, DECAY = "model.learning_rate", "model.weight_decay"
@@ -161,7 +161,7 @@ class Steps(pl.Callback):
         self.discount.append(pl_module.hparams["discount"])
 
 
-def fit_policy(folder, seed, answers, passes=3, minibatches=2):
+def fit_policy(folder, seed, answers, epochs=3, minibatches=2):
     """Four rollouts of 4 x 16 steps, six optimizer steps each; reports every 8 steps: in the midst of one."""
     pl.seed_everything(seed)
     asked, steps = [], Steps()
@@ -170,9 +170,9 @@ def fit_policy(folder, seed, answers, passes=3, minibatches=2):
         asked.append(report)
         return answers.get(report.step)
 
-    data = RolloutDataModule(
-        "CartPole-v1", observe=[0, 2], num_envs=4, total_steps=256, rollout_steps=16, chunk_steps=8, passes=passes,
-        minibatches=minibatches, episodes=2, val_every=256, max_episode_steps=40, seed=seed,
+    data = ExperienceDataModule(
+        "CartPole-v1", observe=[0, 2], num_envs=4, total_steps=256, rollout_steps=16, chunk_steps=8,
+        update_epochs=epochs, minibatches=minibatches, episodes=2, val_every=256, max_episode_steps=40, seed=seed,
     )  # fmt: skip
     last = LastCheckpoint(Path(folder) / "checkpoints", 10**9)
     exchange = Exchange(8, "val/return_mean", float("-inf"), {"model.discount": 0.99}, last, ask)

@@ -219,10 +219,10 @@ def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_pat
         (["--config", "FIVE"], "data"),
         (["--config", "POLICY", "--interval", "100"], "into exchanges in whole rollouts of 32: --interval 96 does"),
         (["--config", "PLAIN", "--interval", "100"], "into exchanges in whole rollouts of 32: "),
-        (["--config", "POLICY", "--data.max_kl", "0.1"], "data.max_kl ends rollouts early"),
+        (["--config", "POLICY", "--data.target_kl", "0.1"], "data.target_kl ends rollouts early"),
         (["--config", "POLICY", "--trainer.max_steps", "5000"], "data.total_steps 50000 allow only 3104"),
         (["--config", "POLICY", "--data.total_steps", "1000"], "32 optimizer steps leave no room for an exchange"),
-        (["--config", "POLICY", "--mutate", "data.passes=1,2"], "data.passes: it cannot change during training"),
+        (["--config", "POLICY", "--mutate", "data.update_epochs=1,2"], "it cannot change during training"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -97,7 +97,8 @@ def test_every_conf_runs(here, conf, tmp_path):
 
 
 def test_a_feed_forward_policy_is_one_option(here, conf):
-    options = ["--model.rule", "none", "--data.burn_in_steps", "2", "--data.refresh", "true", "--data.max_kl", "1e-9"]
+    options = ["--model.rule", "none", "--data.burn_in_steps", "2", "--data.refresh", "true"]
+    options += ["--data.target_kl", "1e-9"]
     printed = here("--config", conf, *QUICK, *options)
     assert folder_in(printed).endswith("none-CartPole-v1-s0") and "policy: none" in printed
 
@@ -107,14 +108,14 @@ def test_a_feed_forward_policy_is_one_option(here, conf):
     [
         (["policy", "fitt"], "unknown command 'policy fitt': did you mean 'fit'"),
         (["policy", "fit", "--config", "CONF", "--model.rule", "grru"], "unknown rule 'grru': did you mean 'gru'"),
-        (["policy", "fit", "--config", "CONF", "--data.pases", "3"], "--data.pases: did you mean '--data.passes'"),
+        (["policy", "fit", "--config", "CONF", "--data.epochs", "3"], "did you mean '--data.update_epochs'"),
         (["policy", "fit", "--config", "CONF", "--data.env_id", "CartPol-v1"], "did you mean 'CartPole-v1'"),
         (["policy", "fit", "--config", "CONF", "--data.observe", "[0, 7]"], "entries 0 to 3"),
         (["policy", "fit", "--config", "CONF", "--data.total_steps", "9"], "less than one rollout"),
         (["policy", "fit", "--config", "CONF", "--data.minibatches", "99"], "only 32 chunks to share out"),
         (["policy", "fit", "--config", "CONF", "--data.chunk_steps", "0"], "data.chunk_steps is 0"),
         (["policy", "fit", "--config", "CONF", "--model.discount", "2"], "model.discount is 2.0"),
-        (["policy", "fit", "--config", "CONF", "--model.clip", "0"], "model.clip is 0.0"),
+        (["policy", "fit", "--config", "CONF", "--model.clip_coef", "0"], "model.clip_coef is 0.0"),
         (["policy", "fit", "--config", "CONF", "--trainer.devices", "2"], "trained by one process"),
         (["policy", "fit", "--config", "CONF", "--ckpt_path", "gone.ckpt"], "no checkpoint at gone.ckpt"),
         (["policy", "validate", "--config", "CONF"], "validate needs a trained model: give --ckpt_path"),
@@ -132,7 +133,7 @@ def test_a_mistake_is_one_clear_line(conf, tmp_path, monkeypatch, capsys, argume
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("raise", "envs.odd_envs:Failing-v0, environment 1: ZeroDivisionError"),
+        ("raise", "envs.odd_envs:Failing-v0, step 19, environment 1: ZeroDivisionError"),
         ("nan", "envs.odd_envs:Failing-v0 gave an observation or reward that is NaN or infinite"),
     ],
 )

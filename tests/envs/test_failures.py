@@ -74,7 +74,7 @@ def test_a_failure_before_the_first_episode_leaves_the_folder_free(tmp_path):
     assert not folder.exists()
     collect({**failing("nothing"), "steps": 100}, folder)
     before = read_manifest(folder)
-    with pytest.raises(UserError, match="is as it was before"):
+    with pytest.raises(UserError, match="is unchanged"):
         collect({**failing("raise", at=1, seed=3), "seed": 3}, folder, append=True)
     after = read_manifest(folder)
     assert (after["files"], after["collected"]) == (before["files"], before["collected"])
@@ -106,7 +106,7 @@ def test_an_interrupt_keeps_the_finished_episodes(tmp_path):
             raise KeyboardInterrupt
 
     options = CollectOptions(env_id="toy_env:Toy-v0", steps=10_000, max_episode_steps=20)
-    with pytest.raises(KeyboardInterrupt, match="kept in .* go on with --append --seed 8"):
+    with pytest.raises(KeyboardInterrupt, match="kept in .* continue with --append --seed 8"):
         collect(options, tmp_path / "d", on_steps=interrupt)
     kept = whole_episodes(tmp_path / "d")
     assert len(kept) > 5 and sum(map(len, kept)) <= seen
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(tmp_path, vectorizatio
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130 and out == ""
-    assert len(err.splitlines()) == 1 and "interrupted: the" in err and "go on with --append --seed 3" in err
+    assert len(err.splitlines()) == 1 and "interrupted: the" in err and "continue with --append --seed 3" in err
     kept = whole_episodes(folder)
     assert f"the {len(kept)} episodes" in err
     with pytest.raises(ProcessLookupError):  # no worker is left

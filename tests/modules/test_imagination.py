@@ -62,7 +62,7 @@ def test_the_gradient_reaches_actor_and_critic_and_never_the_world(world):
 def test_a_boxs_gradient_is_that_of_the_imagined_return(world):
     """Through the dynamics: the actor's loss falls as finite differences of the returns say; float64."""
     torch.manual_seed(0)
-    module = Imagine(str(world[0]), **SMALL, entropy_weight=0.0).double().eval()
+    module = Imagine(str(world[0]), **SMALL, ent_coef=0.0).double().eval()
     module.returns_range.fill_(1.0)
     module.world.heads[-1].bias[1] = 40.0  # every step goes on: how likely a step is reached has no gradient
     z, h = torch.randn(5, 4).double(), torch.randn(5, 6).double()
@@ -80,8 +80,8 @@ def test_a_boxs_gradient_is_that_of_the_imagined_return(world):
 
 
 def test_terms_by_hand(world):
-    """Discount 1/2, trace 0, a slow critic that says 0: the return is the reward, weighted by how likely it comes."""
-    module = Imagine(str(world[0]), **SMALL, discount=0.5, trace=0.0, entropy_weight=0.1).eval()
+    """Discount 1/2, lambda 0, a slow critic that says 0: the return is the reward, weighted by how likely it comes."""
+    module = Imagine(str(world[0]), **SMALL, discount=0.5, gae_lambda=0.0, ent_coef=0.1).eval()
     for critic in (module.critic, module.slow_critic):
         torch.nn.init.zeros_(critic[-1].weight)
         torch.nn.init.zeros_(critic[-1].bias)
@@ -89,9 +89,9 @@ def test_terms_by_hand(world):
     unit = float(module.unit)
     features = torch.randn(2, 4, module.actor[0].in_features)
     reward = torch.tensor([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]])
-    proceeds = torch.tensor([[0.5, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    continues = torch.tensor([[0.5, 1.0, 1.0], [1.0, 0.0, 1.0]])
     log_prob, entropy = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.full((2, 3), 0.7)
-    terms = module.losses(Imagination(features, reward, proceeds, log_prob, entropy))
+    terms = module.losses(Imagination(features, reward, continues, log_prob, entropy))
     reach = torch.tensor([[1.0, 0.25, 0.125], [1.0, 0.5, 0.0]])
     gain = reward / unit if module.actions.is_box else log_prob * reward / unit
     assert float(terms["actor"].detach()) == pytest.approx(-float((reach * (gain + 0.07)).mean()), rel=1e-5)

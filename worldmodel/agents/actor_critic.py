@@ -12,36 +12,36 @@ from worldmodel.agents.distributions import ActionSpace, Categorical, Gaussian
 from worldmodel.cells import Cell, make_cell
 from worldmodel.cells.memoryless import Memoryless
 from worldmodel.cells.recurrence import advance, initial_state, previous_states, states
-from worldmodel.errors import UserError, choose
+from worldmodel.errors import at_least, choose
 from worldmodel.nets import MLP, observation_encoder
 from worldmodel.normalizer import RunningNormalizer
 from worldmodel.rules import RULES
 
 NONE = "none"  # the rule of a policy without memory
-RECENT = 0.1  # the share of the newest returns in their statistics: a better policy has others
-FIRST_LOG_STD = math.log(0.5)  # where -1 and 1 are the bounds
-FARTHEST = 10.0  # deviations from the mean that an observation is clipped at
+RECENT = 0.1  # weight of the newest returns in their statistics, which change as the policy improves
+FIRST_LOG_STD = math.log(0.5)  # on a scale where the bounds of an action are -1 and 1
+OBS_CLIP = 10.0  # standard deviations from the mean at which observations are clipped
 
 
 class ActorCritic(nn.Module):
     """Encoder, memory, actor and critic: h_t = memory(encoder(o_t), a_{t-1}, h_{t-1}), and both heads read h_t.
 
-    A memory sees the action before the frame, zeros at an episode's start. The critic tells values on a normalised
+    The memory sees the action before the frame, zeros at an episode's start. The critic's output is on a normalised
     scale; `value` is in the units of the rewards.
 
     Args:
-        obs_dim: O, entries of an observation: vectors, and behind them the pixels of the images.
-        action_space: as plain data, see distributions.ActionSpace.
+        obs_dim: O, entries of an observation: vectors, then the pixels of the images.
+        action_space: as plain data, see distributions.ActionSpace; from the environment.
         images: [H, W, C] of each image in the observation.
-        rule: of the memory, a name of rules.RULES, or `none`: a layer of the same width, which remembers nothing.
-        latent_dim: Z, width of an encoded observation.
-        hidden_dim: width of the state.
-        layers: of the update network, 1 or 2 (gru and lstm: stacked).
-        gate_bias: where the gate's bias starts.
-        width: of the hidden layers of encoder and heads.
-        depth: hidden layers of the encoder.
-        head_depth: hidden layers of actor and critic.
-        channels: of the first convolution, where there are images.
+        rule: Update rule of the memory, a name in RULES; `none`: a feed-forward layer of the same width.
+        latent_dim: Width of the encoded observation.
+        hidden_dim: Width of the hidden state.
+        layers: Layers of the update network, 1 or 2 (gru and lstm: stacked).
+        gate_bias: Initial bias of the gate.
+        width: Width of the hidden layers of encoder, actor and critic.
+        depth: Hidden layers of the encoder.
+        head_depth: Hidden layers of actor and critic.
+        channels: Channels of the first convolution, for images.
 
     Raises:
         UserError: for an unknown rule or type of action, or if a size is too small.
@@ -50,28 +50,26 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         obs_dim: int,
-        action_space: Mapping[str, Any],
-        images: list[tuple[int, int, int]] | None,
-        rule: str,
-        latent_dim: int,
-        hidden_dim: int,
-        layers: int,
-        gate_bias: float,
-        width: int,
-        depth: int,
-        head_depth: int,
-        channels: int,
+        action_space: dict[str, Any],
+        images: list[tuple[int, int, int]] | None = None,
+        rule: str = "gated_norm",
+        latent_dim: int = 64,
+        hidden_dim: int = 64,
+        layers: int = 1,
+        gate_bias: float = -1.0,
+        width: int = 64,
+        depth: int = 1,
+        head_depth: int = 1,
+        channels: int = 16,
     ) -> None:
         super().__init__()
-        least = {"latent_dim": (latent_dim, 1), "hidden_dim": (hidden_dim, 2), "width": (width, 1)}
-        least |= {"depth": (depth, 0), "head_depth": (head_depth, 0), "channels": (channels, 1)}
-        for name, (value, lowest) in least.items():
-            if value < lowest:
-                raise UserError(f"model.{name} is {value}: it must be at least {lowest}")
+        at_least(2, "model.", hidden_dim=hidden_dim)
+        at_least(1, "model.", latent_dim=latent_dim, width=width, channels=channels)
+        at_least(0, "model.", depth=depth, head_depth=head_depth)
         choose("rule", rule, [*RULES, NONE])
         self.actions = ActionSpace(action_space)
         self.remembers = rule != NONE
-        self.last_action_dim = self.actions.dim if self.remembers else 0  # it would be a memory of one step
+        self.last_action_dim = self.actions.dim if self.remembers else 0  # else one step of memory
         self.obs_norm, self.return_norm = RunningNormalizer(obs_dim), RunningNormalizer(1, RECENT)
         self.encoder = observation_encoder(obs_dim, images or [], latent_dim, width, depth, channels)
         inputs = latent_dim + self.last_action_dim
@@ -81,7 +79,7 @@ class ActorCritic(nn.Module):
         actor_outputs = self.actions.dim if self.actions.is_box else self.actions.num_outputs
         self.actor = MLP(self.cell.read_dim, actor_outputs, width, head_depth)
         self.critic = MLP(self.cell.read_dim, 1, width, head_depth)
-        # at first actions are about as likely, and half as wide as a Box (Andrychowicz et al. 2021, arXiv 2006.05990)
+        # initially actions are about equally likely, or half as wide as a Box (Andrychowicz et al. 2021, 2006.05990)
         self.log_std = nn.Parameter(torch.full((self.actions.dim,), FIRST_LOG_STD)) if self.actions.is_box else None
         with torch.no_grad():
             last = cast(nn.Linear, self.actor[-1])
@@ -97,18 +95,18 @@ class ActorCritic(nn.Module):
 
     def encode(self, obs: Tensor) -> Tensor:
         """Observations (..., O) -> latents (..., Z)."""
-        return self.encoder(self.obs_norm(obs).clamp(-FARTHEST, FARTHEST))
+        return self.encoder(self.obs_norm(obs).clamp(-OBS_CLIP, OBS_CLIP))
 
     def initial_state(self, obs: Tensor) -> Tensor:
-        """Zeros (B, D), for the lanes of obs (B, ..., O)."""
+        """Zeros (B, D) for the lanes of obs (B, ..., O)."""
         return initial_state(self.cell, obs)
 
     def states(self, obs: Tensor, last_action: Tensor, is_first: Tensor, h: Tensor | None = None) -> Tensor:
-        """The states behind the frames of a segment, (B, T, D).
+        """The states after the frames of a segment, (B, T, D).
 
         Args:
             obs: (B, T, O).
-            last_action: (B, T, A), features of the action before each frame; not looked at where a frame is first.
+            last_action: (B, T, A), features of the action before each frame; ignored where a frame is first.
             is_first: (B, T) bool.
             h: (B, D), the state before the first frame; None: zeros.
         """
@@ -116,18 +114,18 @@ class ActorCritic(nn.Module):
         return rearrange(states(self.cell, self.encode(obs), a, is_first, h), "t b d -> b t d")
 
     def advance(self, obs: Tensor, last_action: Tensor, is_first: Tensor, h: Tensor) -> Tensor:
-        """The state behind one frame: obs (B, O), last_action (B, A), is_first (B,), h (B, D) -> (B, D)."""
+        """The state after one frame: obs (B, O), last_action (B, A), is_first (B,), h (B, D) -> (B, D)."""
         return advance(self.cell, self._inputs(obs, last_action, is_first), h, is_first)
 
     def observe(
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `states`, `action` being the last ones: the latents (B, T, Z), the states, the carry (B, D)."""
-        made = self.states(obs, action, is_first, h)
-        return self.encode(obs), made, made[:, -1].detach().clone()
+        """The latents (B, T, Z), the states and the carry (B, D); arguments as in `states`."""
+        after = self.states(obs, action, is_first, h)
+        return self.encode(obs), after, after[:, -1].detach().clone()
 
     def gate(self, batch: Mapping[str, Tensor], h: Tensor) -> Tensor | None:
-        """The share of each entry that the frames of a batch overwrote (B, T, D), given its states h (B, T, D)."""
+        """The share of each state entry that a frame overwrites (B, T, D), given the states h (B, T, D)."""
         before = previous_states(h, batch["is_first"], batch.get("carry"))
         return self.cell.gate(self._inputs(batch["obs"], batch["last_action"], batch["is_first"]), before)
 
@@ -137,21 +135,21 @@ class ActorCritic(nn.Module):
     def _last_action(self, last_action: Tensor, is_first: Tensor) -> Tensor:
         return last_action[..., : self.last_action_dim].masked_fill(is_first.unsqueeze(-1), 0.0)
 
-    # --- what it decides, and thinks of it -----------------------------------------------------------------------
+    # --- actor and critic ----------------------------------------------------------------------------------------
 
     def distribution(self, h: Tensor, mask: Tensor | None = None) -> Categorical | Gaussian:
-        """Of the next action, from states (..., D); mask (..., P) bool, the valid ones where actions are discrete."""
+        """Of the next action, from states (..., D) and the mask (..., P) bool of valid choices."""
         outputs = self.actor(self.cell.read(h))
         if self.log_std is not None:
             outputs = torch.cat([outputs, self.log_std.expand_as(outputs)], dim=-1)
         return self.actions.distribution(outputs, mask)
 
     def normalized_value(self, h: Tensor) -> Tensor:
-        """What the critic says (...) of states (..., D)."""
+        """The critic's output (...) for states (..., D)."""
         return self.critic(self.cell.read(h)).squeeze(-1)
 
     def value(self, h: Tensor) -> Tensor:
-        """The same as an expected return (...)."""
+        """The expected return (...) after states (..., D)."""
         return self.return_norm.inverse(self.critic(self.cell.read(h))).squeeze(-1)
 
     def normalize_returns(self, returns: Tensor) -> Tensor:
@@ -160,9 +158,9 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def update_returns(self, returns: Tensor, valid: Tensor) -> None:
-        """Take returns (B, T) into the critic's scale where `valid`; what `value` says stays as it is.
+        """Update the critic's scale with the `valid` returns (B, T) without changing `value`.
 
-        (PopArt, van Hasselt et al. 2016, arXiv 1602.07714, equations 5 and 6.)
+        PopArt, van Hasselt et al. 2016, arXiv 1602.07714, equations 5 and 6.
         """
         mean, scale = self.return_norm.mean.clone(), self.return_norm.scale.clone()
         self.return_norm.update(returns.unsqueeze(-1), valid)

@@ -1,4 +1,7 @@
-"""A world model that acts: a policy with a hidden state for each environment."""
+"""What acts in environments and remembers: one hidden state for each environment, reset where an episode starts.
+
+Both agents are a Policy of envs.policies, `(observations, is_first) -> actions` for all environments at once.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,28 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.agents.search import Categoricals, Gaussians, Plan
+from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.data import spaces
 from worldmodel.data.episodes import Layout
-from worldmodel.data.spaces import Json
-from worldmodel.envs.observe import Observed
-from worldmodel.errors import UserError
+from worldmodel.envs.observe import ObservationVectors, Observed
 from worldmodel.model import Model
 
 # latents z (B, Z), the states before them h (B, D), is_first (B,) -> actions (B, A) in the units of the data
 Chooser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Agent:
-    """A policy, `(observations, is_first) -> actions` on all environments at once, which remembers.
-
-    It encodes what it sees, resets its state where an episode starts, asks the chooser (a planner, an actor), and moves
-    its state on with the action that was chosen.
+class ModelAgent:
+    """A world model that acts with the actions of a chooser: a planner or an actor.
 
     Args:
         model: in evaluation mode.
-        layout: of the observations and actions that the model knows.
-        observed: picks these out of what the environments give, as it was done for the data.
+        layout: of the model's observations and actions.
+        observed: picks the model's part of the environments' observations.
         chooser: of the actions.
     """
 
@@ -38,7 +36,6 @@ class Agent:
 
     @torch.no_grad()
     def __call__(self, observations: Any, is_first: np.ndarray) -> np.ndarray:
-        """Actions (N, ...) of the action space, on observations (N, ...); is_first (N,) bool: an episode starts."""
         frames = torch.from_numpy(self.layout.frames(self.observed(observations))).to(self.model.obs_norm.mean)
         z, first = self.model.encode(frames), torch.from_numpy(is_first).to(frames.device)
         before = self.model.predictor.initial_state(z) if self.h is None else self.h
@@ -48,27 +45,54 @@ class Agent:
         return spaces.values(action.cpu().numpy(), self.layout.action_space)
 
 
-def fresh_plan(action_space: Json, horizon: int, like: Tensor) -> Callable[[int], Plan]:
-    """What a planner starts an episode with, for a number of lanes: any action of the space.
+class PolicyAgent:
+    """An actor-critic that acts.
 
     Args:
-        action_space: a leaf, see data.spaces.
-        horizon: H.
-        like: a tensor of the dtype and device that the actions are to have.
-
-    Raises:
-        UserError: if the space has no bounds, or is neither Box, Discrete nor MultiDiscrete.
+        policy: the actor-critic.
+        vectors: of the environments' observations.
+        num_envs: N.
+        deterministic: take the most likely action (of a Gaussian the mean) instead of drawing one.
+        generator: for the draws; None: torch's default generator.
+        reset_every: K; the state is also reset at every K-th frame of an episode, to measure what memory contributes.
     """
-    if action_space["type"] == "Box":
-        size = spaces.num_features(action_space)
-        bounds = [np.broadcast_to(np.array(action_space[side], float), (size,)) for side in ("low", "high")]
-        if not np.isfinite(bounds).all():
-            raise UserError(
-                "planning needs bounded actions, and this Box has none: wrap the environment (RescaleAction)"
-            )
-        low, high = (torch.tensor(bound).to(like) for bound in bounds)
-        return lambda lanes: Gaussians.fresh(lanes, horizon, low, high)
-    sizes = {"Discrete": [action_space.get("n")], "MultiDiscrete": np.ravel(action_space.get("nvec", 0)).tolist()}
-    if action_space["type"] not in sizes:
-        raise UserError(f"planning knows Box, Discrete and MultiDiscrete actions, not {action_space['type']}")
-    return lambda lanes: Categoricals.fresh(lanes, horizon, sizes[action_space["type"]], like)
+
+    def __init__(
+        self,
+        policy: ActorCritic,
+        vectors: ObservationVectors,
+        num_envs: int,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+        reset_every: int | None = None,
+    ) -> None:
+        self.policy, self.vectors = policy, vectors
+        self.deterministic, self.generator, self.reset_every = deterministic, generator, reset_every
+        self.device = policy.obs_norm.mean.device
+        self.h = policy.initial_state(torch.zeros(num_envs, 1, device=self.device))  # (N, D), after the last frame
+        self.last_action = torch.zeros(num_envs, policy.last_action_dim, device=self.device)  # features
+        self._age = np.zeros(num_envs, np.int64)
+
+    def __call__(self, observations: Any, is_first: np.ndarray) -> np.ndarray:
+        self._age = np.where(is_first, 0, self._age + 1)
+        if self.reset_every is not None:
+            is_first = is_first | (self._age % self.reset_every == 0)
+        obs, mask = self.sense(observations)
+        return self.act(obs, mask, torch.from_numpy(is_first).to(self.device))[1]
+
+    def sense(self, observations: Any) -> tuple[Tensor, Tensor | None]:
+        """Observations as vectors (N, O), and the mask of valid choices (N, P) if there is one."""
+        mask = self.vectors.mask(observations)
+        obs = torch.from_numpy(self.vectors(observations)).to(self.device)
+        return obs, None if mask is None else torch.from_numpy(mask).to(self.device)
+
+    @torch.inference_mode()
+    def act(self, obs: Tensor, mask: Tensor | None, is_first: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Choose actions: as drawn (N, K), and as the environments take them (N, ...)."""
+        policy = self.policy
+        self.h = policy.advance(obs, self.last_action, is_first, self.h)
+        distribution = policy.distribution(self.h, mask)
+        action = distribution.mode if self.deterministic else distribution.sample(self.generator)
+        if policy.last_action_dim:
+            self.last_action = policy.actions.features(action)
+        return action, policy.actions.to_env(action).cpu().numpy()

@@ -1,8 +1,8 @@
-"""What a policy's outputs mean: distributions over the actions of a Gymnasium space, and what becomes of an action.
+"""Distributions over the actions of a Gymnasium space, from a policy's outputs.
 
-An action has three forms. As it was drawn, (..., K): one whole number a factor where it is discrete, numbers on a
-normalised scale where it is a Box. As features, (..., A): what cells and world models take, equal to what
-`data.spaces.features` makes of a recorded action. And as the environment takes it.
+An action has three forms. As drawn, (..., K): one whole number for each discrete factor, or a Box's numbers on a
+normalised scale. As features, (..., A): the input of cells and world models, as `data.spaces.features` makes it from a
+recorded action. And as the environment takes it.
 """
 
 import math
@@ -17,28 +17,28 @@ from worldmodel.errors import UserError
 
 
 class Categorical:
-    """Independent choices, one a factor.
+    """Independent choices, one for each factor.
 
     Args:
-        logits: (..., P), those of all factors behind one another.
-        sizes: choices of each factor, with sum P.
-        mask: (..., P) bool, the choices there are; others get probability 0, and their logits no gradient. Where a
-            factor has none at all (a board after the last move), it counts as not masked. None: all.
+        logits: (..., P), of all factors one after the other.
+        sizes: number of choices of each factor, with sum P.
+        mask: (..., P) bool, the valid choices; others get probability 0, and their logits no gradient. A factor without
+            any valid choice (a board after the last move) counts as not masked. None: all are valid.
     """
 
     def __init__(self, logits: Tensor, sizes: Sequence[int], mask: Tensor | None = None) -> None:
-        if mask is not None:  # not -inf: times a probability of 0 that is NaN
+        if mask is not None:  # not -inf, which times a probability of 0 is NaN
             logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
         self.log_probs = [part.log_softmax(dim=-1) for part in logits.split(list(sizes), dim=-1)]  # (..., size) each
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """(..., K) int64, without gradient."""
-        return self._each([_drawn(part.detach().exp(), generator) for part in self.log_probs])
+        return torch.stack([_draw(part.detach().exp(), generator) for part in self.log_probs], dim=-1)
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest choice of each factor, (..., K) int64."""
-        return self._each([part.argmax(dim=-1) for part in self.log_probs])
+        """The most likely choice of each factor, (..., K) int64."""
+        return torch.stack([part.argmax(dim=-1) for part in self.log_probs], dim=-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
         """(..., K) -> (...), in nats."""
@@ -49,10 +49,6 @@ class Categorical:
     def entropy(self) -> Tensor:
         """(...), in nats."""
         return torch.stack([-(part.exp() * part).sum(dim=-1) for part in self.log_probs]).sum(dim=0)
-
-    @staticmethod
-    def _each(choices: list[Tensor]) -> Tensor:
-        return torch.stack(choices, dim=-1)
 
 
 class Gaussian:
@@ -87,13 +83,13 @@ class Gaussian:
 
 
 class ActionSpace(nn.Module):
-    """The actions of one space. It has no weights; its buffers are in no checkpoint.
+    """The actions of one space. It has no weights, and its buffers are not saved.
 
     Discrete, MultiDiscrete and MultiBinary are `Categorical`. A Box is `Gaussian` on a scale where its bounds are -1
-    and 1 (an entry without both bounds keeps its own units); what is drawn beyond them is clipped for the environment.
+    and 1 (an entry without both bounds keeps its own units); actions beyond them are clipped for the environment.
 
     Args:
-        space: a space as plain data, as `data.spaces.describe` returns it: {"type": "Discrete", "n": 2, "start": 0}.
+        space: as `data.spaces.describe` returns it: {"type": "Discrete", "n": 2, "start": 0}.
 
     Raises:
         UserError: for another type of space.
@@ -102,12 +98,12 @@ class ActionSpace(nn.Module):
     low: Tensor
     high: Tensor
     middle: Tensor
-    reach: Tensor
+    half_range: Tensor
 
     def __init__(self, space: Mapping[str, Any]) -> None:
         super().__init__()
         self.space = dict(space)
-        self.sizes: list[int] = []  # choices of each factor; none for a Box
+        self.sizes: list[int] = []  # number of choices of each factor; empty for a Box
         match space["type"]:
             case "Discrete":
                 self.sizes, self.shape = [space["n"]], ()
@@ -137,16 +133,16 @@ class ActionSpace(nn.Module):
             self.register_buffer(name, bounds, persistent=False)
         bounded = self.low.isfinite() & self.high.isfinite()
         self.register_buffer("middle", torch.where(bounded, (self.low + self.high) / 2, 0.0), persistent=False)
-        self.register_buffer("reach", torch.where(bounded, (self.high - self.low) / 2, 1.0), persistent=False)
+        self.register_buffer("half_range", torch.where(bounded, (self.high - self.low) / 2, 1.0), persistent=False)
 
     def distribution(self, outputs: Tensor, mask: Tensor | None = None) -> Categorical | Gaussian:
-        """Of outputs (..., P): logits, or means and then log-deviations; mask (..., P) bool, for discrete actions."""
+        """Of outputs (..., P): logits, or means and then log-deviations; mask (..., P) bool of the valid choices."""
         if self.is_box:
             return Gaussian(*outputs.chunk(2, dim=-1))
         return Categorical(outputs, self.sizes, mask)
 
     def features(self, action: Tensor) -> Tensor:
-        """As cells and world models take it: (..., K) as drawn -> (..., A) float. A Box's in its own units, clipped."""
+        """The input of cells and models, (..., K) as drawn -> (..., A) float; a Box's in its own units, clipped."""
         if self.is_box:
             return self._clipped(action)
         if self.space["type"] == "MultiBinary":
@@ -155,14 +151,14 @@ class ActionSpace(nn.Module):
         return torch.cat(hot, dim=-1).to(torch.get_default_dtype())
 
     def to_env(self, action: Tensor) -> Tensor:
-        """As the environment takes it: (..., K) as drawn -> (..., *shape)."""
-        drawn = self._clipped(action) if self.is_box else action + self.space.get("start", 0)
-        return drawn.reshape(*action.shape[:-1], *self.shape)
+        """The environment's actions, (..., K) as drawn -> (..., *shape)."""
+        values = self._clipped(action) if self.is_box else action + self.space.get("start", 0)
+        return values.reshape(*action.shape[:-1], *self.shape)
 
     def _clipped(self, action: Tensor) -> Tensor:
-        return (self.middle + self.reach * action).clamp(self.low, self.high)
+        return (self.middle + self.half_range * action).clamp(self.low, self.high)
 
 
-def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    """(..., size) -> (...): the first of exponential clocks with these rates. A rate of 0 never rings."""
+def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw from probabilities (..., size) -> (...): the first of exponential clocks with these rates."""
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=-1)

@@ -1,4 +1,4 @@
-"""An actor and a critic that live in a world model: they read what it remembers, and imagine with it."""
+"""An actor and a critic on the states of a world model, and their rollouts in it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
@@ -11,16 +11,16 @@ from worldmodel.errors import UserError
 from worldmodel.model import Model, rebuilt
 from worldmodel.nets import MLP
 
-LEAST_LOG_STD = -3.0  # a Box's actions scatter by a twentieth of half its range, at least, and by all of it at most
+MIN_LOG_STD = -3.0  # of a Box's actions, relative to half its range; the maximum is 0
 
 
 class Imagination(NamedTuple):
-    """Rollouts of H steps in the model, under the actor."""
+    """S rollouts of H steps in the model, under the actor."""
 
     features: Tensor  # (S, H + 1, F), of the frames
     reward: Tensor  # (S, H), in the units of the data
-    proceeds: Tensor  # (S, H): probability that the step does not end in a terminal state
-    log_prob: Tensor  # (S, H), of the actions that were drawn
+    continues: Tensor  # (S, H): probability that the step does not end in a terminal state
+    log_prob: Tensor  # (S, H), of the actions
     entropy: Tensor  # (S, H)
 
 
@@ -28,11 +28,11 @@ class ImaginedPolicy(nn.Module):
     """Actor and critic on the features [z_t, read(h)] of a world model, h being the state before frame t.
 
     Args:
-        world: the model; its weights are not to change.
+        world: the model; its weights do not change.
         action_space: of the data, as plain data, see distributions.ActionSpace.
         width: of the hidden layers.
-        depth: hidden layers.
-        discount: of rewards, a step.
+        depth: number of hidden layers.
+        discount: of rewards.
     """
 
     def __init__(self, world: Model, action_space: Mapping[str, Any], width: int, depth: int, discount: float) -> None:
@@ -43,20 +43,20 @@ class ImaginedPolicy(nn.Module):
         inputs = world.latent_dim + world.predictor.read_dim
         self.actor = MLP(inputs, self.actions.num_outputs, width, depth)
         self.critic = MLP(inputs, 1, width, depth)
-        with torch.no_grad():  # at first all actions are about as likely
+        with torch.no_grad():  # initially all actions are about equally likely
             for head in (self.actor, self.critic):
                 last = cast(nn.Linear, head[-1])
                 last.weight.mul_(0.01)
                 last.bias.zero_()
 
     def train(self, mode: bool = True) -> "ImaginedPolicy":
-        """The world stays as it is."""
+        """Change the mode of actor and critic; the world stays in evaluation mode."""
         super().train(mode)
         self.world.eval()
         return self
 
     def features(self, z: Tensor, h: Tensor) -> Tensor:
-        """Of latents (..., Z) with the states before them (..., D): (..., F)."""
+        """The inputs of actor and critic (..., F), from latents (..., Z) and the states before them (..., D)."""
         return torch.cat([z, self.world.predictor.cell.read(h)], dim=-1)
 
     def distribution(self, features: Tensor) -> Categorical | Gaussian:
@@ -64,44 +64,44 @@ class ImaginedPolicy(nn.Module):
         outputs = self.actor(features)
         if self.actions.is_box:
             mean, log_std = outputs.chunk(2, dim=-1)
-            outputs = torch.cat([mean.tanh(), LEAST_LOG_STD * (1 - (log_std + 2).sigmoid())], dim=-1)
+            outputs = torch.cat([mean.tanh(), MIN_LOG_STD * (1 - (log_std + 2).sigmoid())], dim=-1)
         return self.actions.distribution(outputs)
 
     def forward(self, z: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
-        """What an Agent does: the likeliest action, (B, A), at z (B, Z) and the state before it h (B, D)."""
+        """The most likely action (B, A), at z (B, Z) and the state before it h (B, D): a Chooser of agents.agent."""
         return self.actions.features(self.distribution(self.features(z, h)).mode)
 
     @property
     def unit(self) -> Tensor:
-        """What the critic counts in, (1,): a reward's deviation, for as many steps as the discount looks ahead."""
+        """The critic's unit, (1,): a reward's standard deviation times the discount's horizon."""
         return self.world.reward_norm.scale / (1 - self.discount)
 
     def value(self, z: Tensor, h: Tensor) -> Tensor:
-        """The return to come under the actor (...), at z (..., Z) and the state before it h (..., D)."""
+        """The expected return under the actor (...), at z (..., Z) and the state before it h (..., D)."""
         return self.critic(self.features(z, h)).squeeze(-1) * self.unit
 
     def imagine(self, z: Tensor, h: Tensor, horizon: int, generator: torch.Generator | None = None) -> Imagination:
         """Roll out from latents z (S, Z) with the states before them h (S, D), under actions drawn from the actor.
 
-        Differentiable in the actor's parameters, through the actions where they are a Box's.
+        Differentiable in the actor's parameters through a Box's actions.
         """
-        world, seen = self.world, [self.features(z, h)]
-        made: list[tuple[Tensor, ...]] = []
+        world, features = self.world, [self.features(z, h)]
+        steps: list[tuple[Tensor, ...]] = []
         for _ in range(horizon):
-            distribution = self.distribution(seen[-1])
+            distribution = self.distribution(features[-1])
             action = distribution.sample(generator)
             z, _, h = world.predictor(z, h, world.action_norm(self.actions.features(action)))
-            made.append((*world.expected(h), distribution.log_prob(action.detach()), distribution.entropy()))
-            seen.append(self.features(z, h))
-        reward, proceeds, log_prob, entropy = (torch.stack(part, dim=1) for part in zip(*made, strict=True))
-        return Imagination(torch.stack(seen, dim=1), reward, proceeds, log_prob, entropy)
+            steps.append((*world.expected(h), distribution.log_prob(action.detach()), distribution.entropy()))
+            features.append(self.features(z, h))
+        columns = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
+        return Imagination(torch.stack(features, dim=1), *columns)
 
 
 def rebuilt_policy(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Any) -> ImaginedPolicy:
-    """A policy with its world, in evaluation mode, from what a checkpoint of `imagine` holds.
+    """A policy with its world, in evaluation mode, from a checkpoint of `imagine`.
 
     Raises:
-        UserError: if it is not the policy that the weights are of.
+        UserError: if the weights do not fit the arguments.
     """
     own = {name.removeprefix("world."): tensor for name, tensor in tensors.items() if name.startswith("world.")}
     try:

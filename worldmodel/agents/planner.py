@@ -1,4 +1,4 @@
-"""A planner in a world model: what it does at each step, and what it keeps until the next."""
+"""A planner in a world model: receding-horizon control by cem or mppi."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.agents.search import Objective, Plan, cem, expected_return, mppi
-from worldmodel.errors import UserError, choose
+from worldmodel.errors import UserError, at_least, choose
 from worldmodel.model import Model
 
 Method = Literal["cem", "mppi"]
@@ -16,28 +16,28 @@ METHODS = ("cem", "mppi")
 
 
 class Planner:
-    """Chooses actions by planning H steps ahead at every step, from where the last plan ended (receding horizon).
+    """Plans H steps ahead at every step, starting from the previous plan (receding horizon).
 
-    A candidate's score is the return that the model expects of it, rewards weighted by the probability that the episode
-    still goes on; with a goal, how near its latents come to the goal's.
+    A candidate's score is its expected return in the model, with rewards weighted by the probability that the episode
+    continues; with a goal, the negative squared distance between its latents and the goal's.
 
     Args:
         model: in evaluation mode.
-        fresh: the plan to start an episode with, for a number of lanes; see planning.Plan.
+        fresh: makes an episode's first plan for a number of lanes, see trained.fresh_plan.
         method: cem or mppi.
-        candidates: N, sequences of actions a lane and iteration.
-        iterations: of drawing and fitting, a step.
-        elites: of cem.
+        candidates: N, sequences of actions for each lane and iteration.
+        iterations: number of times the plan is fitted to candidates, each step.
+        elites: number of candidates that cem fits the plan to.
         temperature: of mppi, in standard deviations of the scores.
-        persistence: correlation of what is drawn at neighbouring steps.
-        discount: of rewards, a step; None: the value head's, or 1 without one.
-        goal: (Z,), the latent of an observation that is to be reached; None: rewards count.
-        value: what follows behind the horizon, at latents (..., Z) and the states before them (..., D); None: what the
-            model's value head says, or nothing without one.
-        seed: of all that is drawn.
+        persistence: correlation of a candidate's noise at neighbouring steps.
+        discount: of rewards; None: that of the value head, or 1 without one.
+        goal: (Z,), the latent of an observation to reach; None: maximise rewards.
+        value: gives the return after the horizon, from latents (..., Z) and the states before them (..., D); None: the
+            model's value head, or zero without one.
+        seed: of the candidates.
 
     Raises:
-        UserError: for an unknown method, naming the nearest, or a number that does not do.
+        UserError: for an unknown method or an invalid number.
     """
 
     def __init__(
@@ -56,16 +56,14 @@ class Planner:
         seed: int = 0,
     ) -> None:
         choose("planner", method, METHODS)
-        for name, number in (("candidates", candidates), ("iterations", iterations), ("elites", elites)):
-            if number < 1:
-                raise UserError(f"--{name} {number}: it must be at least 1")
+        at_least(1, "--", candidates=candidates, iterations=iterations, elites=elites)
         if not temperature > 0:
-            raise UserError(f"--temperature {temperature}: it must be above 0")
+            raise UserError(f"--temperature is {temperature}: it must be above 0")
         if discount is None:
             discount = 1.0 if model.value_discount is None else model.value_discount
         for name, share in (("persistence", persistence), ("discount", discount)):
             if not 0 <= share <= 1:
-                raise UserError(f"--{name} {share}: it must lie between 0 and 1")
+                raise UserError(f"--{name} is {share}: it must be from 0 to 1")
         self.model, self.fresh, self.discount, self.goal, self.value = model, fresh, discount, goal, value
         own = {"elites": elites} if method == "cem" else {"temperature": temperature}
         shared = {"candidates": candidates, "iterations": iterations, "persistence": persistence}
@@ -77,24 +75,23 @@ class Planner:
     def __call__(self, z: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
         """Actions (B, A) in the units of the data, at latents z (B, Z) with the states before them h (B, D).
 
-        Where an episode starts, `is_first` (B,), no earlier plan is gone on with.
+        A lane's plan starts from scratch where an episode starts, `is_first` (B,).
         """
         start = self.fresh(len(z)) if self.plan is None else self.plan.shifted(is_first)
         self.plan = self.search(self.objective(z, h), start, self.generator)
         return self.plan.action
 
     def objective(self, z: Tensor, h: Tensor) -> Objective:
-        """How good actions (B N, H, A) are from z (B, Z) and h (B, D), as scores (B N,)."""
+        """A function from actions (B N, H, A) to their scores (B N,) from z (B, Z) and h (B, D)."""
 
         def score(actions: Tensor) -> Tensor:
-            many = len(actions) // len(z)
-            starts = z.repeat_interleave(many, dim=0), h.repeat_interleave(many, dim=0)
+            candidates = len(actions) // len(z)
+            starts = z.repeat_interleave(candidates, dim=0), h.repeat_interleave(candidates, dim=0)
             made = self.model.outcome(*starts, actions)
             if self.goal is None:
-                behind = (
-                    self.model.value(made.h[:, -1]) if self.value is None else self.value(made.z[:, -1], made.h[:, -1])
-                )
-                return expected_return(made.reward, made.proceeds, self.discount, behind)
+                z_last, h_last = made.z[:, -1], made.h[:, -1]
+                value = self.model.value(h_last) if self.value is None else self.value(z_last, h_last)
+                return expected_return(made.reward, made.proceeds, self.discount, value)
             distance = (made.z - self.goal).square().sum(dim=-1)
             return expected_return(-distance, torch.ones_like(distance), self.discount)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldmodel.agents.agent import Agent
+from worldmodel.agents.agent import ModelAgent
 from worldmodel.agents.trained import Trained, fits, read_trained
 from worldmodel.data.spaces import OBSERVATION
 from worldmodel.errors import UserError
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 else:
     try:
         from stable_worldmodel.policy import BasePolicy
-    except ImportError:  # its evaluator asks for the methods alone
+    except ImportError:  # its evaluator only calls the methods
         BasePolicy = object
 
-STEP = "step_idx"  # in its infos: (N, 1), 0 where an episode starts
+STEP = "step_idx"  # key in its infos: (N, 1), 0 where an episode starts
 
 
 class WorldModelPolicy(BasePolicy):
-    """A `stable_worldmodel.policy.BasePolicy`: a checkpoint that plans, or an imagined policy that acts.
+    """A `stable_worldmodel.policy.BasePolicy` that plans in a checkpoint's model, or acts with its imagined policy.
 
-    It holds one hidden state an environment, and resets it where an episode starts (`step_idx` of the infos is 0).
+    It keeps a hidden state for each environment and resets it where an episode starts (`step_idx` of the infos is 0).
 
     Args:
         checkpoint: a run's folder, or a checkpoint, of `worldmodel fit` or `worldmodel imagine fit`.
-        planner: cem or mppi; None: the actor of an imagined run, or cem.
+        planner: cem or mppi; None: the actor of an imagined run, else cem.
         horizon: H, of a planner.
         options: of a planner: goal, candidates, iterations, elites, temperature, persistence, discount, seed.
 
@@ -51,22 +51,22 @@ class WorldModelPolicy(BasePolicy):
         self.trained: Trained = read_trained(find_checkpoint(Path(checkpoint)))
         own = self.trained.policy if planner is None else None
         self.chooser = own or self.trained.planner(horizon, method=planner or "cem", **options)
-        self.agent: Agent | None = None
+        self.agent: ModelAgent | None = None
 
     def set_env(self, env: Any) -> None:
-        """Act in these environments from now on, from a new episode on."""
+        """Act in these environments from now on, starting with new episodes."""
         self.env = env
         self.agent = self.trained.agent(
             fits(self.trained, env.single_observation_space, env.single_action_space), self.chooser
         )
 
     def get_action(self, infos: dict[str, Any], **kwargs: Any) -> np.ndarray:
-        """Actions (N, ...); infos has what each environment gave as (N, 1, ...), by key, and `step_idx`."""
+        """Actions (N, ...); infos has the observations (N, 1, ...) by key, and `step_idx`."""
         if self.agent is None:
             raise UserError("no environment yet: stable-worldmodel's World.set_policy calls set_env")
         if STEP not in infos:
-            raise UserError(f"the infos have no {STEP!r}, which says where episodes start: {', '.join(infos)}")
+            raise UserError(f"the infos have no {STEP!r}, which marks where episodes start: {', '.join(infos)}")
         is_first = np.asarray(infos[STEP]).reshape(-1) == 0
         keys = self.agent.observed.keys or [OBSERVATION]
-        seen = {key: np.asarray(infos[key])[:, -1] for key in keys}
-        return self.agent(seen if keys != [OBSERVATION] else seen[OBSERVATION], is_first)
+        observations = {key: np.asarray(infos[key])[:, -1] for key in keys}
+        return self.agent(observations if keys != [OBSERVATION] else observations[OBSERVATION], is_first)

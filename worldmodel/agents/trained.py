@@ -1,60 +1,63 @@
-"""Checkpoints that act: what they were trained on, and the environments that they fit."""
+"""Checkpoints that act: their world model, and environments that fit it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from torch import Tensor
 
-from worldmodel.agents.agent import Agent, Chooser, fresh_plan
+from worldmodel.agents.agent import Chooser, ModelAgent
 from worldmodel.agents.imagined_policy import ImaginedPolicy, rebuilt_policy
 from worldmodel.agents.planner import Planner
+from worldmodel.agents.search import Categoricals, Gaussians, Plan
 from worldmodel.data import spaces
 from worldmodel.data.episodes import Layout
-from worldmodel.data.spaces import describe
+from worldmodel.data.spaces import Json, describe
 from worldmodel.envs.make import Simulator, make_simulator
 from worldmodel.envs.observe import Observed
 from worldmodel.envs.render import frame_size, prepare_display
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, at_least
 from worldmodel.model import ARGUMENTS, Model, rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A world model, and how its data saw the environment."""
+    """A world model, and how its data shows the environment."""
 
     path: Path  # of the checkpoint
     model: Model  # in evaluation mode, without gradients
     layout: Layout
     env_id: str
-    collected: dict[str, Any]  # the options of the collection; empty where the data came from elsewhere
+    collected: dict[str, Any]  # the options of the collection; empty if the data has another source
     arguments: dict[str, Any]  # of the model
-    policy: ImaginedPolicy | None = None  # that was trained in the model, where one was
+    policy: ImaginedPolicy | None = None  # trained in the model, in a checkpoint of `imagine`
 
     def planner(self, horizon: int, goal: str | None = None, **options: Any) -> Planner:
-        """A `Planner` of H steps with these options; a goal is numbers with commas between, or a .npy file of them.
+        """A `Planner` of H steps with these options; the goal is numbers separated by commas, or a .npy file.
 
         Raises:
-            UserError: if the actions cannot be planned, or the goal is no observation of the model.
+            UserError: if the action space is unsupported, or the goal is not an observation of the model.
         """
-        if horizon < 1:
-            raise UserError(f"--horizon {horizon}: it must be at least 1")
+        at_least(1, "--", horizon=horizon)
         like = self.model.obs_norm.mean
         latent = None if goal is None else self.model.encode(like.new_tensor(self._observation(goal)))
         fresh = fresh_plan(self.layout.action_space, horizon, like)
         return Planner(self.model, fresh, goal=latent, value=self.policy and self.policy.value, **options)
 
-    def agent(self, observed: Observed, chooser: Chooser) -> Agent:
-        """Acts on what `observed` picks."""
-        return Agent(self.model, self.layout, observed, chooser)
+    def agent(self, observed: Observed, chooser: Chooser) -> ModelAgent:
+        """An agent with the observations that `observed` picks."""
+        return ModelAgent(self.model, self.layout, observed, chooser)
 
     def _observation(self, goal: str) -> np.ndarray:
         try:
             values = np.load(goal).ravel() if goal.endswith(".npy") else np.array(goal.split(","), float)
         except (OSError, ValueError) as error:
-            raise UserError(f"--goal {goal}: give numbers with commas between, or a .npy file: {error}") from error
+            raise UserError(f"--goal {goal}: give numbers separated by commas, or a .npy file: {error}") from error
         if len(values) != self.layout.obs_dim:
             raise UserError(
                 f"--goal {goal} has {len(values)} entries, an observation of {self.path} has {self.layout.obs_dim}"
@@ -63,17 +66,17 @@ class Trained:
 
 
 def read_trained(path: Path) -> Trained:
-    """The world model of a checkpoint file, of `fit` or of `imagine`.
+    """The world model in a checkpoint file of `fit` or `imagine`.
 
     Raises:
-        UserError: if it is no world model that can act.
+        UserError: if the checkpoint cannot act.
     """
     checkpoint = read_checkpoint(path)
     arguments, data = checkpoint["hyper_parameters"], checkpoint.get("EpisodeDataModule", {}).get("data", {})
     if arguments.get("objective") == "tokens":
-        raise UserError(f"{path} predicts tokens, and has no rewards to act for: choose another --ckpt")
+        raise UserError(f"{path} predicts tokens and has no rewards to act for: choose another --ckpt")
     if "observation_space" not in data:
-        raise UserError(f"{path} does not say which spaces its data has: train it with this version of the program")
+        raise UserError(f"{path} does not hold the spaces of its data: train it with this version of the program")
     policy = None
     if "world_arguments" in arguments:
         policy = rebuilt_policy(arguments, checkpoint["state_dict"], path).requires_grad_(False)
@@ -86,17 +89,17 @@ def read_trained(path: Path) -> Trained:
 def environments(
     trained: Trained, env_id: str, num_envs: int, observe: list[int] | list[str] | None = None, film: bool = False
 ) -> tuple[Simulator, Observed]:
-    """Environments side by side, with their own time limit, seen as the model's data was.
+    """Environments with their own time limit, observed as in the model's data.
 
     Args:
-        trained: the model that is to act.
+        trained: the model that will act.
         env_id: of Gymnasium's registry, or module:ID.
         num_envs: N.
-        observe: entries or keys that the model sees; None: as its data was collected.
-        film: they can be rendered.
+        observe: the model's entries or keys; None: as in the collection of its data.
+        film: make environments that can be rendered.
 
     Raises:
-        UserError: if there is no such environment, or it does not fit the model; it names both sizes.
+        UserError: if there is no such environment, or it does not fit the model.
     """
     settings = trained.collected
     same = settings.get("env_id") in (None, env_id)
@@ -121,7 +124,7 @@ def fits(
     observe: list[int] | list[str] | None = None,
     name: str = "the environment",
 ) -> Observed:
-    """What picks the model's part out of the observations of one environment's space.
+    """Pick the model's part of the observations of one environment's space.
 
     Raises:
         UserError: if the spaces do not fit the model; it names both sizes.
@@ -129,17 +132,43 @@ def fits(
     settings, layout = trained.collected, trained.layout
     chosen = settings.get("observe") if observe is None else observe
     observed = Observed(observations, chosen, settings.get("pixels") is not None, bool(settings.get("keep_state")))
-    there = Layout(observed.space, describe(actions))
-    if there.obs_dim != layout.obs_dim or [*there.vectors] != [*layout.vectors] or there.images != layout.images:
+    theirs = Layout(observed.space, describe(actions))
+    if theirs.obs_dim != layout.obs_dim or [*theirs.vectors] != [*layout.vectors] or theirs.images != layout.images:
         raise UserError(
-            f"{name} does not fit {trained.path}: it gives {there.obs_dim} entries of an observation"
+            f"{name} does not fit {trained.path}: it gives {theirs.obs_dim} entries of an observation"
             f" ({spaces.in_words(observed.space)}), the model takes {layout.obs_dim}"
             f" ({spaces.in_words(layout.observation_space)}); --observe 0,2 picks entries"
         )
-    if there.action_dim != layout.action_dim or there.action_space["type"] != layout.action_space["type"]:
+    if theirs.action_dim != layout.action_dim or theirs.action_space["type"] != layout.action_space["type"]:
         raise UserError(
-            f"{name} does not fit {trained.path}: it takes {there.action_dim} entries of an action"
-            f" ({spaces.in_words(there.action_space)}), the model has {layout.action_dim}"
+            f"{name} does not fit {trained.path}: it takes {theirs.action_dim} entries of an action"
+            f" ({spaces.in_words(theirs.action_space)}), the model has {layout.action_dim}"
             f" ({spaces.in_words(layout.action_space)})"
         )
     return observed
+
+
+def fresh_plan(action_space: Json, horizon: int, like: Tensor) -> Callable[[int], Plan]:
+    """A function that makes an episode's first plan for a number of lanes: any action of the space.
+
+    Args:
+        action_space: a leaf, see data.spaces.
+        horizon: H.
+        like: a tensor of the dtype and device of the actions.
+
+    Raises:
+        UserError: if the space has no bounds, or is neither Box, Discrete nor MultiDiscrete.
+    """
+    if action_space["type"] == "Box":
+        size = spaces.num_features(action_space)
+        bounds = [np.broadcast_to(np.array(action_space[side], float), (size,)) for side in ("low", "high")]
+        if not np.isfinite(bounds).all():
+            raise UserError(
+                "planning needs bounded actions, and this Box has none: wrap the environment (RescaleAction)"
+            )
+        low, high = (torch.tensor(bound).to(like) for bound in bounds)
+        return lambda lanes: Gaussians.fresh(lanes, horizon, low, high)
+    sizes = {"Discrete": [action_space.get("n")], "MultiDiscrete": np.ravel(action_space.get("nvec", 0)).tolist()}
+    if action_space["type"] not in sizes:
+        raise UserError(f"planning supports Box, Discrete and MultiDiscrete actions, not {action_space['type']}")
+    return lambda lanes: Categoricals.fresh(lanes, horizon, sizes[action_space["type"]], like)

@@ -10,7 +10,7 @@ from worldmodel.callbacks.metrics import log_last_weights
 from worldmodel.callbacks.rollout import MULTIPLES
 from worldmodel.errors import UserError
 from worldmodel.evaluation.figures import recall_figure, save
-from worldmodel.tasks.recall import Recalled, recall
+from worldmodel.tasks.recall import RecallScores, recall
 
 
 class RecallEvaluation(pl.Callback):
@@ -34,7 +34,7 @@ class RecallEvaluation(pl.Callback):
         if self.multiples[0] < 1 or sequences < 1 or limit < 1:
             raise UserError("recall.multiples, recall.sequences and recall.limit must be at least 1")
         self.sequences, self.limit, self.seed = sequences, limit, seed
-        self.recalled: Recalled | None = None
+        self.recalled: RecallScores | None = None
         self._evaluated_step: int | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -72,7 +72,7 @@ def _is_asked(trainer: Any, pl_module: pl.LightningModule) -> bool:
     return task is not None and pl_module.hparams.get("objective") == "tokens"
 
 
-def recall_metrics(recalled: Recalled) -> dict[str, float]:
+def recall_metrics(recalled: RecallScores) -> dict[str, float]:
     """What is logged."""
     pairs = zip(recalled.lengths, recalled.accuracy, strict=True)
     metrics = {f"recall/accuracy@{length}": accuracy for length, accuracy in pairs}

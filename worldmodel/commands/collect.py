@@ -38,32 +38,21 @@ def _parser() -> Parser:
     parser = Parser("worldmodel collect", "Step a Gymnasium environment and write its episodes as a dataset.")
     add = parser.add_argument
     add("env_id", metavar="ENV_ID", help="for example Pendulum-v1; module:ID where a module registers it")
-    add("--out", type=_folder, required=True, metavar="DIR", help="the dataset's folder, new")
-    add("--append", action="store_true", help="add to the dataset that is there, with a seed of its own")
+    add("--out", type=_folder, required=True, metavar="DIR", help="a new folder for the dataset")
+    add("--append", action="store_true", help="add to the dataset in --out, with another --seed")
     add("--steps", type=int, default=100_000, metavar="N", help="transitions in all")
     add("--seed", type=int, default=DEFAULTS["seed"], metavar="S", help="of the environments and the policy")
-    add(
-        "--policy",
-        default=DEFAULTS["policy"],
-        help="uniform, smooth, or your own: module:function or file.py:function, "
-        "called with the observations (N, ...) and is_first (N,) of all environments",
-    )
-    add(
-        "--observe",
-        type=entries_or_keys,
-        metavar="I,J",
-        help="keep only these entries of a vector observation, or these keys of a Dict",
-    )
+    policy = "uniform, smooth, or your own module:function or file.py:function, "
+    policy += "called with the observations (N, ...) and is_first (N,) of all environments"
+    add("--policy", default=DEFAULTS["policy"], help=policy)
+    observe = "record only these entries of a vector observation, or these keys of a Dict"
+    add("--observe", type=entries_or_keys, metavar="I,J", help=observe)
     add("--pixels", type=_sides, metavar="SIDE", help="record rendered frames of SIDE x SIDE, or height,width: 64,96")
-    add("--keep_state", action="store_true", help="with --pixels, record the observation beside the frame")
-    add("--num_envs", type=int, default=DEFAULTS["num_envs"], metavar="N", help="environments side by side")
+    add("--keep_state", action="store_true", help="with --pixels, also record the observation")
+    add("--num_envs", type=int, default=DEFAULTS["num_envs"], metavar="N", help="environments that step together")
     add("--max_episode_steps", type=int, metavar="N", help="time limit instead of the environment's own")
-    add(
-        "--min_episode_steps",
-        type=int,
-        metavar="N",
-        help="least time limit: each episode draws its own, log-uniform up to the most",
-    )
+    shortest = "draw each episode's time limit between this and --max_episode_steps, log-uniformly"
+    add("--min_episode_steps", type=int, metavar="N", help=shortest)
     add("--env_kwargs", type=_json, default={}, metavar="JSON", help="further arguments of gymnasium.make")
     add("--vectorization", choices=("sync", "async"), default="sync", help="one process, or one for each environment")
     return parser
@@ -76,6 +65,7 @@ def _folder(text: str) -> Path:
 
 
 def entries_or_keys(text: str) -> list[int] | list[str]:
+    """The value of --observe: entries such as 0,1 or keys such as agent,image."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1 or agent,image")

@@ -102,7 +102,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
     def splits(episodes: int) -> dict[str, Any]:
         try:
-            return dict(split_episodes(episodes, arguments.val_fraction, arguments.test_fraction, arguments.split_seed))
+            fractions = arguments.val_fraction, arguments.test_fraction
+            return {**split_episodes(episodes, *fractions, arguments.split_seed)}
         except UserError:  # too few to split, so nothing can leak
             return {}
 

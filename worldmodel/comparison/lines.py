@@ -87,7 +87,7 @@ def over_floor(errors: Band, floor: Points) -> Band:
     known = errors.step <= floor[0][-1]
     below = np.maximum(np.interp(errors.step[known], *floor), TINY)
     parts = (part[..., known] / below for part in (errors.middle, errors.low, errors.high, errors.values))
-    return Band(errors.step[known], *parts, errors.gone[:, known])
+    return Band(errors.step[known], *parts, gone=errors.gone[:, known])
 
 
 def stateful(runs: Iterable[Curves], loop: Loop) -> list[Curves]:

@@ -1,19 +1,23 @@
-"""Episodes out of a simulator into a dataset folder."""
+"""Collecting a simulator's episodes into a dataset folder."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from filelock import FileLock
+
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.spaces import describe
 from worldmodel.data.writer import EpisodeWriter
+from worldmodel.durable import sync_folder
 from worldmodel.envs.make import make_simulator
 from worldmodel.envs.observe import Observed
 from worldmodel.envs.policies import CheckedPolicy, make_policy
+from worldmodel.envs.recording import Session
 from worldmodel.envs.render import frame_size
-from worldmodel.envs.session import Session
-from worldmodel.envs.vector import SimulationError, attribute, close, reset, stop
+from worldmodel.envs.vector import SimulationError, Stepper, attribute, close, stop
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,12 +29,12 @@ class CollectOptions(TypedDict):
     env_id: str  # of Gymnasium's registry, or module:ID where a module registers it
     steps: int  # transitions in all
     seed: NotRequired[int]  # environment i gets seed + i
-    policy: NotRequired[str]  # uniform, smooth, module:function
-    observe: NotRequired[list[int] | list[str] | None]  # entries, or keys of a Dict, that are recorded; None: all
+    policy: NotRequired[str]  # uniform, smooth, or module:function
+    observe: NotRequired[list[int] | list[str] | None]  # entries, or keys of a Dict, to record; None: all
     pixels: NotRequired[int | list[int] | None]  # side or [H, W] of the frames to record as `image`; None: no frames
-    keep_state: NotRequired[bool]  # with pixels: record the observation beside the frame too
+    keep_state: NotRequired[bool]  # with pixels: also record the observation
     max_episode_steps: NotRequired[int | None]  # None: the environment's own limit
-    min_episode_steps: NotRequired[int | None]  # each episode's limit is drawn from here to the most, log-uniformly
+    min_episode_steps: NotRequired[int | None]  # each episode's limit is drawn between this and the maximum
     env_kwargs: NotRequired[dict[str, Any]]  # further arguments of gymnasium.make
     num_envs: NotRequired[int]
 
@@ -57,23 +61,23 @@ def collect(
     on_steps: Callable[[int], None] = lambda steps: None,
     on_acknowledged: Callable[[int], None] = lambda episodes: None,
 ) -> dict[str, Any]:
-    """Step an environment and write its episodes to `out`; returns the manifest.
+    """Step an environment, write its episodes to `out`, and return the manifest.
 
     The same options give the same files. Exactly `steps` transitions are recorded, shared evenly by the environments;
-    an episode that is not over by then is kept and marked truncated. Whatever ends the collection before (Ctrl-C, an
-    error in the simulator or the policy, a full disk), the episodes finished so far are kept.
+    an episode still running at the end is kept and marked truncated. If the collection ends early (Ctrl-C, an error in
+    the simulator or the policy, a full disk), the finished episodes are kept.
 
     Args:
         options: see `CollectOptions`.
         out: a folder without a dataset, or with one and `append`.
         vectorization: step the environments in this process, or each in its own.
-        keep_interrupted: False: leave no dataset behind if the collection does not come to its end.
-        append: add to the dataset that `out` holds, of the same spaces, with seeds that it has not seen.
+        keep_interrupted: False: leave no dataset behind if the collection ends early.
+        append: add to the dataset in `out`, of the same spaces, with seeds it has not used.
         on_steps: called with the number of new transitions after every step.
         on_acknowledged: called with the number of new episodes that are safe on the disk, when it changes.
 
     Raises:
-        UserError: if the environment, policy, observation entries, frames or folder do not do, or the simulator or
+        UserError: if the environment, policy, observation entries, frames or folder are invalid, or the simulator or
             the policy raised an error; it says what was kept.
         KeyboardInterrupt: on Ctrl-C, with a text that says what was kept.
     """
@@ -95,7 +99,7 @@ def collect(
         act = make_policy(settings["policy"], envs.single_action_space, num_envs, settings["seed"])
         picked = settings["observe"], pixels is not None, settings["keep_state"]
         observed = Observed(envs.single_observation_space, *picked)
-        first = reset(envs, settings["seed"])
+        stepper = Stepper(envs, settings["seed"])
         manifest = {
             "collect": settings,
             "collected": [settings],
@@ -106,9 +110,9 @@ def collect(
         }
         writer = EpisodeWriter(out, manifest, append)
         writer.manifest["collected"] = [*earlier, settings]
-        session = Session(simulator, CheckedPolicy(act, envs), observed, writer, settings)
-        session.on_steps, session.on_acknowledged = on_steps, on_acknowledged
-        written = session.run(first, keep_interrupted)
+        policy = CheckedPolicy(act, envs)
+        session = Session(stepper, simulator.rate, policy, observed, writer, settings, on_steps, on_acknowledged)
+        written = session.run(keep_interrupted)
     except BaseException as error:
         stop(envs)
         if isinstance(error, SimulationError):
@@ -116,6 +120,36 @@ def collect(
         raise
     close(envs)
     return written
+
+
+def collect_once(options: CollectOptions, path: Path) -> None:
+    """Collect the dataset of an experiment, unless `path` already holds it.
+
+    The episodes go into a folder beside `path`, which is renamed once it is complete.
+
+    Raises:
+        UserError: if the dataset at `path` was collected with other options, or is incomplete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # ranks that torchrun starts side by side must not collect twice
+    with FileLock(path.parent / f".{path.name}.lock"):
+        if not (path / MANIFEST).exists():
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise UserError(f"{path} holds something else than a dataset of this program: choose another path")
+            unfinished = path.parent / f".{path.name}.collecting"
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that died
+            print(f"no dataset at {path} yet: collecting {options['steps']} steps of {options['env_id']}", flush=True)
+            collect(options, unfinished, keep_interrupted=False)
+            unfinished.replace(path)
+            sync_folder(path.parent)
+    have = read_manifest(path).get("collect", {})
+    asked: dict[str, Any] = {**DEFAULTS, **options}
+    differ = [f"{key} is {have.get(key)!r}, asked is {asked[key]!r}" for key in asked if have.get(key) != asked[key]]
+    if differ:
+        raise UserError(
+            f"the dataset at {path} is not what data.collect asks for ({'; '.join(differ)}):"
+            " choose another --data.path, remove the folder, or use it unchanged with --data.collect null"
+        )
 
 
 def _checked(options: CollectOptions) -> dict[str, Any]:
@@ -136,7 +170,7 @@ def _num_envs(settings: dict[str, Any]) -> int:
 
 
 def _collected_before(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The options of the collections that the folder holds; a UserError if one of them used one of our seeds."""
+    """The options of the collections in the folder; a UserError if one of them used one of our seeds."""
     if not (out / MANIFEST).exists():
         return []
     earlier = read_manifest(out).get("collected", [])
@@ -148,14 +182,14 @@ def _collected_before(out: Path, settings: dict[str, Any]) -> list[dict[str, Any
             if settings[name] != past.get(name)
         ]
         if differ:
-            log.warning("%s gets episodes that were collected otherwise: %s", out, "; ".join(differ))
+            log.warning("%s gets episodes that were collected with other options: %s", out, "; ".join(differ))
     used = [(past["seed"], past["seed"] + _num_envs(past)) for past in earlier]
     seed, end = settings["seed"], settings["seed"] + _num_envs(settings)
-    for first, behind in used:
-        if seed < behind and first < end:
-            free = max(behind for _, behind in used)
+    for first, after in used:
+        if seed < after and first < end:
+            free = max(after for _, after in used)
             raise UserError(
                 f"--seed {seed}: this seed was already collected in {out} (its environments had the seeds {first} to"
-                f" {behind - 1}, these would have {seed} to {end - 1}), and episodes would repeat: give --seed {free}"
+                f" {after - 1}, these would have {seed} to {end - 1}), and episodes would repeat: give --seed {free}"
             )
     return earlier

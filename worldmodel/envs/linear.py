@@ -1,11 +1,11 @@
-"""A noisy linear system with a hidden state and actions: nobody can predict it better than its Kalman filter.
+"""A noisy linear system with a hidden state and actions; its Kalman filter is the best possible predictor.
 
     x' = A x + B a + w,   w ~ N(0, Q)
     y  = C x + v,         v ~ N(0, R)
 
-A is damped oscillators, one a pair of states, in mixed coordinates, so that no entry of y tells one of them alone.
-Actions lie in [-1, 1]. An episode starts from the stationary distribution under uniform actions, so that its beginning
-looks like its middle, and the filter's prior is exact.
+A is a set of damped oscillators, one for each pair of states, in mixed coordinates, so that no entry of y shows one of
+them alone. Actions lie in [-1, 1]. An episode starts from the stationary distribution under uniform actions: its
+beginning looks like its middle, and the filter's prior is exact.
 """
 
 import inspect
@@ -23,14 +23,14 @@ from worldmodel.errors import UserError, choose
 
 @dataclass(frozen=True)
 class LinearSystem:
-    """The matrices, float64. N states, O observed entries, A actions."""
+    """The matrices, float64: N states, O observed entries, A actions."""
 
     A: np.ndarray  # (N, N)
     B: np.ndarray  # (N, A)
     C: np.ndarray  # (O, N)
     Q: np.ndarray  # (N, N) covariance of w
     R: np.ndarray  # (O, O) covariance of v
-    start: np.ndarray  # (N, N) covariance of the first state, its mean is zero
+    start: np.ndarray  # (N, N) covariance of the first state, whose mean is zero
 
 
 def linear_system(
@@ -42,19 +42,19 @@ def linear_system(
     observation_noise: float = 0.3,
     system_seed: int = 0,
 ) -> LinearSystem:
-    """A system, a function of its options.
+    """Make a system, which depends on these options alone.
 
     Args:
         order: N, even: twice the number of oscillators.
-        damping: of each step: an oscillation shrinks by 1 - damping.
+        damping: an oscillation shrinks by 1 - damping in each step.
         obs_dim: O.
         action_dim: A.
-        process_noise: what w causes in the outputs, in standard deviations of what uniform actions cause there.
-        observation_noise: v, in the same unit, for each output.
-        system_seed: which frequencies, phases and gains.
+        process_noise: effect of w on the outputs, in standard deviations of the effect of uniform actions.
+        observation_noise: standard deviation of v, in the same unit, for each output.
+        system_seed: of the frequencies, phases and gains.
 
     Raises:
-        UserError: if an option does not do.
+        UserError: if an option is invalid.
     """
     _check("order", order, isinstance(order, int) and order >= 2 and order % 2 == 0, "even and at least 2")
     for name, dim in (("obs_dim", obs_dim), ("action_dim", action_dim)):
@@ -76,7 +76,7 @@ def linear_system(
     B, C = rng.normal(size=(order, action_dim)), rng.normal(size=(obs_dim, order))
     C /= np.linalg.norm(C, axis=1, keepdims=True)
     driven = C @ solve_discrete_lyapunov(A, B @ B.T / 3) @ C.T  # a uniform action on [-1, 1] has variance 1/3
-    B /= np.sqrt(np.trace(driven) / obs_dim)  # outputs of variance 1 from the actions
+    B /= np.sqrt(np.trace(driven) / obs_dim)  # uniform actions give outputs of variance 1
     Q = np.eye(order)
     Q *= process_noise**2 * obs_dim / np.trace(C @ solve_discrete_lyapunov(A, Q) @ C.T)
     R = observation_noise**2 * np.eye(obs_dim)
@@ -84,25 +84,25 @@ def linear_system(
     return LinearSystem(A, B, C, Q, R, stationary)
 
 
-def _check(name: str, value: Any, does: bool, what: str) -> None:
-    if not does:
+def _check(name: str, value: Any, valid: bool, what: str) -> None:
+    if not valid:
         raise UserError(f"a linear system's {name} is {value!r}: it must be {what}")
 
 
 class LinearGaussian(gym.Env[np.ndarray, np.ndarray]):
-    """The system as an environment. The reward is -|C x|^2: keep the output at zero. Episodes end by a time limit only.
+    """The system as an environment, with reward -|C x|^2. Only a time limit ends its episodes.
 
     Args:
         options: of `linear_system`.
 
     Raises:
-        UserError: if there is no such option, or it does not do.
+        UserError: if there is no such option, or it is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        self.render_mode = render_mode  # of which there is none: Gymnasium says so
+        self.render_mode = render_mode  # unsupported: Gymnasium says so
         for name in options:
             choose("linear system's option", name, inspect.signature(linear_system).parameters)
         self.system = linear_system(**options)

@@ -12,20 +12,20 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from worldmodel.data.spaces import describe, describe_observation
-from worldmodel.envs.masks import MaskShown, tells_mask
 from worldmodel.envs.render import GL_HINT, Pixels, has_own_image, is_mujoco, may_fork, prepare_display, prepare_mujoco
-from worldmodel.envs.time_limit import MixedTimeLimit
 from worldmodel.envs.vector import Factory, reason_of
+from worldmodel.envs.wrappers import ActionMask, MixedTimeLimit, has_mask
 from worldmodel.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """Environments that step together, and what is known of them."""
+    """Environments that step together."""
 
+    env_id: str
     envs: VectorEnv
-    rate: float  # steps a second of simulated time; NaN where the environment does not tell
-    about: dict[str, Any]  # for the manifest: where the class comes from, versions of the packages behind it
+    rate: float  # steps a second of simulated time; NaN: unknown
+    about: dict[str, Any]  # for the manifest: the class, and the versions of the packages it uses
 
 
 def make_simulator(
@@ -40,19 +40,19 @@ def make_simulator(
 ) -> Simulator:
     """`num_envs` copies of an environment that step together; with `pixels` (H, W) wrapped in `Pixels`.
 
-    With `min_episode_steps` each episode has a time limit of its own (`MixedTimeLimit`), with `masks` an environment
-    whose info has an `action_mask` shows it as a part of its observation (`MaskShown`).
-    The step after an episode's end resets (`AutoresetMode.NEXT_STEP`), so that the last observation is the true one.
+    With `min_episode_steps` each episode has its own time limit (`MixedTimeLimit`); with `masks` an environment whose
+    info has an `action_mask` shows it in its observation (`ActionMask`). The step after an episode's end resets
+    (`AutoresetMode.NEXT_STEP`), so the last observation is the true one.
 
     Raises:
-        UserError: if the environment is not known, cannot be made with these options, cannot be rendered, has spaces
+        UserError: if the environment is unknown, cannot be made with these options, cannot be rendered, has spaces
             that cannot be recorded, or lacks a package.
     """
     options = {"max_episode_steps": max_episode_steps, **(env_kwargs or {})}
     no_backend = ""
     if pixels:
         prepare_display()
-        if ":" in env_id or "mujoco" in _entry(env_id):  # a module of the user's may import mujoco
+        if ":" in env_id or "mujoco" in _entry(env_id):  # the user's module may import mujoco
             no_backend = prepare_mujoco()
     probe = _made(lambda: gym.make(env_id, **options), env_id, env_kwargs)
     try:
@@ -60,7 +60,7 @@ def make_simulator(
         describe(probe.action_space)
         about = {"env_entry_point": _entry(env_id), "versions": _versions(probe)}
         rate, rendered = rate_of(probe), pixels is not None and not has_own_image(probe)
-        masks = masks and _made(lambda: tells_mask(probe), env_id, env_kwargs)
+        masks = masks and _made(lambda: has_mask(probe), env_id, env_kwargs)
         if rendered and no_backend and is_mujoco(probe):
             raise UserError(no_backend)
     finally:
@@ -73,7 +73,7 @@ def make_simulator(
         env = gym.make(env_id, **options)
         if min_episode_steps is not None and max_episode_steps is not None:
             env = MixedTimeLimit(env, min_episode_steps, max_episode_steps)
-        env = MaskShown(env) if masks else env
+        env = ActionMask(env) if masks else env
         return Pixels(env, pixels, native="width" in options or "height" in options) if pixels else env
 
     factories = [Factory(make, i) for i in range(num_envs)]
@@ -84,13 +84,13 @@ def make_simulator(
             return SyncVectorEnv(factories, autoreset_mode=mode)
         return AsyncVectorEnv(factories, autoreset_mode=mode, context=None if may_fork() else "spawn")
 
-    return Simulator(_made(side_by_side, env_id, env_kwargs), rate, about)
+    return Simulator(env_id, _made(side_by_side, env_id, env_kwargs), rate, about)
 
 
 def rate_of(env: gym.Env) -> float:
     """Steps a second of simulated time: from the environment's `dt` or `tau` (seconds), else its `render_fps`.
 
-    The `render_fps` of Gymnasium's classic and toy games is only the speed of their playback: NaN for those.
+    NaN for Gymnasium's classic and toy games, whose `render_fps` is only a playback speed.
     """
     for name in ("dt", "tau"):
         seconds = getattr(env.unwrapped, name, None)
@@ -113,11 +113,11 @@ def _made(make: Callable[[], Any], env_id: str, env_kwargs: dict[str, Any] | Non
         extra = "pip install 'worldmodel[mujoco]'" if "mujoco" in str(error).lower() + _entry(env_id) else "install it"
         raise UserError(f"{env_id} needs a package that is missing ({reason}): {extra}") from error
     except Exception as error:  # its constructor may raise anything
-        told = isinstance(error, gym.error.Error | TypeError) and str(error).strip()
-        reason = str(error).strip().splitlines()[0] if told else reason_of(error)
+        explained = isinstance(error, gym.error.Error | TypeError) and str(error).strip()
+        reason = str(error).strip().splitlines()[0] if explained else reason_of(error)
         backend = os.environ.get("MUJOCO_GL") if "mujoco" in _entry(env_id) else None
-        doubt = f"; if it is the renderer (MUJOCO_GL is {backend!r}): {GL_HINT}" if backend and not told else ""
-        raise UserError(f"{env_id} cannot be made with {env_kwargs or 'its defaults'}: {reason}{doubt}") from error
+        hint = f"; if it is the renderer (MUJOCO_GL is {backend!r}): {GL_HINT}" if backend and not explained else ""
+        raise UserError(f"{env_id} cannot be made with {env_kwargs or 'its defaults'}: {reason}{hint}") from error
 
 
 def _entry(env_id: str) -> str:
@@ -127,12 +127,12 @@ def _entry(env_id: str) -> str:
 
 
 def _versions(env: gym.Env) -> dict[str, str]:
-    """Of the packages whose change may change the data."""
+    """The versions of the packages that may affect the data."""
     module = type(env.unwrapped).__module__
     names = {"gymnasium", "numpy", "worldmodel", module.split(".")[0]} | ({"mujoco"} if is_mujoco(env) else set())
     names |= {"box2d"} if module.startswith("gymnasium.envs.box2d") else set()
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in sorted(names):
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions

@@ -1,26 +1,28 @@
-"""Which part of the observations is recorded."""
+"""What is used of the environments' observations: the part that is recorded, and the vectors that a policy sees."""
 
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from worldmodel.data.episodes import Layout
 from worldmodel.data.spaces import OBSERVATION, Json, describe, describe_observation, leaves_of
 from worldmodel.envs.render import FRAME, OWN
+from worldmodel.envs.wrappers import MASK, num_choices
 from worldmodel.errors import UserError
 
 IMAGE = "image"  # the recorded frame's key
 
 
 class Observed:
-    """Picks what is recorded out of a batch of observations.
+    """Picks the recorded part of a batch of observations.
 
     Args:
         space: of one environment; of `Pixels` if `pixels`.
-        observe: entries of a vector observation, or keys of a Dict (`robot` stands for `robot/arm` too); None: all of
-            it, or with `pixels` nothing beside the frame.
+        observe: entries of a vector observation, or keys of a Dict (`robot` includes `robot/arm`); None: all of it, or
+            with `pixels` only the frame.
         pixels: record the frame, as `image`.
-        keep_state: with `pixels`, record all of the observation beside the frame.
+        keep_state: with `pixels`, also record the whole observation.
 
     Raises:
         UserError: if an entry or key does not exist, or two observations would have one key.
@@ -42,24 +44,24 @@ class Observed:
             assert isinstance(space, spaces.Dict)
             if IMAGE in self.space:
                 raise UserError(
-                    f"the observation has a key {IMAGE!r}, which --pixels would hide: leave --pixels out to record its"
-                    " own, or name the other keys with --observe"
+                    f"the observation has a key {IMAGE!r}, which --pixels would hide: leave out --pixels to record it,"
+                    " or name the other keys with --observe"
                 )
             self.space = {IMAGE: describe(space[FRAME]), **self.space}
 
     def own(self, batch: Any) -> Any:
-        """What the environments themselves gave, without frames: what a policy sees."""
+        """The environments' own observations, without frames: what a policy sees."""
         return batch[OWN] if self.pixels else batch
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:
         """Key -> (N, ...) of what is recorded, for N environments."""
-        found: dict[str, np.ndarray] = {IMAGE: batch[FRAME]} if self.pixels else {}
+        values: dict[str, np.ndarray] = {IMAGE: batch[FRAME]} if self.pixels else {}
         if self.keys:
             leaves = leaves_of(self.own(batch))
-            found |= {key: leaves[key] for key in self.keys}
+            values |= {key: leaves[key] for key in self.keys}
         if self.entries is not None:
-            found[OBSERVATION] = found[OBSERVATION][:, self.entries]
-        return found
+            values[OBSERVATION] = values[OBSERVATION][:, self.entries]
+        return values
 
     def _pick(self, own: spaces.Space, observe: list[int] | list[str]) -> None:
         entries = [item for item in observe if isinstance(item, int)]
@@ -73,7 +75,43 @@ class Observed:
                 raise UserError(f"--observe {_listed(observe)}: the observation has no key {item!r}: {_keys(leaves)}")
             self.space |= {key: leaves[key] for key in chosen}
         if not self.space:
-            raise UserError(f"--observe names nothing: {_keys(leaves)}; leave it out to record all")
+            raise UserError(f"--observe is empty: {_keys(leaves)}; leave it out to record all")
+
+
+class ObservationVectors:
+    """The observations of all environments as one array, laid out as in a dataset, and the action masks.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        observe: entries of a vector, or keys of a Dict, to use; None: all. An `action_mask` is not an observation.
+
+    Raises:
+        UserError: if there are no such entries or keys, or a mask does not fit the actions.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, action_space: spaces.Space, observe: list[int] | list[str] | None
+    ) -> None:
+        self.masked = isinstance(observation_space, spaces.Dict) and MASK in observation_space.spaces
+        self._unpacks = False  # it is a Dict only because of the mask
+        if isinstance(observation_space, spaces.Dict) and self.masked:
+            rest = {key: space for key, space in observation_space.spaces.items() if key != MASK}
+            size, wanted = int(np.prod(observation_space[MASK].shape or (0,))), num_choices(action_space)
+            if size != wanted:
+                raise UserError(f"the observation's {MASK} has {size} entries, and there are {wanted} actions to mask")
+            self._unpacks = list(rest) == [OBSERVATION]
+            observation_space = rest[OBSERVATION] if self._unpacks else spaces.Dict(rest)
+        self.observed = Observed(observation_space, observe)
+        self.layout = Layout(self.observed.space, describe(action_space))
+
+    def __call__(self, batch: Any) -> np.ndarray:
+        """(N, O) float32, see Layout.frames."""
+        return self.layout.frames(self.observed(batch[OBSERVATION] if self._unpacks else batch))
+
+    def mask(self, batch: Any) -> np.ndarray | None:
+        """(N, P) bool, the valid choices; None without masks."""
+        return batch[MASK].reshape(len(batch[MASK]), -1).astype(bool) if self.masked else None
 
 
 def _entries_of(space: spaces.Space, entries: list[int]) -> spaces.Box:

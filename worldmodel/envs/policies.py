@@ -16,8 +16,8 @@ from gymnasium.vector.utils import batch_space
 from worldmodel.envs.vector import SimulationError, reason_of
 from worldmodel.errors import UserError, nearest
 
-# (N, ...) what the environments gave (all entries, also hidden ones; a dict of such arrays where the space is a Dict;
-# not the rendered frames), (N,) bool: an episode starts here -> (N, ...) actions
+# (observations, is_first) -> actions (N, ...). Observations (N, ...) are the environments' own, with all entries and
+# without rendered frames; a dict of arrays for a Dict space. is_first (N,) bool: an episode starts.
 Policy = Callable[[Any, np.ndarray], np.ndarray]
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def make_policy(name: str, space: spaces.Space, num_envs: int, seed: int) -> Pol
         name: `uniform`, `smooth`, or `module:function` / `file.py:function` of the user's own, a Policy.
 
     Raises:
-        UserError: if there is no such policy, or it does not serve this action space.
+        UserError: if there is no such policy, or it does not support this action space.
     """
     match name:
         case "uniform":
@@ -42,9 +42,9 @@ def make_policy(name: str, space: spaces.Space, num_envs: int, seed: int) -> Pol
 
 
 class CheckedPolicy:
-    """A policy whose actions are of the space's shape and dtype, and finite.
+    """A policy whose actions are checked: finite, and of the space's shape and dtype.
 
-    Actions outside a Box's bounds pass (many environments clip them) with one warning; other spaces have no outside.
+    Actions outside a Box's bounds are let through with one warning, since many environments clip them.
     """
 
     def __init__(self, policy: Policy, envs: VectorEnv) -> None:
@@ -55,22 +55,22 @@ class CheckedPolicy:
 
         Raises:
             SimulationError: if the policy raised an error.
-            UserError: if its actions do not do.
+            UserError: if its actions are invalid.
         """
         try:
-            given = np.asarray(self.policy(observations, is_first))
+            actions = np.asarray(self.policy(observations, is_first))
         except UserError:
             raise
         except Exception as error:  # the user's code: of any type
             raise SimulationError(f"step {number}: the policy raised {reason_of(error)}") from error
-        if given.shape != self.space.shape:
-            raise UserError(f"the policy gave actions of shape {given.shape}; it must be {self.space.shape}")
-        if given.dtype.kind not in "biuf" or not np.can_cast(given.dtype, np.dtype(self.space.dtype), "same_kind"):
-            raise UserError(f"the policy gave actions of dtype {given.dtype}; it must be {self.space.dtype}")
-        if not np.isfinite(given).all():
-            i = int(np.argwhere(~np.isfinite(given))[0][0])
-            raise UserError(f"the policy gave a NaN or infinite action at step {number}, environment {i}: {given[i]}")
-        actions = given.astype(self.space.dtype, copy=False)
+        if actions.shape != self.space.shape:
+            raise UserError(f"the policy gave actions of shape {actions.shape}; it must be {self.space.shape}")
+        if actions.dtype.kind not in "biuf" or not np.can_cast(actions.dtype, np.dtype(self.space.dtype), "same_kind"):
+            raise UserError(f"the policy gave actions of dtype {actions.dtype}; it must be {self.space.dtype}")
+        if not np.isfinite(actions).all():
+            i = int(np.argwhere(~np.isfinite(actions))[0][0])
+            raise UserError(f"the policy gave a NaN or infinite action at step {number}, environment {i}: {actions[i]}")
+        actions = actions.astype(self.space.dtype, copy=False)
         self._check_bounds(actions, number)
         return actions
 
@@ -80,8 +80,8 @@ class CheckedPolicy:
         if not isinstance(self.space, spaces.Box):
             raise UserError(f"the policy gave {actions} at step {number}, which is not of the space {self.space}")
         log.warning(
-            "the policy's action leaves the bounds of the action space at step %d: such actions are recorded as given,"
-            " whatever the environment makes of them",
+            "the policy's action leaves the bounds of the action space at step %d: it is recorded as given, even if the"
+            " environment clips it",
             number,
         )
         self.warned = True
@@ -95,7 +95,7 @@ def _uniform(space: spaces.Space, num_envs: int, seed: int) -> Policy:
 
 
 def _smooth(space: spaces.Space, num_envs: int, seed: int, memory: float = 0.9) -> Policy:
-    """Actions that persist: for a Box an AR(1) process whose stationary spread fills the bounds, else sticky draws.
+    """Persistent actions: for a Box an AR(1) process whose stationary spread fills the bounds, else sticky draws.
 
     Independent draws average out over a few steps and hardly move a body with inertia.
     """
@@ -103,7 +103,7 @@ def _smooth(space: spaces.Space, num_envs: int, seed: int, memory: float = 0.9) 
     if isinstance(space, spaces.Box):
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise UserError(
-                "the smooth policy needs bounded actions; this Box is unbounded: give your own module:function"
+                "the smooth policy needs bounded actions, and this Box is unbounded: give your own module:function"
             )
         middle, half = (space.low + space.high) / 2, (space.high - space.low) / 2
         state = np.zeros((num_envs, *space.shape))
@@ -139,7 +139,7 @@ def _load(name: str) -> Policy:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
-            sys.path.insert(0, "")  # a module beside the user, as `python -m` would find it
+            sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
             module = importlib.import_module(where)
     except (ImportError, OSError, SyntaxError) as error:
         raise UserError(f"the policy {name!r} cannot be loaded: {error}") from error

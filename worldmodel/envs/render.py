@@ -1,4 +1,4 @@
-"""Frames of an environment as its observation: rendering without a screen, fast enough to record.
+"""Rendered frames as observations: without a screen, and fast enough to record.
 
 MuJoCo spends its time on shadows, multisampling and reflections. Without them a 64x64 frame of HalfCheetah takes
 about 1 ms on one core instead of 50, and shows the same motion.
@@ -18,9 +18,9 @@ from PIL import Image
 from worldmodel.data.spaces import MIN_SIDE, describe, image_shape, images_of
 from worldmodel.errors import UserError
 
-FRAME, OWN = "frame", "own"  # what `Pixels` makes of an observation
-BLANK = 16  # frames from the start without anything in them: no picture, but a broken renderer
-BLACK = 8  # of 255
+FRAME, OWN = "frame", "own"  # keys of the observation that `Pixels` makes
+BLANK = 16  # this many blank frames from the start mean a broken renderer
+BLACK = 8  # brightness, of 255, below which a pixel is black
 GL_HINT = "apt-get install libegl1 libgl1-mesa-dri, or set MUJOCO_GL=osmesa where libosmesa6 is installed"
 
 
@@ -28,7 +28,7 @@ def frame_size(pixels: int | list[int] | None) -> tuple[int, int] | None:
     """(H, W) of the option `pixels`: a number or two.
 
     Raises:
-        UserError: for anything else, and for sizes that no network here reads.
+        UserError: for anything else, and for sizes that no network here supports.
     """
     if pixels is None:
         return None
@@ -39,7 +39,7 @@ def frame_size(pixels: int | list[int] | None) -> tuple[int, int] | None:
 
 
 def has_own_image(env: gym.Env) -> bool:
-    """Whether the observation is an image already, which needs no rendering."""
+    """Whether the observation is already an image, which needs no rendering."""
     return isinstance(env.observation_space, spaces.Box) and image_shape(describe(env.observation_space)) is not None
 
 
@@ -49,15 +49,15 @@ def is_mujoco(env: gym.Env) -> bool:
 
 
 def prepare_display() -> None:
-    """Let pygame draw without a screen where there is none; before it is imported."""
+    """Let pygame draw without a screen where there is none. Call it before pygame is imported."""
     if _no_screen():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def prepare_mujoco() -> str:
-    """Choose MuJoCo's backend where there is no screen; before mujoco is imported, since it reads MUJOCO_GL then.
+    """Choose MuJoCo's backend where there is no screen. Call it before mujoco is imported, which reads MUJOCO_GL.
 
-    Returns why none works, empty where one does. What the user has chosen is not questioned before it fails.
+    Returns why no backend works; empty if one does, or if the user has chosen one.
     """
     if "MUJOCO_GL" in os.environ or not _no_screen():
         return ""
@@ -72,22 +72,21 @@ def prepare_mujoco() -> str:
 
 
 def may_fork() -> bool:
-    """Whether a forked process can use MuJoCo's renderer: not once this one has; its driver's threads stay behind."""
-    return os.getpid() not in _drawn_in
+    """Whether a forked process can use MuJoCo's renderer: no if this one has, as a fork loses the driver's threads."""
+    return os.getpid() not in _has_drawn
 
 
 class Pixels(gym.Wrapper):
-    """Makes each observation a dict: `frame`, a picture (H, W, C) uint8, and `own`, what the environment gave.
+    """Makes each observation a dict: `frame`, an image (H, W, C) uint8, and `own`, the environment's observation.
 
-    The frame is rendered, or is the environment's own image, and area-averaged to H x W where it is larger. In MuJoCo
-    it is rendered at its final size.
+    The frame is rendered, or is the environment's own image, and is area-averaged to H x W. MuJoCo renders at H x W.
 
     Args:
         size: H, W.
-        native: render at the size that the environment was made with, and average that down.
+        native: render at the size that the environment was made with, and average down.
 
     Raises:
-        UserError: (in reset and step) if it cannot be rendered, or the first frames are all blank.
+        UserError: in reset and step, if it cannot be rendered, or the first frames are all blank.
     """
 
     def __init__(self, env: gym.Env, size: tuple[int, int], native: bool = False) -> None:
@@ -97,8 +96,8 @@ class Pixels(gym.Wrapper):
         self.own_image = image_shape(describe(own)) if has_own_image(env) else None
         channels = self.own_image[2] if self.own_image else 3
         self.observation_space = spaces.Dict({FRAME: spaces.Box(0, 255, (*size, channels), np.uint8), OWN: own})
-        self.native: list[int] = []  # H, W of what is averaged down, known with the first frame
-        self.blank = 0  # frames so far, while all are blank; then -1
+        self.native: list[int] = []  # H, W before averaging, known after the first frame
+        self.blank = 0  # number of frames while all are blank; then -1
         if self.own_image is None and is_mujoco(env):
             _speed_up(env, None if native else size)
 
@@ -112,7 +111,7 @@ class Pixels(gym.Wrapper):
 
     @property
     def render_settings(self) -> dict[str, Any]:
-        """For the manifest; after the first frame."""
+        """How frames are rendered, for the manifest; known after the first frame."""
         settings: dict[str, Any] = {"size": list(self.size), "rendered_at": self.native}
         if self.own_image is not None:
             return settings | {"by": "the environment's own observation"}
@@ -137,10 +136,10 @@ class Pixels(gym.Wrapper):
         name = getattr(self.spec, "id", type(self.env.unwrapped).__name__)
         try:
             if is_mujoco(self.env) and (viewer := _viewer(self.env)):
-                viewer.make_context_current()  # another environment of this process may have drawn since
+                viewer.make_context_current()  # another environment of this process may have made its own current
             frame: Any = self.env.render()
             if is_mujoco(self.env):
-                _drawn_in.add(os.getpid())
+                _has_drawn.add(os.getpid())
         except Exception as error:  # drivers and environments raise anything
             hint = f": {GL_HINT}" if is_mujoco(self.env) else ""
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -159,7 +158,7 @@ class Pixels(gym.Wrapper):
             colour = "black" if frame.max() < BLACK else "empty"
             backend = f" (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')})" * is_mujoco(self.env)
             raise UserError(
-                f"{name}: the renderer gives {colour} frames{backend}: the first {BLANK} show nothing; update the"
+                f"{name}: the renderer gives {colour} frames{backend}: the first {BLANK} are blank; update the"
                 " graphics driver, try MUJOCO_GL=egl or osmesa, or point the camera elsewhere with --env_kwargs"
             )
 
@@ -176,7 +175,7 @@ def area_average(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _speed_up(env: gym.Env, size: tuple[int, int] | None) -> None:
-    """Before the first frame: MuJoCo copies these into its context."""
+    """Turn expensive effects off. Call it before the first frame, when MuJoCo copies the settings into its context."""
     inner: Any = env.unwrapped
     model, renderer = inner.model, inner.mujoco_renderer
     model.vis.quality.shadowsize = 0
@@ -185,7 +184,7 @@ def _speed_up(env: gym.Env, size: tuple[int, int] | None) -> None:
     if size:
         renderer.height, renderer.width = size
         model.vis.global_.offheight, model.vis.global_.offwidth = size
-    if config := renderer.default_cam_config:  # JSON and YAML have lists, the camera takes arrays
+    if config := renderer.default_cam_config:  # JSON and YAML give lists, the camera takes arrays
         renderer.default_cam_config = {k: np.array(v, float) if isinstance(v, list) else v for k, v in config.items()}
 
 
@@ -198,12 +197,12 @@ def _viewer(env: gym.Env) -> Any:
     return inner.mujoco_renderer.viewer
 
 
-_drawn_in: set[int] = set()  # processes
+_has_drawn: set[int] = set()  # ids of processes that used MuJoCo's renderer
 
 
 @cache
 def _failure_of(backend: str) -> str:
-    """Why a MuJoCo backend does not work; empty where it does. In another process: PyOpenGL can choose only once."""
+    """Why a MuJoCo backend does not work; empty if it does. Tried in a new process: PyOpenGL can choose only once."""
     code = f"from mujoco.{backend} import GLContext; GLContext(64, 64).make_current()"
     environment = {**os.environ, "MUJOCO_GL": backend}
     command = [sys.executable, "-c", code]
@@ -217,11 +216,11 @@ def _failure_of(backend: str) -> str:
 
 
 def _gl_device() -> str:
-    """What draws, such as `llvmpipe (LLVM 15.0.6, 256 bits)`; frames may differ between devices."""
+    """The renderer, such as `llvmpipe (LLVM 15.0.6, 256 bits)`; frames may differ between devices."""
     try:
         from OpenGL import GL
 
         name: Any = GL.glGetString(GL.GL_RENDERER)
         return name.decode(errors="replace")
-    except Exception:  # no PyOpenGL under glfw, or a driver that does not tell: the frames are there all the same
+    except Exception:  # no PyOpenGL under glfw, or a driver that does not say: only the manifest lacks it
         return "unknown"

@@ -1,4 +1,4 @@
-"""Environments that step together: their errors name the environment, and they end when they are told to."""
+"""Environments that step together: which steps are transitions, errors that name the environment, and a clean end."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -19,27 +19,64 @@ log = logging.getLogger(__name__)
 
 
 class SimulationError(Exception):
-    """The simulator or the policy raised an error; its text names the environment and what was raised."""
+    """The simulator or the policy raised an error; the text names the environment and the error."""
 
 
-def reset(envs: VectorEnv, seed: int) -> Any:
-    """The first observations; environment i gets the seed `seed + i`."""
-    return _answer(envs, lambda: envs.reset(seed=seed))[0]
+class Step(NamedTuple):
+    """The results of one step of all environments, (N,) each."""
+
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    over: np.ndarray  # terminated or truncated
+    valid: np.ndarray  # False: the step after an episode's end, which only resets; its action was ignored
+    infos: dict[str, Any]
 
 
-def step(envs: VectorEnv, actions: np.ndarray) -> tuple[Any, ...]:
-    """`envs.step`, with every error as a SimulationError (or a UserError) that names the environment."""
-    return _answer(envs, lambda: envs.step(actions))
+class Stepper:
+    """Steps environments that reset in the step after an episode's end (`AutoresetMode.NEXT_STEP`).
+
+    The last observation of an episode is therefore shown like any other, and a policy can give its value.
+
+    Args:
+        envs: of make_simulator.
+        seed: environment i starts from `seed + i`.
+
+    Raises:
+        SimulationError: if an environment raised an error, here or in `step`.
+    """
+
+    def __init__(self, envs: VectorEnv, seed: int) -> None:
+        self.envs, self.number = envs, 0  # the number of the next step
+        self.observations = _answer(envs, lambda: envs.reset(seed=seed))[0]
+        self.is_first = np.ones(envs.num_envs, bool)  # the observation is the first of an episode
+        self._is_last = np.zeros(envs.num_envs, bool)
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take the actions (N, ...)."""
+        try:
+            answer = _answer(self.envs, lambda: self.envs.step(actions))
+        except SimulationError as error:
+            raise SimulationError(f"step {self.number}, {error}") from error
+        self.observations, reward, terminated, truncated, infos = answer
+        over, valid = terminated | truncated, ~self._is_last
+        self.is_first, self._is_last, self.number = self._is_last, over, self.number + 1
+        return Step(reward, terminated, truncated, over, valid, infos)
+
+
+def shares(total: int, num_envs: int) -> np.ndarray:
+    """Divide a number of steps or episodes among environments as evenly as possible, (N,) int64."""
+    return total // num_envs + (np.arange(num_envs) < total % num_envs)
 
 
 def attribute(envs: VectorEnv, name: str) -> Any:
-    """An attribute of the first environment, or of a wrapper of it."""
+    """An attribute of the first environment, or of one of its wrappers."""
     assert isinstance(envs, AsyncVectorEnv | SyncVectorEnv)
     return _answer(envs, lambda: envs.get_attr(name))[0]
 
 
 def stop(envs: VectorEnv) -> None:
-    """End the environments after an error: without waiting for what their processes are doing."""
+    """End the environments after an error, without waiting for their processes to finish a step."""
     if not isinstance(envs, AsyncVectorEnv):
         close(envs)
         return
@@ -51,13 +88,13 @@ def stop(envs: VectorEnv) -> None:
             process.kill()
             process.join()
     for pipe in envs.parent_pipes:
-        if pipe is not None:  # Gymnasium's mark of a worker that has failed
+        if pipe is not None:  # Gymnasium sets the pipe of a failed worker to None
             pipe.close()
     envs.closed = True
 
 
 def close(envs: VectorEnv) -> None:
-    """End the environments; what their `close` raises does not matter any more and is logged."""
+    """End the environments; an error in their `close` is only logged."""
     try:
         envs.close()
     except Exception as error:  # of the user's environment: of any type
@@ -72,20 +109,20 @@ def reason_of(error: BaseException) -> str:
 
 
 class Factory:
-    """Makes environment `index`, in this process or in a worker's."""
+    """Makes environment `index`, in this process or in a worker."""
 
     def __init__(self, make: Callable[[], gym.Env], index: int) -> None:
         self.make, self.index, self.owner = make, index, os.getpid()
 
     def __call__(self) -> gym.Env:
-        if os.getpid() != self.owner:  # a terminal sends Ctrl-C to workers too: they end when this process says so
+        if os.getpid() != self.owner:  # a terminal sends Ctrl-C to workers too; only this process may act on it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return _Named(self.make(), self.index)
 
 
 class _Named(gym.Wrapper):
-    """Puts the environment's number to every error in it."""
+    """Adds the environment's number to every error it raises."""
 
     def __init__(self, env: gym.Env, index: int) -> None:
         super().__init__(env)
@@ -107,7 +144,7 @@ class _Named(gym.Wrapper):
 
 
 def _answer(envs: VectorEnv, ask: Callable[[], Any]) -> Any:
-    # Gymnasium prints a worker's traceback as warnings, and formats it with %, which fails on some: keep it silent
+    # Gymnasium prints a worker's traceback as warnings and formats it with %, which can itself fail: silence it
     level = gym.logger.min_level
     gym.logger.min_level = 100 if isinstance(envs, AsyncVectorEnv) else level
     try:
@@ -125,10 +162,10 @@ def _answer(envs: VectorEnv, ask: Callable[[], Any]) -> Any:
 
 
 def _ended(envs: AsyncVectorEnv) -> str:
-    """Which worker is gone, in words."""
+    """Which worker has ended, in words."""
     deadline = time.monotonic() + 1  # its pipe may close a moment before the system reports its end
     while all(process.exitcode is None for process in envs.processes) and time.monotonic() < deadline:
         time.sleep(0.02)
     ends = {i: process.exitcode for i, process in enumerate(envs.processes) if process.exitcode is not None}
     named = ", ".join(f"environment {i} (exit status {code})" for i, code in ends.items()) or "an environment"
-    return f"the process of {named} ended by itself: it crashed, or the system killed it for memory"
+    return f"the process of {named} ended by itself: it crashed, or the system killed it for lack of memory"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from worldmodel.evaluation.film import draw_film
 from worldmodel.evaluation.horizon import HorizonCurves
 from worldmodel.evaluation.rollouts import Example
-from worldmodel.tasks.recall import Recalled
+from worldmodel.tasks.recall import RecallScores
 
 TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
 
@@ -47,7 +47,7 @@ def rollout_figure(
     return figure
 
 
-def recall_figure(recalled: Recalled, steps: int, title: str) -> Figure:
+def recall_figure(recalled: RecallScores, steps: int, title: str) -> Figure:
     """Accuracy on a sequence task against the length of its sequences; steps: T, the trained horizon."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -8,15 +8,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from worldmodel.arguments import SUBCOMMANDS
 from worldmodel.callbacks.tbptt import TruncatedBPTT
-from worldmodel.envs.evaluate import Played
+from worldmodel.envs.play import EpisodeReturns
 from worldmodel.errors import UserError
 from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.experiments.result import print_files, print_policy
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.experience_data import ExperienceDataModule
 from worldmodel.modules.imagination import Imagine
 from worldmodel.modules.policy import Policy
-from worldmodel.modules.rollout_data import RolloutDataModule
 from worldmodel.runs.folder import is_first_rank
 
 
@@ -34,7 +34,7 @@ class EpisodesCLI(ExperimentCLI):
         return ["val/return_mean"]
 
     @abstractmethod
-    def played(self) -> tuple[Played | None, int | None]:
+    def played(self) -> tuple[EpisodeReturns | None, int | None]:
         """The episodes of the last validation or test; and K, if the state was reset at every K-th frame of them."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -54,14 +54,14 @@ class EpisodesCLI(ExperimentCLI):
 
 
 class PolicyCLI(EpisodesCLI):
-    """`worldmodel policy`: LightningCLI around Policy and RolloutDataModule."""
+    """`worldmodel policy`: LightningCLI around Policy and ExperienceDataModule."""
 
     kind = "policy"
-    model_class, datamodule_class = Policy, RolloutDataModule
+    model_class, datamodule_class = Policy, ExperienceDataModule
     about = {"prog": "worldmodel policy", "description": "Train and evaluate policies with memory."}
     trainer_options = {"gradient_clip_val": 0.5, "max_epochs": -1, "accelerator": "cpu", "devices": 1}
     model: Policy
-    datamodule: RolloutDataModule
+    datamodule: ExperienceDataModule
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -80,8 +80,8 @@ class PolicyCLI(EpisodesCLI):
     def compared(self) -> list[str]:
         return ["policy/return_mean", "val/return_mean"]
 
-    def played(self) -> tuple[Played | None, int | None]:
-        return self.datamodule.played, self.datamodule.reset_every
+    def played(self) -> tuple[EpisodeReturns | None, int | None]:
+        return self.datamodule.episode_returns, self.datamodule.reset_every
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         data, rollout = self.datamodule, self.datamodule.num_envs * self.datamodule.rollout_steps
@@ -115,8 +115,8 @@ class ImagineCLI(EpisodesCLI):
         super().add_arguments_to_parser(parser)
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
 
-    def played(self) -> tuple[Played | None, int | None]:
-        return self.model.played, None
+    def played(self) -> tuple[EpisodeReturns | None, int | None]:
+        return self.model.episode_returns, None
 
     def before_fit(self) -> None:
         if is_first_rank():

@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from worldmodel.envs.evaluate import Played
+from worldmodel.envs.play import EpisodeReturns
 from worldmodel.evaluation.horizon import HorizonCurves
-from worldmodel.tasks.recall import Recalled
+from worldmodel.tasks.recall import RecallScores
 
 FILES = (
     "config.yaml",
@@ -24,7 +24,7 @@ FILES = (
 
 
 def print_result(
-    metrics: dict[str, float], curves: HorizonCurves | None, recalled: Recalled | None, steps: int, folder: Path
+    metrics: dict[str, float], curves: HorizonCurves | None, recalled: RecallScores | None, steps: int, folder: Path
 ) -> None:
     """Print a table of the open-loop error, or of a sequence task's accuracy, the other numbers, and the files.
 
@@ -51,7 +51,7 @@ def print_result(
     print_files(folder)
 
 
-def print_policy(metrics: dict[str, float], played: Played | None, stage: str, reset_every: int | None) -> None:
+def print_policy(metrics: dict[str, float], played: EpisodeReturns | None, stage: str, reset_every: int | None) -> None:
     """Print the return of a policy.
 
     Args:
@@ -109,7 +109,7 @@ def horizon_table(metrics: dict[str, float], steps: int) -> Table:
     return table
 
 
-def recall_table(recalled: Recalled, steps: int) -> Table:
+def recall_table(recalled: RecallScores, steps: int) -> Table:
     """Accuracy at each length; steps: T."""
     table = Table(title=f"right answers on fresh sequences (chance {recalled.chance:.0%})", title_justify="left")
     for heading in ("steps", "trained x", "accuracy"):

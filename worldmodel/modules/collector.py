@@ -1,4 +1,4 @@
-"""Acts with a policy's current weights, and keeps one hidden state an environment."""
+"""Collects experience with a policy's current weights, and keeps a hidden state for each environment."""
 
 from collections import deque
 
@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.agents.actor import Actor
 from worldmodel.agents.actor_critic import ActorCritic
-from worldmodel.envs.as_vectors import AsVectors
+from worldmodel.agents.agent import PolicyAgent
 from worldmodel.envs.make import Simulator
-from worldmodel.envs.running import Running
-from worldmodel.modules.rollout import Rollout, frames_of, joined
+from worldmodel.envs.observe import ObservationVectors
+from worldmodel.envs.vector import Stepper
+from worldmodel.modules.experience import Experience
 from worldmodel.stale_state import LoadCounter, StaleState, history_for, refreshed
 
 RECENT = 100  # episodes whose returns are averaged
@@ -19,19 +19,19 @@ FRAMES = ("obs", "last_action", "is_first", "before")
 
 
 class Collector:
-    """Rollouts that continue one another. An episode goes on in the next one, and so does its state.
+    """Collects experience piece by piece: episodes and their states continue from one piece to the next.
 
-    A state belongs to the weights that made it. Weights that are loaded into the policy (not those that an optimizer
-    changes) mend it before the next rollout, or when `mend` is called.
+    A state is stale if weights were loaded into the policy since (an optimizer's changes do not count). It is refreshed
+    before the next piece, or by `refresh_state`.
 
     Args:
-        policy: whose weights act.
-        simulator: its environments.
-        vectors: what the policy sees of them.
+        policy: its weights act.
+        simulator: the environments.
+        vectors: of their observations.
         seed: environment i starts from `seed + i`.
-        earlier: L, frames before a rollout that are kept with it.
-        on_weight_change: `keep` the state; `zero` it; `burn_in`: run the new weights over the last frames from zeros;
-            `replay`: over each episode from its start.
+        earlier: L, frames to keep before each piece.
+        on_weight_change: `keep` a stale state, `zero` it, or recompute it with the new weights: `burn_in` over the last
+            frames from zeros, `replay` over each episode from its start.
         burn_in_steps: of `burn_in`.
     """
 
@@ -39,7 +39,7 @@ class Collector:
         self,
         policy: ActorCritic,
         simulator: Simulator,
-        vectors: AsVectors,
+        vectors: ObservationVectors,
         seed: int,
         earlier: int = 0,
         on_weight_change: StaleState = "burn_in",
@@ -47,37 +47,37 @@ class Collector:
     ) -> None:
         self.policy, self.vectors, self.earlier = policy, vectors, earlier
         self.on_weight_change: StaleState = on_weight_change
-        self.running = Running(simulator.envs, seed)
+        self.stepper = Stepper(simulator.envs, seed)
         self.num_envs = simulator.envs.num_envs
-        self.actor = Actor(policy, vectors, self.num_envs)
-        self.returns: deque[float] = deque(maxlen=RECENT)  # of the last episodes that ended
+        self.agent = PolicyAgent(policy, vectors, self.num_envs)
+        self.returns: deque[float] = deque(maxlen=RECENT)  # of the last finished episodes
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self._return, self._length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         self._history = history_for(on_weight_change, burn_in_steps)
-        self._last: Rollout | None = None
+        self._last: Experience | None = None
         self._watch = LoadCounter()
         self._watch.follow(policy)
-        self._made_at = self._watch.loads
+        self._loads = self._watch.loads  # when the state was last fresh
 
     def close(self) -> None:
-        """Listen to the policy no more."""
+        """Stop watching the policy's weights."""
         self._watch.leave()
 
     @property
-    def outdated(self) -> bool:
-        """Whether weights were loaded since the last rollout: another policy has acted in it."""
-        return self._made_at != self._watch.loads
+    def is_stale(self) -> bool:
+        """Whether weights were loaded since the last piece of experience."""
+        return self._loads != self._watch.loads
 
-    def mend(self) -> bool:
-        """Bring the states up to the weights there are, if others made them; whether it was so."""
-        if not self.outdated:
+    def refresh_state(self) -> bool:
+        """Refresh the states if they are stale; returns whether they were."""
+        if not self.is_stale:
             return False
-        self._made_at = self._watch.loads
-        self.actor.h = refreshed(self.actor.h, self.on_weight_change, self._history, self.policy.observe).clone()
+        self._loads = self._watch.loads
+        self.agent.h = refreshed(self.agent.h, self.on_weight_change, self._history, self.policy.observe).clone()
         return True
 
-    def collect(self, steps: int, generator: torch.Generator | None = None) -> Rollout:
-        """T steps of every environment.
+    def collect(self, steps: int, generator: torch.Generator | None = None) -> Experience:
+        """Collect T steps of every environment.
 
         Args:
             steps: T.
@@ -86,59 +86,62 @@ class Collector:
         Raises:
             SimulationError: if an environment raised an error.
         """
-        self.mend()
-        actor, running, self.actor.generator = self.actor, self.running, generator
-        frames, made = self._buffers(steps)
-        with torch.inference_mode():  # writes into what was made outside of it: training needs such tensors
+        self.refresh_state()
+        agent, stepper, self.agent.generator = self.agent, self.stepper, generator
+        frames, by_step = self._buffers(steps)
+        with torch.inference_mode():  # the buffers are made outside of it, since training needs normal tensors
             for t in range(steps + 1):
-                obs, mask = actor.sense(running.observations)
-                is_first = torch.from_numpy(running.is_first).to(actor.device)
-                for name, value in zip(FRAMES, (obs, actor.last_action, is_first, actor.h), strict=True):
+                obs, mask = agent.sense(stepper.observations)
+                is_first = torch.from_numpy(stepper.is_first).to(agent.device)
+                for name, value in zip(FRAMES, (obs, agent.last_action, is_first, agent.h), strict=True):
                     frames[name][t] = value
                 if t == steps:
                     break
-                action, taken = actor.act(obs, mask, is_first)
-                stepped = running.step(taken)
-                self._count(stepped.reward, stepped.over, stepped.valid)
-                made["action"][t] = action
-                made["reward"][t] = torch.from_numpy(stepped.reward)
-                made["terminated"][t] = torch.from_numpy(stepped.terminated)
-                made["valid"][t] = torch.from_numpy(stepped.valid)
+                by_step["action"][t], actions = agent.act(obs, mask, is_first)
+                step = stepper.step(actions)
+                self._count(step.reward, step.over, step.valid)
+                for name in ("reward", "terminated", "valid"):
+                    by_step[name][t] = torch.from_numpy(getattr(step, name))
                 if mask is not None:
-                    made["mask"][t] = mask
-        return self._rollout(frames, made)
+                    by_step["mask"][t] = mask
+        return self._experience(frames, by_step)
 
     def _buffers(self, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """For frames (T + 1, N, ...) and for steps (T, N, ...)."""
-        policy, device, lanes = self.policy, self.actor.device, self.num_envs
+        """Zeros for frames (T + 1, N, ...) and for steps (T, N, ...)."""
+        policy, actions, lanes = self.policy, self.policy.actions, self.num_envs
         number, flag = policy.obs_norm.mean.dtype, torch.bool
-        drawn = policy.actions.dim if policy.actions.is_box else len(policy.actions.sizes)
-        kind = number if policy.actions.is_box else torch.int64
-        dims = (self.vectors.layout.obs_dim,), (policy.last_action_dim,), (), (policy.state_dim,)
-        frames = {
-            name: torch.zeros(steps + 1, lanes, *dim, dtype=flag if name == "is_first" else number, device=device)
-            for name, dim in zip(FRAMES, dims, strict=True)
-        }
-        made = {"action": torch.zeros(steps, lanes, drawn, dtype=kind, device=device)}
-        made["reward"] = torch.zeros(steps, lanes, dtype=number, device=device)
-        made |= {name: torch.zeros(steps, lanes, dtype=flag, device=device) for name in ("terminated", "valid")}
-        if self.vectors.masked:
-            made["mask"] = torch.zeros(steps, lanes, policy.actions.num_outputs, dtype=flag, device=device)
-        return frames, made
 
-    def _rollout(self, frames: dict[str, Tensor], made: dict[str, Tensor]) -> Rollout:
-        by_lane = {name: values.transpose(0, 1) for name, values in (frames | made).items()}
-        for name in FRAMES:
-            last = torch.zeros_like(by_lane[name][:, :1]) if self._last is None else getattr(self._last, name)
-            missing = self.earlier + 1 - last.shape[1]
-            if missing > 0:  # before all rollouts
-                last = torch.cat([last.new_zeros(len(last), missing, *last.shape[2:]), last], dim=1)
-            by_lane[name] = joined(last, by_lane[name], self.earlier)
+        def zeros(steps: int, *dim: int, dtype: torch.dtype = number) -> Tensor:
+            return torch.zeros(steps, lanes, *dim, dtype=dtype, device=self.agent.device)
+
+        frames = {
+            "obs": zeros(steps + 1, self.vectors.layout.obs_dim),
+            "last_action": zeros(steps + 1, policy.last_action_dim),
+            "is_first": zeros(steps + 1, dtype=flag),
+            "before": zeros(steps + 1, policy.state_dim),
+        }
+        drawn = (actions.dim, number) if actions.is_box else (len(actions.sizes), torch.int64)
+        by_step = {"action": zeros(steps, drawn[0], dtype=drawn[1]), "reward": zeros(steps)}
+        by_step |= {name: zeros(steps, dtype=flag) for name in ("terminated", "valid")}
+        if self.vectors.masked:
+            by_step["mask"] = zeros(steps, actions.num_outputs, dtype=flag)
+        return frames, by_step
+
+    def _experience(self, frames: dict[str, Tensor], by_step: dict[str, Tensor]) -> Experience:
+        by_lane = {name: values.transpose(0, 1) for name, values in (frames | by_step).items()}
+        earlier = self.earlier
+        for name in FRAMES if earlier else ():
+            values, last = by_lane[name], self._last
+            nothing = values.new_zeros(len(values), earlier, *values.shape[2:])
+            before = nothing if last is None else getattr(last, name)[:, -1 - earlier : -1]
+            by_lane[name] = torch.cat([before, values], dim=1)
         mask = by_lane.pop("mask", None)
-        self._last = Rollout(mask=mask, **by_lane)
+        self._last = made = Experience(mask=mask, **by_lane)
         if self._history is not None:
-            self._history.add(frames_of(self._last))
-        return self._last
+            now = slice(earlier, -1)
+            frames = {"obs": made.obs, "action": made.last_action, "is_first": made.is_first}
+            self._history.add({name: values[:, now] for name, values in frames.items()})
+        return made
 
     def _count(self, reward: np.ndarray, over: np.ndarray, valid: np.ndarray) -> None:
         self._return += np.where(valid, reward, 0.0)

@@ -20,8 +20,7 @@ from worldmodel.data.load import Loaded, NonFinite, load, load_compressed, only_
 from worldmodel.data.readers import Alignment, Format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.data.statistics import Moments, observation_moments, step_statistics
-from worldmodel.envs.collect import CollectOptions
-from worldmodel.envs.collect_once import collect_once
+from worldmodel.envs.collect import CollectOptions, collect_once
 from worldmodel.errors import UserError, choose
 from worldmodel.tasks.sequences import Task, task_of
 

@@ -1,6 +1,7 @@
-"""How a policy with memory is trained: PPO on chunks of rollouts."""
+"""Training a policy with memory: PPO on chunks of experience."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -13,42 +14,32 @@ from worldmodel.losses import masked_mean
 from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.policy_losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss
 
-TERMS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
-SEGMENT_LOSSES = "segment_losses"  # of a batch: the critic's, in its rollout's first chunk and in the second
-MUTABLE = ("learning_rate", "weight_decay", "discount", "trace", "clip", "value_weight", "entropy_weight")
+SEGMENT_LOSSES = "segment_losses"  # key of a batch: the critic's loss in the first and in the second chunk of a rollout
+MUTABLE = ("learning_rate", "weight_decay", "discount", "gae_lambda", "clip_coef", "vf_coef", "ent_coef")
 
 
 class Policy(ActorCritic, pl.LightningModule):
     """A recurrent actor-critic (agents/actor_critic.py), trained by proximal policy optimisation.
 
-    A batch is some chunks of a rollout (modules/rollout.py). The state enters with it as `batch["carry"]`, runs through
-    the frames before a chunk without gradient (burn-in), then through the chunk, where the loss is: truncated BPTT. The
-    step returns `outputs["h"]`, the states behind all frames, and `outputs["carry"]`, the last of them. A loss is the
-    mean over the valid steps of its batch.
+    A batch holds chunks of experience (modules/experience.py). The state enters as `batch["carry"]` and runs through
+    the frames before the chunk without gradient (burn-in), then through the chunk, where the loss is: truncated BPTT.
+    The step returns `outputs["h"]`, the states after all frames, and `outputs["carry"]`, the last of them. Losses are
+    means over the valid steps of a batch.
 
     Args:
-        obs_dim: O, entries of an observation: vectors, and behind them the pixels of the images.
-        action_space: as plain data; from the environment.
-        images: [H, W, C] of each image in the observation.
-        rule: of the memory, the update rule, a name of rules.RULES; `none`: without memory, the feed-forward baseline.
-        latent_dim: Z, width of an encoded observation.
-        hidden_dim: width of the hidden state.
-        layers: of the update network, 1 or 2 (gru and lstm: stacked).
-        gate_bias: where the gate's bias starts.
-        width: of the hidden layers of encoder, actor and critic.
-        depth: hidden layers of the encoder.
-        head_depth: hidden layers of actor and critic.
-        channels: of the first convolution, where there are images.
-        discount: of a reward that comes a step later.
-        trace: lambda of the advantages: 0 trusts the critic, 1 the rewards.
-        clip: how far a probability ratio may leave 1 before its gradient vanishes.
-        value_clip: how far a value may move at once, on the normalised scale; null: as far as it likes.
-        value_weight: of the critic's loss.
-        entropy_weight: of the entropy, which is raised.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW, on matrices only.
-        lr_schedule: constant, or a cosine to a hundredth over the planned steps.
-        warmup_steps: over which the learning rate rises linearly.
+        obs_dim: Entries of an observation: vectors, then the pixels of the images.
+        action_space: The action space as plain data; from the environment.
+        discount: Discount of rewards for each step.
+        gae_lambda: Lambda of the advantages, from 0 (trust the critic) to 1 (trust the rewards).
+        clip_coef: Change of the probability ratio from 1 at which its gradient vanishes.
+        value_clip: Change of a value, on the normalised scale, at which its gradient vanishes; null: no limit.
+        vf_coef: Weight of the critic's loss.
+        ent_coef: Weight of the entropy, which is maximised.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, on matrices only.
+        lr_schedule: Constant, or a cosine to a hundredth over the planned steps.
+        warmup_steps: Steps over which the learning rate rises linearly.
+        network: See agents.actor_critic.ActorCritic.
     """
 
     mutable = MUTABLE
@@ -57,50 +48,38 @@ class Policy(ActorCritic, pl.LightningModule):
         self,
         obs_dim: int,
         action_space: dict[str, Any],
-        images: list[tuple[int, int, int]] | None = None,
-        rule: str = "gated_norm",
-        latent_dim: int = 64,
-        hidden_dim: int = 64,
-        layers: int = 1,
-        gate_bias: float = -1.0,
-        width: int = 64,
-        depth: int = 1,
-        head_depth: int = 1,
-        channels: int = 16,
         discount: float = 0.99,
-        trace: float = 0.95,
-        clip: float = 0.2,
+        gae_lambda: float = 0.95,
+        clip_coef: float = 0.2,
         value_clip: float | None = None,
-        value_weight: float = 0.5,
-        entropy_weight: float = 0.0,
+        vf_coef: float = 0.5,
+        ent_coef: float = 0.0,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
         lr_schedule: Schedule = "cosine",
         warmup_steps: int = 0,
+        **network: Any,
     ) -> None:
-        super().__init__(
-            obs_dim, action_space, images, rule, latent_dim, hidden_dim, layers, gate_bias, width, depth, head_depth,
-            channels,
-        )  # fmt: skip
+        super().__init__(obs_dim, action_space, **network)
+        defaults = {n: p.default for n, p in signature(ActorCritic).parameters.items() if p.default is not p.empty}
+        self.save_hyperparameters(defaults)  # a checkpoint also names the network's arguments that were not given
         self.save_hyperparameters()
-        for name, value in (("discount", discount), ("trace", trace)):
+        for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
             if not 0 <= value <= 1:
                 raise UserError(f"model.{name} is {value}: it must be from 0 to 1")
-        positive = {"clip": clip, "learning_rate": learning_rate}
-        positive |= {} if value_clip is None else {"value_clip": value_clip}
-        for name, value in positive.items():
-            if not value > 0:
+        for name, value in (("clip_coef", clip_coef), ("learning_rate", learning_rate), ("value_clip", value_clip)):
+            if value is not None and not value > 0:
                 raise UserError(f"model.{name} is {value}: it must be above 0")
-        self._kl: list[Tensor] = []  # of the steps since it was asked for
+        self._kl: list[Tensor] = []  # of the training steps since mean_kl was last called
 
     def terms(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """What is logged of a batch, () each: policy_loss, value_loss, entropy, kl, clip_fraction; and the states."""
-        clip, value_clip = self.hparams["clip"], self.hparams["value_clip"]
-        early = batch["obs"].shape[1] - batch["action"].shape[1]
-        h = self._states(batch, early)
-        late = h[:, early:]
-        distribution = self.distribution(late, batch.get("mask"))
-        log_prob, value = distribution.log_prob(batch["action"]), self.normalized_value(late)
+        """The terms of a batch, () each: policy_loss, value_loss, entropy, kl, clip_fraction; and the states."""
+        clip, value_clip = self.hparams["clip_coef"], self.hparams["value_clip"]
+        burn_in = batch["obs"].shape[1] - batch["action"].shape[1]
+        h = self._states(batch, burn_in)
+        h_chunk = h[:, burn_in:]
+        distribution = self.distribution(h_chunk, batch.get("mask"))
+        log_prob, value = distribution.log_prob(batch["action"]), self.normalized_value(h_chunk)
         ratio = log_prob, batch["log_prob"]
         unreduced = {
             "policy_loss": clipped_surrogate(*ratio, batch["advantage"], clip),
@@ -109,59 +88,59 @@ class Policy(ActorCritic, pl.LightningModule):
         }
         with torch.no_grad():
             unreduced |= {"kl": approximate_kl(*ratio), "clip_fraction": beyond_clip(*ratio, clip)}
-        valid = batch["valid"][:, early:]
+        valid = batch["valid"][:, burn_in:]
         count = valid.sum()
         return {name: masked_mean(values, valid, count) for name, values in unreduced.items()}, h
 
-    def _states(self, batch: dict[str, Tensor], early: int) -> Tensor:
-        """Behind all frames, (B, L + C, D), with a gradient from the chunk's first on."""
-        obs, last_action, is_first = batch["obs"], batch["last_action"], batch["is_first"]
-        if not early:
-            return self.states(obs, last_action, is_first, batch["carry"])
+    def _states(self, batch: dict[str, Tensor], burn_in: int) -> Tensor:
+        """The states after all frames, (B, L + C, D), with a gradient from the chunk's first frame on."""
+        frames = batch["obs"], batch["last_action"], batch["is_first"]
+        if not burn_in:
+            return self.states(*frames, batch["carry"])
         with torch.no_grad():
-            before = self.states(obs[:, :early], last_action[:, :early], is_first[:, :early], batch["carry"])
-        late = self.states(obs[:, early:], last_action[:, early:], is_first[:, early:], before[:, -1])
-        return torch.cat([before, late], dim=1)
+            before = self.states(*(part[:, :burn_in] for part in frames), h=batch["carry"])
+        chunk = self.states(*(part[:, burn_in:] for part in frames), h=before[:, -1])
+        return torch.cat([before, chunk], dim=1)
 
     def loss(self, terms: dict[str, Tensor]) -> Tensor:
-        """The sum of `terms` that is made small."""
-        value, entropy = self.hparams["value_weight"], self.hparams["entropy_weight"]
+        """The weighted sum of `terms` that training minimises."""
+        value, entropy = self.hparams["vf_coef"], self.hparams["ent_coef"]
         return terms["policy_loss"] + value * terms["value_loss"] - entropy * terms["entropy"]
 
     def mean_kl(self) -> float:
         """The approximate KL divergence from the policy that acted, over the training steps since the last call."""
-        found, self._kl = self._kl, []
-        return float(torch.stack(found).mean()) if found else 0.0
+        divergences, self._kl = self._kl, []
+        return float(torch.stack(divergences).mean()) if divergences else 0.0
 
     # --- Lightning -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         terms, h = self.terms(batch)
-        told = {name: value.detach() for name, value in terms.items()}
-        self._kl.append(told["kl"])
+        logged = {name: value.detach() for name, value in terms.items()}
+        self._kl.append(logged["kl"])
         states = h.detach()
         if SEGMENT_LOSSES in batch:
-            told[SEGMENT_LOSSES] = batch[SEGMENT_LOSSES]
-        return {"loss": self.loss(terms), "carry": states[:, -1].clone(), "h": states, **told}
+            logged[SEGMENT_LOSSES] = batch[SEGMENT_LOSSES]
+        return {"loss": self.loss(terms), "carry": states[:, -1].clone(), "h": states, **logged}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._log_played(batch, "val")
+        self._log_episodes(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._log_played(batch, "test")
+        self._log_episodes(batch, "test")
 
-    def _log_played(self, batch: dict[str, Tensor], stage: Literal["val", "test"]) -> None:
-        """Of whole episodes: `return` and `length` (N,), and `success` where it is known."""
+    def _log_episodes(self, batch: dict[str, Tensor], stage: Literal["val", "test"]) -> None:
+        """Log the means of whole episodes: `return` and `length` (N,), and `success` if it is reported."""
         for name, values in batch.items():
             self.log(f"{stage}/{name}_mean", values.float().mean(), batch_size=len(values))
 
     def change(self, values: Mapping[str, float]) -> None:
-        """Hyperparameters, of those that are `mutable`, take other values in the midst of a fit."""
+        """Change hyperparameters that are `mutable` during a fit."""
         self.hparams.update(values)
         retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is data: nothing in it says what to import."""
+        """Keep the checkpoint plain data, without the name of a class to import."""
         checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).pop("_instantiator", None)
 
     def configure_optimizers(self) -> Any:

@@ -210,7 +210,7 @@ class Policies(PopulationCLI, PolicyCLI):
 
     @property
     def unit(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.datamodule.passes * self.datamodule.minibatches
+        return self.datamodule.update_epochs * self.datamodule.minibatches
 
     def data(self) -> str:
         return self.datamodule.env_id
@@ -218,8 +218,8 @@ class Policies(PopulationCLI, PolicyCLI):
     def steps(self) -> int:
         """Those of data.total_steps, unless fewer are asked for."""
         data, asked = self.datamodule, self.settings["trainer"]["max_steps"]
-        if data.max_kl is not None:
-            raise UserError("data.max_kl ends rollouts early, but members must train the same steps: set it to null")
+        if data.target_kl is not None:
+            raise UserError("data.target_kl ends rollouts early, but members must train the same steps: set it to null")
         if asked > data.planned_batches:
             raise UserError(
                 f"--trainer.max_steps {asked}: data.total_steps {data.total_steps} allow only {data.planned_batches}:"

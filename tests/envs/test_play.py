@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldmodel.envs.evaluate import play
 from worldmodel.envs.make import make_simulator
+from worldmodel.envs.play import play
 from worldmodel.errors import UserError
 
 

@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 from toy_env import Toy, next_observation, reward_of
 
-from worldmodel.envs.as_vectors import AsVectors
 from worldmodel.envs.make import make_simulator
+from worldmodel.envs.observe import ObservationVectors
 from worldmodel.modules.collector import Collector
 from worldmodel.modules.policy import Policy
 from worldmodel.returns import gae
@@ -31,7 +31,7 @@ gym.register("Whole-v0", entry_point=Whole)
 def collector(rule="gated_norm", env="Whole-v0", num_envs=5, earlier=0, limit=LIMIT, **options):
     torch.manual_seed(0)
     simulator = make_simulator(env, num_envs, limit, masks=True)
-    vectors = AsVectors(simulator.envs.single_observation_space, simulator.envs.single_action_space, None)
+    vectors = ObservationVectors(simulator.envs.single_observation_space, simulator.envs.single_action_space, None)
     policy = Policy(
         vectors.layout.obs_dim, vectors.layout.action_space, rule=rule, latent_dim=6, hidden_dim=8, width=10
     ).double()
@@ -223,20 +223,20 @@ def test_a_change_of_weights_mends_the_state(how):
     made, policy = collector(on_weight_change=how, burn_in_steps=8, limit=40)
     made.collect(9)
     rollout = made.collect(9)
-    assert not made.mend()
-    old = made.actor.h.clone()
+    assert not made.refresh_state()
+    old = made.agent.h.clone()
     other = {name: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
              for name, value in policy.state_dict().items() if "norm" not in name}  # fmt: skip
     policy.load_state_dict(other, strict=False)
-    assert made.mend() and not made.mend()
+    assert made.refresh_state() and not made.refresh_state()
     frames = rollout.obs[:, :-1], rollout.last_action[:, :-1], rollout.is_first[:, :-1]
     with torch.no_grad():
         recent = policy.states(*(part[:, -8:] for part in frames))[:, -1]
     expected = {"keep": old, "zero": torch.zeros_like(old), "burn_in": recent}
     if how == "replay":
-        assert not torch.equal(made.actor.h, recent) and not torch.equal(made.actor.h, old)
+        assert not torch.equal(made.agent.h, recent) and not torch.equal(made.agent.h, old)
     else:
-        torch.testing.assert_close(made.actor.h, expected[how], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(made.agent.h, expected[how], rtol=1e-10, atol=1e-12)
     made.collect(3)
 
 
