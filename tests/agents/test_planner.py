@@ -92,7 +92,7 @@ def test_behind_the_horizon_comes_what_the_value_head_says():
 def test_a_goal_is_a_place_to_come_to():
     """The mass stands still at the goal; the reward, which pulls to zero, does not count."""
     goal = torch.tensor([0.7, 0.0])
-    planner = Planner(Linear(), within(6.0, 15), goal=goal, candidates=150, iterations=4)
+    planner = Planner(Linear(), within(6.0, 15), goal=goal, candidates=300, iterations=5)
     x = torch.zeros(1, 2)
     for step in range(25):
         x = x @ A.T + planner(x, torch.zeros(1, 4), torch.tensor([step == 0])) @ B.T
