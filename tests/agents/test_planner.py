@@ -6,7 +6,7 @@ import torch
 from worldmodel.agents.planner import Planner
 from worldmodel.agents.search import Categoricals, Gaussians, expected_return
 from worldmodel.errors import UserError
-from worldmodel.model import Model
+from worldmodel.model import Model, Outcome
 
 A = torch.tensor([[1.0, 0.2], [0.0, 1.0]])  # a mass that is pushed
 B = torch.tensor([[0.02], [0.2]])
@@ -26,11 +26,7 @@ class Linear(Model):
             z = z @ A.T + a @ B.T
             states.append(z)
         made = torch.stack(states, dim=1)
-        return (
-            super()
-            .outcome(z[:0], h[:0], action[:0])
-            ._replace(reward=torch.stack(reward, dim=1), proceeds=torch.ones(action.shape[:2]), z=made, h=made)
-        )
+        return Outcome(torch.stack(reward, dim=1), torch.ones(action.shape[:2]), made, made)
 
 
 def small_model(**options):

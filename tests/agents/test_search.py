@@ -1,5 +1,7 @@
 """The searches, on problems whose best actions are known."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,14 +9,13 @@ from worldmodel.agents.search import (
     FLOOR,
     Categoricals,
     Gaussians,
-    cem,
     elite_weights,
     expected_return,
-    mppi,
+    search,
     softmax_weights,
 )
 
-SEARCHES = [cem, mppi]
+CEM, MPPI = partial(elite_weights, elites=20), partial(softmax_weights, temperature=0.3)
 LOW, HIGH = torch.tensor([-1.0, -3.0]), torch.tensor([2.0, 1.0])
 
 
@@ -22,21 +23,21 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_finds_the_top_of_a_quadratic_in_every_lane(search):
+@pytest.mark.parametrize("weights", [CEM, MPPI], ids=["cem", "mppi"])
+def test_finds_the_top_of_a_quadratic_in_every_lane(weights):
     """Two lanes with tops of their own, one of them beyond a bound: the bound is the best."""
     tops = torch.tensor([[[0.5, -2.0], [1.0, 0.0], [-0.5, 0.5]], [[0.0, 0.0], [2.4, -2.5], [1.5, -3.4]]])
 
     def objective(actions):
         return -(actions.unflatten(0, (2, -1)) - tops.unsqueeze(1)).square().sum(dim=(-1, -2)).flatten()
 
-    plan = search(objective, Gaussians.fresh(2, 3, LOW, HIGH), generator(), candidates=400, iterations=12)
+    plan = search(objective, Gaussians.fresh(2, 3, LOW, HIGH), weights, generator(), candidates=400, iterations=12)
     assert (plan.mean - tops.clamp(LOW, HIGH)).abs().max() < 0.08
     assert torch.equal(plan.action, plan.mean[:, 0])
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_finds_the_best_choices(search):
+@pytest.mark.parametrize("weights", [CEM, MPPI], ids=["cem", "mppi"])
+def test_finds_the_best_choices(weights):
     """Two factors a step, of 3 and 2 choices; the score is a sum, with an interaction of neighbouring steps."""
     best = torch.tensor([[2, 1], [0, 0], [1, 1], [2, 0]])
     hot = torch.cat([torch.nn.functional.one_hot(best[:, i], n) for i, n in enumerate((3, 2))], dim=-1).float()
@@ -45,7 +46,7 @@ def test_finds_the_best_choices(search):
         right = (actions * hot).sum(dim=-1)  # (N, H), of 2
         return right.sum(dim=-1) + (right[:, 1:] * right[:, :-1]).sum(dim=-1)
 
-    plan = search(objective, Categoricals.fresh(1, 4, (3, 2)), generator(), candidates=300, iterations=6)
+    plan = search(objective, Categoricals.fresh(1, 4, (3, 2)), weights, generator(), candidates=300, iterations=6)
     assert torch.equal(plan.probabilities[0].round(), hot)
     assert torch.equal(plan.action, hot[:1])
 
@@ -59,7 +60,8 @@ def test_what_is_drawn_follows_the_probabilities_and_persists():
         drawn["actions"] = actions
         return torch.zeros(len(actions))
 
-    cem(objective, plan, generator(), candidates=4000, elites=4000, iterations=1, persistence=0.8)
+    all_alike = partial(elite_weights, elites=4000)
+    search(objective, plan, all_alike, generator(), candidates=4000, iterations=1, persistence=0.8)
     actions = drawn["actions"][1:]  # the first is the middle of the plan
     assert (actions.sum(dim=-1) == 1).all()
     assert (actions.mean(dim=(0, 1)) - probabilities[0, 0]).abs().max() < 0.02
@@ -77,7 +79,7 @@ def test_noise_keeps_its_spread_and_has_the_correlation_asked_for(persistence):
 
     wide = torch.full((1,), 1e3)
     plan = Gaussians(torch.zeros(1, 20, 1), torch.ones(1, 20, 1), -wide, wide)
-    mppi(objective, plan, generator(), candidates=5000, iterations=1, persistence=persistence)
+    search(objective, plan, MPPI, generator(), candidates=5000, iterations=1, persistence=persistence)
     noise = drawn["actions"]
     assert torch.allclose(noise.std(dim=0), torch.ones(20), atol=0.04)
     assert float((noise[:, 1:] * noise[:, :-1]).mean()) == pytest.approx(persistence, abs=0.02)
@@ -94,16 +96,16 @@ def test_weights_by_hand():
     assert torch.equal(softmax_weights(torch.ones(1, 4), 0.5), torch.full((1, 4), 0.25))
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_a_rollout_that_diverges_is_never_chosen(search):
+@pytest.mark.parametrize("weights", [CEM, MPPI], ids=["cem", "mppi"])
+def test_a_rollout_that_diverges_is_never_chosen(weights):
     def objective(actions):
         score = -10 - actions[:, 0, 0]  # a score of 0 would be the best
         return torch.where(actions[:, 0, 0] < 0, torch.nan, score)
 
-    plan = search(objective, Gaussians.fresh(1, 2, LOW, HIGH), generator(), iterations=8)
+    plan = search(objective, Gaussians.fresh(1, 2, LOW, HIGH), weights, generator(), iterations=8)
     assert plan.mean.isfinite().all() and 0 <= plan.mean[0, 0, 0] < 0.2
 
-    plan = search(lambda actions: actions[:, 0, 0] * torch.nan, Gaussians.fresh(1, 2, LOW, HIGH), generator())
+    plan = search(lambda actions: actions[:, 0, 0] * torch.nan, Gaussians.fresh(1, 2, LOW, HIGH), weights, generator())
     assert plan.mean.isfinite().all(), "nothing is known, and nothing breaks"
 
 

@@ -1,6 +1,7 @@
 """`worldmodel plan`, end to end on tiny checkpoints; its mistakes in one line."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -14,13 +15,19 @@ from worldmodel.envs.collect import CollectOptions, collect
 FEW = ["--episodes", "3", "--horizon", "3", "--candidates", "8", "--iterations", "1", "--elites", "2", "--threads", "1"]
 
 
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    collect(CollectOptions(env_id="CartPole-v1", steps=300, observe=[0, 2]), folder / "data")
+    return save_run(folder / "run", folder / "data")
+
+
 @pytest.fixture
-def cartpole_run(tmp_path, monkeypatch):
+def cartpole_run(saved_run, tmp_path, monkeypatch):
     """The run `run` of a model with its first weights, on a little data of position and angle."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLDMODEL_RUN_DIR", "")  # what is set is taken back
-    collect(CollectOptions(env_id="CartPole-v1", steps=300, observe=[0, 2]), tmp_path / "data")
-    return save_run(tmp_path / "run", tmp_path / "data")
+    return shutil.copytree(saved_run, tmp_path / "run")
 
 
 def save_run(folder, path):

@@ -35,7 +35,7 @@ def test_every_recorded_transition_is_true(toy_data):
         np.testing.assert_array_equal(episode.rewards, reward_of(seen[:-1], episode.actions, seen[1:]))
         assert episode.terminated == (seen[-1, 0] == 0)
         assert episode.terminated != episode.truncated
-        assert (seen[1:-1, 0] != 0).all(), "an episode goes on behind its end"
+        assert (seen[1:-1, 0] != 0).all(), "an episode continues after its end"
     assert sum(map(len, episodes)) == 600
     assert len({len(e) for e in episodes}) > 5 and any(e.truncated for e in episodes)
 
@@ -146,22 +146,23 @@ def test_an_appended_collection_repeats_nothing(tmp_path):
 
 def test_episodes_of_mixed_lengths_make_every_age_as_frequent(tmp_path):
     """In each doubling of the length as many episodes; otherwise nothing but where episodes end is different."""
-    options = CollectOptions(env_id="Pendulum-v1", steps=60_000, num_envs=4, max_episode_steps=160)
+    options = CollectOptions(env_id="Pendulum-v1", steps=20_000, num_envs=4, max_episode_steps=160)
     collect({**options, "min_episode_steps": 10}, tmp_path / "mixed")
-    collect({**options, "min_episode_steps": 10}, tmp_path / "same")
-    collect(options, tmp_path / "long")
+    collect({**options, "min_episode_steps": 10, "steps": 2000}, tmp_path / "same")
+    collect({**options, "steps": 1000}, tmp_path / "long")
     lengths = np.array([len(e) for e in episodes_of(tmp_path / "mixed")])
     assert lengths.min() >= 1 and lengths.max() <= 160 and (lengths < 10).sum() <= 4, "the last of each environment"
     counts = np.histogram(lengths, [10, 20, 40, 80, 161])[0]
     assert (np.abs(counts - counts.mean()) < 4 * np.sqrt(counts.mean())).all()
-    assert [len(e) for e in episodes_of(tmp_path / "same")] == lengths.tolist()
+    same = [len(e) for e in episodes_of(tmp_path / "same")][:-4]  # the last of each environment is cut
+    assert len(same) > 20 and same == lengths[: len(same)].tolist()
     firsts = [e for e in episodes_of(tmp_path / "long")[:4]]
     for mixed in episodes_of(tmp_path / "mixed"):
         assert mixed.truncated and not mixed.terminated
         for whole in firsts:
             if (mixed.observations["observation"][0] == whole.observations["observation"][0]).all():
-                same = whole.observations["observation"][: len(mixed) + 1]
-                np.testing.assert_array_equal(mixed.observations["observation"], same)
+                expected = whole.observations["observation"][: len(mixed) + 1]
+                np.testing.assert_array_equal(mixed.observations["observation"], expected)
                 firsts = [e for e in firsts if e is not whole]
     assert not firsts, "each environment's first episode, as far as it goes"
 
@@ -213,7 +214,7 @@ def test_actions_out_of_bounds_are_recorded_with_one_warning(tmp_path, caplog):
         ({"env_id": "Blackjack-v1"}, "a Tuple space is not supported"),
         ({"observe": [0, 3]}, "entries 0 to 2"),
         ({"observe": ["angle"]}, "no key 'angle': its keys are observation"),
-        ({"observe": []}, "names nothing"),
+        ({"observe": []}, "--observe is empty"),
         ({"env_id": "envs.odd_envs:Robot-v0", "observe": [0]}, "has the keys arm/gripper, arm/position, camera"),
         ({"env_id": "envs.odd_envs:Robot-v0", "observe": ["leg"]}, "no key 'leg': its keys are arm/gripper"),
         ({"policy": "unifrom"}, "did you mean 'uniform'"),

@@ -2,25 +2,23 @@
 
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
-from conftest import one_line
 from envs import odd_envs
+from envs.forked import Forked
 from toy_env import next_observation
-from warm import variables
 
+from worldmodel.cli import main
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
-
-TESTS = Path(__file__).parents[1]
+from worldmodel.runs import display
 
 
 def whole_episodes(folder):
@@ -120,20 +118,17 @@ def test_an_interrupt_keeps_the_finished_episodes(tmp_path):
 def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(tmp_path, vectorization):
     """The signal goes to every process of the group, as a terminal sends it."""
     folder = tmp_path / "d"
-    command = [sys.executable, "-m", "worldmodel", "collect", "envs.odd_envs:Failing-v0", "--out", str(folder)]
-    command += ["--steps", "100000000", "--num_envs", "3", "--vectorization", vectorization]
-    command += ["--env_kwargs", json.dumps({"what": "nothing"})]
-    environment = variables()
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    arguments = ["collect", "envs.odd_envs:Failing-v0", "--out", str(folder), "--steps", "100000000", "--num_envs", "3"]
+    arguments += ["--vectorization", vectorization, "--env_kwargs", json.dumps({"what": "nothing"})]
+    with open(tmp_path / "out", "w") as out:
+        process = Forked(partial(main, arguments), out.fileno(), tmp_path / "err")
     deadline = time.monotonic() + 60
-    while not (folder.exists() and (folder / "manifest.json").exists() and read_manifest(folder)["episodes"] > 20):
-        assert process.poll() is None and time.monotonic() < deadline
+    while not ((folder / "manifest.json").exists() and read_manifest(folder)["episodes"] > 20):
+        assert process.is_running() and time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and out == ""
+    assert process.wait() == 130 and (tmp_path / "out").read_text() == ""
+    err = (tmp_path / "err").read_text()
     assert len(err.splitlines()) == 1 and "interrupted: the" in err and "continue with --append --seed 3" in err
     kept = whole_episodes(folder)
     assert f"the {len(kept)} episodes" in err
@@ -173,21 +168,31 @@ def test_mistakes_on_the_command_line(worldmodel, arguments, message):
     assert process.returncode == 2 and message in process.stderr and len(process.stderr.splitlines()) == 1
 
 
-def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
+def test_a_full_disk_keeps_what_was_acknowledged(tmp_path, monkeypatch, capsys):
     """Files may not grow beyond 100 kB: to HDF5 and to us that is a disk without room."""
-    collect = f"{sys.executable} -m worldmodel collect CartPole-v1 --out d --steps 2000000 --num_envs 64"
-    command = ["bash", "-c", f"ulimit -f 100; exec {collect}"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
-    line = one_line(process)
-    assert "d cannot be written: File too large" in line
+    monkeypatch.chdir(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, hard))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["collect", "CartPole-v1", "--out", "d", "--steps", "2000000", "--num_envs", "64"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "d cannot be written: File too large" in line
     kept = len(list(open_dataset(tmp_path / "d").episodes())) if (tmp_path / "d").exists() else 0
     assert f"the {kept} episodes" in line if kept else "holds no dataset" in line
 
 
-def test_a_recording_goes_on_when_nobody_reads_its_output(tmp_path):
-    program = "import worldmodel.runs.display as d; d.LINE_SECONDS = 0; from worldmodel.cli import main; main()"
-    collect = f'{sys.executable} -c "{program}" collect CartPole-v1 --out d --steps 2000'
-    command = ["bash", "-c", f"{collect} | head -1"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
-    assert process.stderr == "" and process.stdout.startswith("collecting CartPole-v1")
+def test_a_recording_continues_when_nobody_reads_its_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    reader, writer = os.pipe()
+    process = Forked(
+        partial(main, ["collect", "CartPole-v1", "--out", "d", "--steps", "2000"]), writer, tmp_path / "err"
+    )
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        assert lines.readline().startswith("collecting CartPole-v1")
+    assert process.wait() == 0 and process.err.read_text() == ""
     assert sum(len(episode) for _, episode in open_dataset(tmp_path / "d").episodes()) == 2000

@@ -1,45 +1,44 @@
 """A collector that is killed at any instant loses nothing that it acknowledged, and leaves nothing half done."""
 
+import os
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
-from conftest import TESTS
+from envs.forked import Forked
 from toy_env import next_observation, reward_of
 
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.readers.worldmodel import open_dataset
-from worldmodel.data.writer import compact
-
-COLLECT = """
-import sys
-from functools import partial
-from pathlib import Path
-from worldmodel.data.writer import EpisodeWriter
+from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.envs import collect
 from worldmodel.envs.collect import CollectOptions
 
-# acknowledge all the time, so that the kill meets every part of it
-collect.EpisodeWriter = partial(EpisodeWriter, flush_seconds=0.02)
-options = CollectOptions(env_id="toy_env:Toy-v0", steps=10**9, seed=int(sys.argv[2]), num_envs=4, max_episode_steps=40,
-                         policy="toy_env:integer_actions")
-collect.collect(options, Path(sys.argv[1]), append=True, on_acknowledged=lambda new: print(new, flush=True))
-"""
+
+def collect_forever(folder, seed):
+    # acknowledge all the time, so that the kill meets every part of it
+    collect.EpisodeWriter = partial(EpisodeWriter, flush_seconds=0.02)
+    options = CollectOptions(
+        env_id="toy_env:Toy-v0", steps=10**9, seed=seed, num_envs=4, max_episode_steps=40,
+        policy="toy_env:integer_actions",
+    )  # fmt: skip
+    collect.collect(options, folder, append=True, on_acknowledged=lambda new: print(new, flush=True))
 
 
 def kill_one(folder, seed, seconds) -> int:
     """Collect into the folder, kill after the first acknowledgement and this time; how many were acknowledged."""
-    command = [sys.executable, "-c", COLLECT, str(folder), str(seed)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=TESTS) as process:
-        first = process.stdout.readline()
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as lines:
+        process = Forked(partial(collect_forever, folder, seed), writer, folder.with_suffix(".err"))
+        os.close(writer)
+        first = lines.readline()
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        rest, errors = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, errors
-    return sum(int(line) for line in (first + rest).split("\n")[:-1])  # a line that was cut was not said
+        process.kill()
+        acknowledged = first + lines.read()
+    assert process.wait() == -signal.SIGKILL, process.err.read_text()
+    return sum(int(line) for line in acknowledged.split("\n")[:-1])  # a line that was cut does not count
 
 
 def assert_whole(episode):
@@ -67,12 +66,8 @@ def kill_often(folder, kills):
     assert {path.suffix for path in folder.iterdir()} == {".h5", ".json"}, "nothing is left behind"
 
 
-def test_a_killed_collector_loses_nothing(tmp_path):
-    kill_often(tmp_path / "d", 3)
-
-
-@pytest.mark.slow
 @pytest.mark.fault(17)
-def test_fifty_kills_lose_nothing(tmp_path, seen):
-    kill_often(tmp_path / "d", 50)
-    seen("50 kills: no acknowledged episode lost, none that is half there")
+def test_a_killed_collector_loses_nothing(tmp_path, often, seen):
+    kills = often(50, 3)
+    kill_often(tmp_path / "d", kills)
+    seen(f"{kills} kills: no acknowledged episode lost, no episode half written")

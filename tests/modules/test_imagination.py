@@ -114,6 +114,7 @@ def test_rollouts_start_from_states_of_real_frames_with_the_state_carried(world)
     assert (from_z == z[1, 3]).all() and (from_h == before[1, 3]).all() and len(from_z) == 12
 
 
+@pytest.mark.parametrize("world", ["Pendulum-v1"], indirect=True)
 def test_fit_test_and_plan_and_the_checkpoint_needs_no_world(world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLDMODEL_RUN_DIR", "")
@@ -144,6 +145,7 @@ def test_fit_test_and_plan_and_the_checkpoint_needs_no_world(world, tmp_path, mo
     assert observed.entries == ENVS[trained.env_id]
 
 
+@pytest.mark.parametrize("world", ["Pendulum-v1"], indirect=True)
 def test_mistakes(world, capsys):
     with pytest.raises(SystemExit):
         main(["imagine", "fitt"])

@@ -5,8 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from worldmodel.tasks import recall as recall_module
 from worldmodel.tasks.recall import accepts, counts_to, recall
 from worldmodel.tasks.sequences import Balanced, Counting, Haystack, RepeatFirst, SelectiveCopy
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Sequences and words in several pieces, at lengths that cost little."""
+    monkeypatch.setattr(recall_module, "PIECE", 32)
+    monkeypatch.setattr(recall_module, "WORDS", 32)
 
 
 class Counter:
@@ -36,14 +44,14 @@ class Counter:
 
 @pytest.mark.parametrize("symbols", [2, 3])
 def test_an_exact_counter_counts_to_the_limit(symbols):
-    assert counts_to(Counter(symbols), Counting(symbols), 700) == 700
+    assert counts_to(Counter(symbols), Counting(symbols), 150) == 150
 
 
 @pytest.mark.parametrize("symbols", [2, 3])
-@pytest.mark.parametrize("limit", [1, 5, 32, 33, 64, 321])
+@pytest.mark.parametrize("limit", [1, 5, 32, 33, 64, 97])
 def test_a_counter_that_saturates_counts_to_there(symbols, limit):
-    """Behind `limit` it takes n for `limit`, and expects the end too early."""
-    assert counts_to(Counter(symbols, limit), Counting(symbols), 400) == limit
+    """Beyond `limit` it takes n for `limit`, and expects the end too early."""
+    assert counts_to(Counter(symbols, limit), Counting(symbols), 120) == limit
 
 
 def test_accepting_says_which_words():
@@ -86,13 +94,13 @@ class Remembers:
 @pytest.mark.parametrize(
     ("task", "find"),
     [
-        (Haystack(), lambda age, before, now: before == 4),  # behind KEY
+        (Haystack(), lambda age, before, now: before == 4),  # after KEY
         (Haystack(first=True), lambda age, before, now: before == 4),
         (RepeatFirst(), lambda age, before, now: age == 0),
     ],
 )
 def test_a_memory_that_holds_is_always_right(task, find):
-    done = recall(Remembers(find), task, [32, 64, 700], sequences=50, seed=0, limit=10)
+    done = recall(Remembers(find), task, [32, 64, 200], sequences=50, seed=0, limit=10)
     assert done.accuracy == [1, 1, 1] and done.counts_to is None and done.chance == 0.25
 
 

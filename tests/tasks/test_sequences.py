@@ -109,7 +109,7 @@ def test_sequences_are_as_long_as_asked(task):
 
 @pytest.mark.parametrize("env_id", TASKS)
 def test_a_recording_holds_whole_sequences(env_id, tmp_path):
-    collect(CollectOptions(env_id=env_id, steps=2000, num_envs=4), tmp_path)
+    collect(CollectOptions(env_id=env_id, steps=800, num_envs=4), tmp_path)
     task, whole = make_task(env_id), 0
     for _, episode in open_dataset(tmp_path).episodes():
         tokens = episode.observations["observation"].astype(int)
@@ -117,7 +117,7 @@ def test_a_recording_holds_whole_sequences(env_id, tmp_path):
         if episode.terminated:
             assert tokens.shape == (len(episode) + 1,) and set(np.unique(episode.rewards)) <= {0.0, 1.0}
             assert episode.rewards[-1] == 1 and tokens.max() < len(task.vocabulary)
-    assert whole > 40
+    assert whole > 15
 
 
 def test_gymnasium_finds_nothing_wrong():
@@ -132,8 +132,9 @@ def test_gymnasium_finds_nothing_wrong():
         ("Haystack", {"value": 3}, "Haystack-v0 option 'value': did you mean 'values'"),
         ("Haystack", {"values": 1}, "values is 1: it must be a whole number, at least 2"),
         ("Haystack", {"min_length": 40}, "min_length 40 is above its max_length 32"),
-        ("Counting", {"symbols": 4}, "symbols is 4"),
+        ("Counting", {"symbols": 4}, "symbols is 4: it must be a whole number, from 2 to 3"),
         ("Counting", {"max_n": "ten"}, "max_n is 'ten'"),
+        ("SelectiveCopy", {"items": 0}, "items is 0: it must be a whole number, at least 1"),
     ],
 )
 def test_wrong_options_are_told(env_id, options, words):

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from worldmodel.agents.search import Objective, Plan, cem, expected_return, mppi
+from worldmodel.agents.search import Objective, Plan, elite_weights, expected_return, search, softmax_weights
 from worldmodel.errors import UserError, at_least, choose
 from worldmodel.model import Model
 
-Method = Literal["cem", "mppi"]
 METHODS = ("cem", "mppi")
 
 
@@ -65,10 +63,10 @@ class Planner:
             if not 0 <= share <= 1:
                 raise UserError(f"--{name} is {share}: it must be from 0 to 1")
         self.model, self.fresh, self.discount, self.goal, self.value = model, fresh, discount, goal, value
-        own = {"elites": elites} if method == "cem" else {"temperature": temperature}
-        shared = {"candidates": candidates, "iterations": iterations, "persistence": persistence}
-        self.search = partial(cem if method == "cem" else mppi, **own, **shared)
-        self.candidates = candidates
+        weights = {"cem": partial(elite_weights, elites=elites)}
+        weights["mppi"] = partial(softmax_weights, temperature=temperature)
+        self.options = {"candidates": candidates, "iterations": iterations, "persistence": persistence}
+        self.weights = weights[method]
         self.generator = torch.Generator(model.device).manual_seed(seed)
         self.plan: Plan | None = None
 
@@ -78,7 +76,7 @@ class Planner:
         A lane's plan starts from scratch where an episode starts, `is_first` (B,).
         """
         start = self.fresh(len(z)) if self.plan is None else self.plan.shifted(is_first)
-        self.plan = self.search(self.objective(z, h), start, self.generator)
+        self.plan = search(self.objective(z, h), start, self.weights, self.generator, **self.options)
         return self.plan.action
 
     def objective(self, z: Tensor, h: Tensor) -> Objective:

@@ -1,7 +1,7 @@
 """Sampling-based planning: draw sequences of actions, weigh them by their scores, refit the plan, and repeat.
 
 A plan is a distribution over the actions of the next H steps: `Gaussians` for bounded numbers, `Categoricals` for
-choices (one-hot). Two searches improve it, which differ in the weights of candidates:
+choices (one-hot). Two methods improve it, which differ in the weights of candidates:
 
     cem     equal weights for the best few (Rubinstein 1999; for models Chua et al. 2018, PETS)
     mppi    exp(score / temperature) (Williams et al. 2017; refitted as in TD-MPC, Hansen et al. 2022)
@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -110,52 +109,43 @@ class Categoricals:
 Plan = Gaussians | Categoricals
 
 
-def cem(
+def search(
     objective: Objective,
     plan: Plan,
+    weights: Callable[[Tensor], Tensor],
     generator: torch.Generator,
     candidates: int = 200,
-    elites: int = 20,
     iterations: int = 4,
     persistence: float = 0.5,
 ) -> Plan:
-    """Fit the plan to the best of its candidates, repeatedly.
+    """Fit the plan to its weighted candidates, repeatedly.
 
     Args:
         objective: actions (B N, H, A) -> scores (B N,).
         plan: to start from, of B lanes.
+        weights: scores (B, N) -> weights (B, N), which sum to 1.
         generator: of the noise.
         candidates: N, for each lane and iteration.
-        elites: number of best candidates.
         iterations: number of fits.
         persistence: correlation of the noise at neighbouring steps.
     """
-    weights = partial(elite_weights, elites=elites)
-    return _search(objective, plan, weights, generator, candidates, iterations, persistence)
-
-
-def mppi(
-    objective: Objective,
-    plan: Plan,
-    generator: torch.Generator,
-    candidates: int = 200,
-    temperature: float = 0.3,
-    iterations: int = 4,
-    persistence: float = 0.5,
-) -> Plan:
-    """Fit the plan to all candidates with `softmax_weights`, repeatedly; arguments as in `cem`."""
-    weights = partial(softmax_weights, temperature=temperature)
-    return _search(objective, plan, weights, generator, candidates, iterations, persistence)
+    like = plan.mean if isinstance(plan, Gaussians) else plan.probabilities
+    for _ in range(iterations):
+        noise = _persistent_noise(like, candidates, persistence, generator)
+        actions = plan.sample(noise)
+        scores = objective(actions.flatten(0, 1)).unflatten(0, (-1, candidates))
+        plan = plan.fitted(actions, weights(_finite(scores)))
+    return plan
 
 
 def elite_weights(scores: Tensor, elites: int) -> Tensor:
-    """(B, N) -> (B, N): equal weights for the best `elites` scores of a lane, zero for the others."""
+    """Of cem, (B, N) -> (B, N): equal weights for the best `elites` scores of a lane, zero for the others."""
     best = scores.topk(min(elites, scores.shape[1]), dim=1).indices
     return torch.zeros_like(scores).scatter_(1, best, 1 / best.shape[1])
 
 
 def softmax_weights(scores: Tensor, temperature: float) -> Tensor:
-    """(B, N) -> (B, N): exp(score / temperature), normalised.
+    """Of mppi, (B, N) -> (B, N): exp(score / temperature), normalised.
 
     The temperature is in standard deviations of the lane's scores, so the unit of the rewards does not matter.
     """
@@ -175,24 +165,6 @@ def expected_return(reward: Tensor, continues: Tensor, discount: float = 1.0, va
     weight = torch.cat([torch.ones_like(continues[..., :1]), discount * continues], dim=-1).cumprod(dim=-1)
     rewards = (weight[..., :-1] * reward).sum(dim=-1)
     return rewards if value is None else rewards + weight[..., -1] * value
-
-
-def _search(
-    objective: Objective,
-    plan: Plan,
-    weights: Callable[[Tensor], Tensor],
-    generator: torch.Generator,
-    candidates: int,
-    iterations: int,
-    persistence: float,
-) -> Plan:
-    like = plan.mean if isinstance(plan, Gaussians) else plan.probabilities
-    for _ in range(iterations):
-        noise = _persistent_noise(like, candidates, persistence, generator)
-        actions = plan.sample(noise)
-        scores = objective(actions.flatten(0, 1)).unflatten(0, (-1, candidates))
-        plan = plan.fitted(actions, weights(_finite(scores)))
-    return plan
 
 
 def _persistent_noise(like: Tensor, candidates: int, persistence: float, generator: torch.Generator) -> Tensor:
