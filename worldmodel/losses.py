@@ -1,4 +1,9 @@
-"""Losses as pure functions: unreduced errors (B, T), `masked_mean` to reduce them, scalar terms against collapse."""
+"""Losses and returns as pure functions: unreduced errors (B, T), `masked_mean` to reduce them, terms against collapse.
+
+Step t goes from frame t to frame t + 1 (see batch.py), so there are T rewards and T + 1 values. An episode that is
+truncated ends with a step that continues: the value of its last frame stands for what would have come. One that
+terminates does not. The step after an episode's end is not valid: no return passes over it.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,8 +34,7 @@ def observation_error(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 def part_weights(obs_dim: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
     """(O,) weights of the entries of an observation, which sum to 1.
 
-    The vector and each image (H, W, C) count alike, however many entries they have: the mean over an image's pixels
-    stands beside the mean over the vector's entries.
+    The vector and each image (H, W, C) count alike, however many entries they have.
     """
     sizes = [math.prod(shape) for shape in images]
     sizes = [size for size in (obs_dim - sum(sizes), *sizes) if size]
@@ -48,12 +52,11 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_mean(error: Tensor, valid: Tensor, count: Tensor) -> Tensor:
-    """Sum of `error` (B, T) where `valid` (B, T), over `count` (): what is masked adds nothing to value or gradient.
+    """Sum of `error` (B, T) where `valid` (B, T), divided by `count` (); no masked error adds to the gradient.
 
-    (`error` must be finite there for the gradient, as it is in padding, which is zeros.)
-
-    With `count` the valid steps of all ranks divided by the number of ranks, the ranks' gradients average to the
-    gradient of the mean over all steps of all ranks. It may be a fraction, where there are fewer steps than ranks.
+    (`error` must be finite there for the gradient, as it is in padding, which is zeros.) With `count` the valid steps
+    of all ranks divided by the number of ranks, the ranks' gradients average to the gradient of the mean over all steps
+    of all ranks. It may be a fraction, where there are fewer steps than ranks.
     """
     return torch.where(valid, error, torch.zeros_like(error)).sum() / count.clamp(min=NONE)
 
@@ -64,8 +67,11 @@ def valid_rollout(valid: Tensor, steps: int) -> Tensor:
     return chunks.cumprod(dim=-1).flatten(1).bool()
 
 
+# --- against collapse ------------------------------------------------------------------------------------------------
+
+
 def variance_covariance(z: Tensor, valid: Tensor, total: Total = alone) -> tuple[Tensor, Tensor]:
-    """VICReg's terms against collapse (Bardes, Ponce & LeCun 2022, equations 1-4), over valid steps: z (B, T, Z).
+    """VICReg's terms against collapse (Bardes, Ponce & LeCun 2022, equations 1-4), over valid steps.
 
     Args:
         z: (B, T, Z).
@@ -105,3 +111,85 @@ def sigreg(z: Tensor, valid: Tensor, directions: Tensor, knots: int = 17, total:
     real, imaginary = (total(torch.einsum("bt,btkn->kn", weight, part)) for part in (phase.cos(), phase.sin()))
     difference = (real - gauss).square() + imaginary.square()
     return 2 * torch.trapezoid(difference * gauss, t, dim=-1).mean()
+
+
+# --- returns and advantages ------------------------------------------------------------------------------------------
+
+
+def lambda_returns(
+    reward: Tensor, value: Tensor, continues: Tensor, discount: float, lambda_: float, valid: Tensor | None = None
+) -> Tensor:
+    """The lambda-return of every step, between the one-step target (lambda 0) and all rewards to come (lambda 1).
+
+        G_t = r_t + discount c_t ((1 - lambda) v_{t+1} + lambda G_{t+1}),   G_t = v_t where t is T or not valid
+
+    (Sutton & Barto 2018, equation 12.20 with the value of the state; Hafner et al. 2020, arXiv 1912.01603, equation 6.)
+
+    Args:
+        reward: (B, T).
+        value: (B, T + 1), of the frames; the segment's returns start from the last one.
+        continues: (B, T), c_t, the probability that the step does not end in a terminal state; or bool.
+        discount: in [0, 1].
+        lambda_: in [0, 1].
+        valid: (B, T) bool, which steps are transitions; None: all.
+
+    Returns:
+        (B, T); at steps that are not valid the value of their frame.
+    """
+    discounts = discount * continues.to(value.dtype)
+    returns, after = [], value[:, -1]
+    for t in reversed(range(reward.shape[1])):
+        target = (1 - lambda_) * value[:, t + 1] + lambda_ * after
+        after = reward[:, t] + discounts[:, t] * target
+        if valid is not None:
+            after = torch.where(valid[:, t], after, value[:, t])
+        returns.append(after)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def gae(reward: Tensor, value: Tensor, continues: Tensor, valid: Tensor, discount: float, lambda_: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, arXiv 1506.02438, equation 16), (B, T).
+
+        A_t = d_t + discount lambda c_t A_{t+1},   d_t = r_t + discount c_t v_{t+1} - v_t,   A_t = 0 where not valid
+
+    The lambda-return minus the value: A_t + v_t is the critic's target. Arguments as in `lambda_returns`.
+    """
+    return lambda_returns(reward, value, continues, discount, lambda_, valid) - value[:, :-1]
+
+
+# --- PPO -------------------------------------------------------------------------------------------------------------
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
+    """PPO's loss: -min(r A, clip(r, 1 - c, 1 + c) A) with r = exp(log_prob - old_log_prob), (B, T) each.
+
+    (Schulman et al. 2017, arXiv 1707.06347, equation 7, with the sign of a loss.)
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantage)
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip_coef: float | None) -> Tensor:
+    """max((v - G)^2, (v_old + clip(v - v_old, -c, c) - G)^2) / 2, (B, T) each; clip_coef None: (v - G)^2 / 2.
+
+    A value that has moved by more than `clip_coef` towards its target has no gradient (as in OpenAI's baselines, ppo2).
+    """
+    error = (value - target).square()
+    if clip_coef is not None:
+        near = old_value + (value - old_value).clamp(-clip_coef, clip_coef)
+        error = torch.maximum(error, (near - target).square())
+    return error / 2
+
+
+def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """r - 1 - log r with r = exp(log_prob - old_log_prob), (B, T): never negative, and its mean estimates KL(old, new).
+
+    (Schulman, "Approximating KL divergence", 2020, estimator k3.)
+    """
+    log_ratio = log_prob - old_log_prob
+    return log_ratio.expm1() - log_ratio
+
+
+def beyond_clip(log_prob: Tensor, old_log_prob: Tensor, clip_coef: float) -> Tensor:
+    """1 where the probability ratio is outside 1 -+ clip_coef, else 0, (B, T)."""
+    return ((log_prob - old_log_prob).expm1().abs() > clip_coef).to(log_prob.dtype)

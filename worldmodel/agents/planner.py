@@ -94,7 +94,7 @@ class Planner:
                 behind = (
                     self.model.value(made.h[:, -1]) if self.value is None else self.value(made.z[:, -1], made.h[:, -1])
                 )
-                return expected_return(made.reward, made.proceeds, self.discount, behind)
+                return expected_return(made.reward, made.continues, self.discount, behind)
             distance = (made.z - self.goal).square().sum(dim=-1)
             return expected_return(-distance, torch.ones_like(distance), self.discount)
 

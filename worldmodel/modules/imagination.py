@@ -12,12 +12,11 @@ from torchmetrics import MeanMetric
 from worldmodel.agents.imagined_policy import Imagination, ImaginedPolicy
 from worldmodel.agents.trained import environments, read_trained
 from worldmodel.batch import Batch
-from worldmodel.cells.recurrence import previous_states
 from worldmodel.envs.evaluate import Played, play
 from worldmodel.envs.vector import SimulationError, close
 from worldmodel.errors import UserError
+from worldmodel.losses import lambda_returns
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.returns import lambda_returns
 from worldmodel.runs.checkpoint import find_checkpoint
 
 PERCENTILES = (0.05, 0.95)  # between which the returns' range is taken
@@ -96,9 +95,9 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
     def begin(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, T, Z) of a batch's frames, the states before (B, T, D) and behind them, the carry (B, D)."""
         with torch.no_grad():
-            frames = batch["obs"][:, :-1], batch["action"], batch["is_first"]
-            z, h, carry = self.world.observe(*frames, batch.get("carry"))
-            return z, previous_states(h, batch["is_first"], batch.get("carry")), h, carry
+            z, action = self.world.encode(batch["obs"][:, :-1]), self.world.action_norm(batch["action"])
+            loop = self.world.predictor.closed_loop(z, action, batch["is_first"], batch.get("carry"))
+            return z, loop.before, loop.h, loop.carry
 
     def losses(self, made: Imagination) -> dict[str, Tensor]:
         """The terms () of rollouts: actor, critic; and what is logged of them: return, entropy."""

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.errors import UserError
-from worldmodel.losses import masked_mean
+from worldmodel.losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss, masked_mean
 from worldmodel.modules.optimizer import Schedule, adamw, retune
-from worldmodel.policy_losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss
 
 TERMS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 SEGMENT_LOSSES = "segment_losses"  # of a batch: the critic's, in its rollout's first chunk and in the second
