@@ -25,7 +25,7 @@ from worldmodel.experiments.loggers import WandbMode, define_metrics, make_logge
 from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
 from worldmodel.runs.checkpoint_io import DurableCheckpointIO
 from worldmodel.runs.checkpoints import check_arguments, finished
-from worldmodel.runs.folder import file_name, hand_down, is_first_rank, run_folder
+from worldmodel.runs.folder import check_free, file_name, hand_down, is_first_rank, run_folder
 from worldmodel.runs.resume import RunLock, find_run, newest_good
 
 
@@ -160,6 +160,8 @@ class ExperimentCLI(LightningCLI):
         if config["experiment"] is None:
             config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"
         self.run_dir, config["run_dir"] = config["run_dir"], None
+        if self.run_dir is not None and not self.resume and is_first_rank():
+            check_free(self.run_dir, "--run_dir")  # before any data is collected
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         resumed = self._resumed_folder() if self.resume else None
