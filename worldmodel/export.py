@@ -24,12 +24,8 @@ def write_export(
 ) -> Model:
     """Write a model to an empty or new folder, read it back, and return what was read.
 
-    Args:
-        folder: is made if it does not exist.
-        arguments: as in a checkpoint's `hyper_parameters`; those that shape the model are kept.
-        tensors: a checkpoint's `state_dict`; those of the model are kept.
-        about: further JSON for the reader, `data` and `program` for example.
-        source: the file that the model comes from, for the messages.
+    `arguments` and `tensors` are a checkpoint's `hyper_parameters` and `state_dict`, of which those of the model are
+    kept; `about` is further JSON for the reader; `source` names the file that the model comes from, in messages.
 
     Raises:
         UserError: if the folder is not empty, cannot be written to, or the weights are of another model.

@@ -67,20 +67,11 @@ def valid_rollout(valid: Tensor, steps: int) -> Tensor:
     return chunks.cumprod(dim=-1).flatten(1).bool()
 
 
-# --- against collapse ------------------------------------------------------------------------------------------------
-
-
 def variance_covariance(z: Tensor, valid: Tensor, total: Total = alone) -> tuple[Tensor, Tensor]:
-    """VICReg's terms against collapse (Bardes, Ponce & LeCun 2022, equations 1-4), over valid steps.
+    """VICReg's terms against collapse (Bardes, Ponce & LeCun 2022, equations 1-4): z (B, T, Z), valid (B, T) -> (), ().
 
-    Args:
-        z: (B, T, Z).
-        valid: (B, T) bool.
-        total: sums over all ranks; the terms are then those of the whole batch, on each of them.
-
-    Returns:
-        variance: mean over entries of max(0, 1 - std), 0 once every entry has spread 1.
-        covariance: sum of squared off-diagonal covariances over Z.
+    Variance: the mean over entries of max(0, 1 - std), 0 once every entry has spread 1. Covariance: the sum of squared
+    off-diagonal covariances over Z. `total` sums over all ranks; the terms are then those of the whole batch.
     """
     keep, count = valid.unsqueeze(-1), total(valid.sum())
     mean = total(torch.where(keep, z, 0.0).sum(dim=(0, 1))) / count.clamp(min=1)
@@ -96,13 +87,8 @@ def sigreg(z: Tensor, valid: Tensor, directions: Tensor, knots: int = 17, total:
 
     The Epps-Pulley statistic per sample of z's projections on unit directions: the squared difference between the
     empirical characteristic function and exp(-t^2 / 2), weighted by exp(-t^2 / 2), integrated over t in [-4, 4].
-
-    Args:
-        z: (B, T, Z).
-        valid: (B, T) bool.
-        directions: (Z, K), drawn from N(0, I).
-        knots: of the trapezoid rule on [0, 4]; the integrand is even.
-        total: sums over all ranks, as in variance_covariance.
+    z (B, T, Z), valid (B, T), directions (Z, K) drawn from N(0, I) -> (). The integral takes the trapezoid rule with
+    `knots` on [0, 4], as the integrand is even; `total` sums over all ranks.
     """
     t = torch.linspace(0, 4, knots, dtype=z.dtype, device=z.device)
     gauss = torch.exp(-t.square() / 2)
@@ -111,9 +97,6 @@ def sigreg(z: Tensor, valid: Tensor, directions: Tensor, knots: int = 17, total:
     real, imaginary = (total(torch.einsum("bt,btkn->kn", weight, part)) for part in (phase.cos(), phase.sin()))
     difference = (real - gauss).square() + imaginary.square()
     return 2 * torch.trapezoid(difference * gauss, t, dim=-1).mean()
-
-
-# --- returns and advantages ------------------------------------------------------------------------------------------
 
 
 def lambda_returns(
@@ -125,16 +108,8 @@ def lambda_returns(
 
     (Sutton & Barto 2018, equation 12.20 with the value of the state; Hafner et al. 2020, arXiv 1912.01603, equation 6.)
 
-    Args:
-        reward: (B, T).
-        value: (B, T + 1), of the frames; the segment's returns start from the last one.
-        continues: (B, T), c_t, the probability that the step does not end in a terminal state; or bool.
-        discount: in [0, 1].
-        lambda_: in [0, 1].
-        valid: (B, T) bool, which steps are transitions; None: all.
-
-    Returns:
-        (B, T); at steps that are not valid the value of their frame.
+    reward (B, T), value (B, T + 1) of the frames, valid (B, T) bool (None: all) -> (B, T). `continues` (B, T), c_t, is
+    the probability that the step does not end in a terminal state; or bool.
     """
     discounts = discount * continues.to(value.dtype)
     returns, after = [], value[:, -1]
@@ -155,9 +130,6 @@ def gae(reward: Tensor, value: Tensor, continues: Tensor, valid: Tensor, discoun
     The lambda-return minus the value: A_t + v_t is the critic's target. Arguments as in `lambda_returns`.
     """
     return lambda_returns(reward, value, continues, discount, lambda_, valid) - value[:, :-1]
-
-
-# --- PPO -------------------------------------------------------------------------------------------------------------
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:

@@ -119,16 +119,10 @@ class Model(nn.Module):
     def closed_loop(
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict each next observation from all before it.
+        """Predict each next observation from all before it: obs (B, T, O), action (B, T, A), is_first (B, T) bool.
 
-        Args:
-            obs: (B, T, O).
-            action: (B, T, A).
-            is_first: (B, T) bool.
-            h: (B, D), the state before the first frame; None: zeros.
-
-        Returns:
-            The predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D).
+        Returns the predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D). h (B, D) is
+        the state before the first frame; None: zeros.
         """
         loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
         return self.decode(loop.pred), loop.h, loop.carry
@@ -183,15 +177,8 @@ DEFAULTS = {name: p.default for name, p in signature(Model).parameters.items() i
 def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Any) -> Model:
     """A model in evaluation mode, from the arguments and weights that a file holds; further ones are ignored.
 
-    Its size is compared with the weights before it takes any memory, and the random generator is left as it was.
-
-    Args:
-        arguments: as in a checkpoint's `hyper_parameters`.
-        tensors: by their names in Model.
-        path: of the file, for the messages.
-
-    Raises:
-        UserError: if the weights are those of another model.
+    Its size is compared with the weights before it takes any memory, and the random generator is left as it was. If the
+    weights are those of another model, UserError names the file by its `path`.
     """
     own = {name: arguments[name] for name in ARGUMENTS if name in arguments}
     deepest = max((own[name] for name in ("depth", "head_depth") if isinstance(own.get(name), int)), default=0)

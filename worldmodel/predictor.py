@@ -122,14 +122,9 @@ class LatentPredictor(nn.Module):
     def closed_loop(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None) -> ClosedLoop:
         """Unroll over a segment, seeing z_t at every step. Resets h to zeros before each frame with `is_first`.
 
-        `carry` is detached: its value goes to the next segment, its graph does not. For a gradient through time beyond
-        the segment use `h[:, -1]`.
-
-        Args:
-            z: (B, T, Z).
-            a: (B, T, A); a_t is taken at z_t.
-            is_first: (B, T) bool.
-            h: (B, D), the state before frame 0; None: zeros.
+        z (B, T, Z), a (B, T, A) where a_t is taken at z_t, is_first (B, T) bool; h (B, D) is the state before frame 0,
+        None: zeros. `carry` is detached: its value goes to the next segment, its graph does not. For a gradient through
+        time beyond the segment use `h[:, -1]`.
         """
         h_TBD = self.states(z, a, is_first, h)
         pred_TBZ = self.head(self.cell.read(h_TBD))

@@ -40,10 +40,6 @@ class RTRL:
     Its parameters are those of the encoder and of the predictor's cell that require gradients: the states depend on no
     others. It keeps nothing between calls. Time is that of TBPTT plus D backward passes a segment; memory is B D P
     numbers in the carry, and some seven times that during the update: for small models.
-
-    Args:
-        encoder: observations (B, T, ...) -> latents (B, T, Z).
-        predictor: with any cell.
     """
 
     def __init__(self, encoder: nn.Module, predictor: LatentPredictor) -> None:
@@ -59,12 +55,8 @@ class RTRL:
     def attach(self, carry: Tensor | None, is_first: Tensor) -> Tensor:
         """The state before a segment, (B, D): its value from the carry, its gradient through the influence.
 
-        Args:
-            carry: of `advance`, or a state alone (B, D), which had no influence; None: zeros.
-            is_first: (B, T) bool.
-
-        Raises:
-            UserError: for a carry of another width, or an influence that is too large.
+        `carry` is that of `advance`, or a state alone (B, D), which had no influence; None: zeros. A carry of another
+        width, or an influence that is too large, raises UserError.
         """
         h, influence = self._unpack(carry, is_first)
         influence = _clear(influence, is_first[:, 0])
@@ -79,12 +71,8 @@ class RTRL:
     def advance(self, carry: Tensor | None, h: Tensor, obs: Tensor, action: Tensor, is_first: Tensor) -> Tensor:
         """The carry after a segment, without graph; call it before the weights change.
 
-        Args:
-            carry: as `attach` took it.
-            h: (B, T, D), the segment's states.
-            obs: (B, T, ...), what the encoder takes.
-            action: (B, T, A).
-            is_first: (B, T) bool.
+        `carry` as `attach` took it, the segment's states h (B, T, D), obs (B, T, ...) as the encoder takes it, action
+        (B, T, A), is_first (B, T) bool.
         """
         start, influence = self._unpack(carry, is_first)
         # Before a lane's last reset there may be anything, such as a state that overflowed, and NaN x 0 is NaN.
@@ -242,11 +230,7 @@ def _pack(h: Tensor, influence: Tensor) -> Tensor:
 def _unpack(
     carry: Tensor | None, lanes: int, state_dim: int, shape: tuple[int, ...], like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The state (B, D) and its influence (B, *shape), in `like`'s dtype; zeros for what the carry does not hold.
-
-    Raises:
-        UserError: for a carry that holds something else after the state.
-    """
+    """The state (B, D) and its influence (B, *shape), in `like`'s dtype; zeros for what the carry does not hold."""
     h, influence = like.new_zeros(lanes, state_dim), like.new_zeros(lanes, *shape)
     if carry is None:
         return h, influence

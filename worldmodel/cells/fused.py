@@ -7,6 +7,7 @@ mixed precision, compilation and torch.func.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -99,58 +100,39 @@ def _direct_backward(before: Tensor, proposals: Tensor, after: Tensor, grads: Te
     return pull
 
 
-def _gated(proposals: Tensor) -> Step:
-    steps = _by_step(*proposals.chunk(2, dim=-1))
-
-    def step(t: int, h: Tensor, out: Tensor) -> None:
-        gate, candidate = steps[t]
-        torch.lerp(h, candidate, gate.sigmoid_(), out=out)
-
-    return step
-
-
-def _gated_backward(before: Tensor, proposals: Tensor, after: Tensor, grads: Tensor) -> Pull:
-    alpha, candidate = proposals.chunk(2, dim=-1)
-    keep = 1 - alpha
-    by_gate = (candidate - before).mul_(alpha).mul_(keep)
-    steps = _by_step(by_gate, alpha, keep, *grads.chunk(2, dim=-1))
-
-    def pull(t: int, grad: Tensor) -> Tensor:
-        by_gate, by_candidate, keep, grad_gate, grad_candidate = steps[t]
-        torch.mul(grad, by_gate, out=grad_gate)
-        torch.mul(grad, by_candidate, out=grad_candidate)
-        return grad * keep
-
-    return pull
-
-
-def _gated_norm(proposals: Tensor) -> Step:
+def _gated(proposals: Tensor, norm: bool = False) -> Step:
     steps, width = _by_step(*proposals.chunk(2, dim=-1)), [proposals.shape[-1] // 2]
     bound = (width[0] - 1) ** 0.5
 
     def step(t: int, h: Tensor, out: Tensor) -> None:
-        gate, candidate = steps[t]
-        # the clamp also makes it contiguous, which LayerNorm would do otherwise
-        normed = torch.native_layer_norm(candidate.clamp(-HUGEST, HUGEST), width, None, None, EPSILON)[0]
-        torch.lerp(h, normed.clamp_(-bound, bound), gate.sigmoid_(), out=out)
+        gate, value = steps[t]
+        if norm:  # the clamp also makes it contiguous, which LayerNorm would do otherwise
+            value = torch.native_layer_norm(value.clamp(-HUGEST, HUGEST), width, None, None, EPSILON)[0]
+            value.clamp_(-bound, bound)
+        torch.lerp(h, value, gate.sigmoid_(), out=out)
 
     return step
 
 
-def _gated_norm_backward(before: Tensor, proposals: Tensor, after: Tensor, grads: Tensor) -> Pull:
-    alpha, candidate = proposals.chunk(2, dim=-1)
-    width = alpha.shape[-1]
-    keep = 1 - alpha
-    normed, _, rstd = torch.native_layer_norm(candidate.clamp(-HUGEST, HUGEST), [width], None, None, EPSILON)
-    by_gate = (normed - before).mul_(alpha).mul_(keep)
-    # the clamps cut nothing that is not zero up to rounding: LayerNorm's Jacobian vanishes at the bound, and is below
-    # 1e-13 beyond 1e15
-    steps = _by_step(by_gate, keep, alpha * rstd, normed, *grads.chunk(2, dim=-1))
+def _gated_backward(before: Tensor, proposals: Tensor, after: Tensor, grads: Tensor, norm: bool = False) -> Pull:
+    alpha, value = proposals.chunk(2, dim=-1)
+    keep, by_candidate = 1 - alpha, alpha
+    if norm:
+        # the clamps cut nothing that is not zero up to rounding: LayerNorm's Jacobian vanishes at the bound, and is
+        # below 1e-13 beyond 1e15
+        clamped, width = value.clamp(-HUGEST, HUGEST), [value.shape[-1]]
+        value, _, rstd = torch.native_layer_norm(clamped, width, None, None, EPSILON)
+        by_candidate = alpha * rstd
+    by_gate = (value - before).mul_(alpha).mul_(keep)
+    steps = _by_step(by_gate, keep, by_candidate, value, *grads.chunk(2, dim=-1))
 
     def pull(t: int, grad: Tensor) -> Tensor:
-        by_gate, keep, by_normed, normed, grad_gate, grad_candidate = steps[t]
+        by_gate, keep, by_candidate, value, grad_gate, grad_candidate = steps[t]
         torch.mul(grad, by_gate, out=grad_gate)
-        _through_norm(grad * by_normed, normed, grad_candidate)
+        if norm:
+            _through_norm(grad * by_candidate, value, grad_candidate)
+        else:
+            torch.mul(grad, by_candidate, out=grad_candidate)
         return grad * keep
 
     return pull
@@ -177,7 +159,7 @@ def _unit_norm_backward(before: Tensor, proposals: Tensor, after: Tensor, grads:
 FUSED: dict[rules.Rule, Passes] = {
     rules.residual: Passes(_residual, _residual_backward),
     rules.gated: Passes(_gated, _gated_backward),
-    rules.gated_norm: Passes(_gated_norm, _gated_norm_backward, centres=True),
+    rules.gated_norm: Passes(partial(_gated, norm=True), partial(_gated_backward, norm=True), centres=True),
     rules.direct: Passes(_direct, _direct_backward),
     rules.unit_norm: Passes(_unit_norm, _unit_norm_backward),
 }

@@ -29,15 +29,9 @@ def states(
 ) -> Tensor:
     """The states after the steps of a segment, (T, B, D); h is reset to zeros before each frame with `is_first`.
 
-    Args:
-        cell: whose parameters get gradients.
-        z: (B, T, Z).
-        a: (B, T, A).
-        is_first: (B, T) bool.
-        h: (B, D), the state before frame 0; None: zeros.
-        by_step: use autograd's own backward pass, where the cell has a fused one too (cells/fused.py): torch.func and
-            second derivatives need it.
-        compiled: `stepped` with a compiled step, used instead where gradients are wanted.
+    z (B, T, Z), a (B, T, A), is_first (B, T) bool; h (B, D) is the state before frame 0, None: zeros. `by_step` uses
+    autograd's own backward pass, where the cell has a fused one too: torch.func and second derivatives need it.
+    `compiled` is `stepped` with a compiled step, used instead where gradients are wanted.
     """
     zeros = initial_state(cell, z)
     h = zeros if h is None else h.to(zeros.dtype)

@@ -49,14 +49,7 @@ class UpdateCell(Cell):
     The gate's bias starts at `gate_bias`; with -1 a new cell keeps 73% of its state at each step. `residual` has no
     gate, and its candidates start near zero (as in Zhang et al. 2019, Fixup): otherwise the state of a new cell,
     carried through a long episode, would drown its inputs or overflow, and nothing would be learned.
-
-    Args:
-        input_dim: width of [z, a].
-        hidden_dim: D.
-        rule: a name of RULES.
-        layers: 1 or 2.
-        gate_bias: initial bias of the gate.
-        widths: of the proposals; None: D each.
+    `widths` are those of the proposals; None: `hidden_dim` each.
     """
 
     def __init__(

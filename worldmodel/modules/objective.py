@@ -42,7 +42,7 @@ class Objective:
     """The terms that all objectives share: heads, value and open-loop rollouts, where the model has them.
 
     Args:
-        hparams: of a WorldModel; whose weights may change during a fit.
+        hparams: of a WorldModel, whose weights may change during a fit.
     """
 
     reported: tuple[str, ...] = ()  # terms that are logged, and have no weight
@@ -52,31 +52,20 @@ class Objective:
 
     def weights(self, model: Model) -> dict[str, float]:
         """The weight of each term of the loss."""
-        hp, weights = self.hparams, self.own_weights(model)
-        if model.heads is not None:
-            weights |= {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
+        hp = self.hparams
+        weights = {} if model.heads is None else {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
         if model.value_head is not None:
             weights["value"] = hp["reward_weight"]
-        if hp["open_loop_steps"]:
-            weights["open_loop"] = hp["open_loop_weight"]
-        return weights
+        return weights | ({"open_loop": hp["open_loop_weight"]} if hp["open_loop_steps"] else {})
 
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         """The terms of the loss, () each, and what is reported."""
-        terms = self.own_terms(model, segment)
-        if model.heads is not None:
-            terms |= _heads(model, segment)
+        terms = {} if model.heads is None else _heads(model, segment)
         if model.value_head is not None:
             terms["value"] = _value(model, segment)
         if steps := self.hparams["open_loop_steps"]:
             terms["open_loop"] = self._open_loop(model, segment, steps)
         return terms
-
-    def own_weights(self, model: Model) -> dict[str, float]:
-        raise NotImplementedError
-
-    def own_terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
-        raise NotImplementedError
 
     def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
         """The errors (B, T) of predicted latents (B, T, Z)."""
@@ -102,16 +91,18 @@ class Objective:
 class Reconstruction(Objective):
     """The predicted latent, decoded, against the next observation; and the decoder on the latents themselves."""
 
-    def own_weights(self, model: Model) -> dict[str, float]:
-        return {"prediction": 1.0, "autoencoding": 1.0, "consistency": self.hparams["consistency_weight"]}
+    def weights(self, model: Model) -> dict[str, float]:
+        own = {"prediction": 1.0, "autoencoding": 1.0, "consistency": self.hparams["consistency_weight"]}
+        return own | super().weights(model)
 
-    def own_terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         pred = segment.loop.pred
-        return {
+        own = {
             "prediction": segment.mean(self.error(model, segment, pred)),
             "autoencoding": segment.mean(_obs_error(model, segment, segment.z[:, :-1], segment.obs[:, :-1])),
             "consistency": segment.mean(losses.squared_error(pred, segment.target)),
         }
+        return own | super().terms(model, segment)
 
     def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
         return _obs_error(model, segment, pred, segment.obs[:, 1:])
@@ -120,17 +111,18 @@ class Reconstruction(Objective):
 class Latent(Objective):
     """The predicted latent against the target's; the decoder as a probe without gradient into the model."""
 
-    def own_weights(self, model: Model) -> dict[str, float]:
+    def weights(self, model: Model) -> dict[str, float]:
         names = ("variance", "covariance") if self.hparams["anti_collapse"] == "variance_covariance" else ("sigreg",)
-        return {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, self.hparams["anti_collapse_weight"])
+        own = {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, self.hparams["anti_collapse_weight"])
+        return own | super().weights(model)
 
-    def own_terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         z = segment.z[:, :-1]
-        terms = {
+        own = {
             "prediction": segment.mean(self.error(model, segment, segment.loop.pred)),
             "probe": segment.mean(_obs_error(model, segment, z.detach(), segment.obs[:, :-1])),
         }
-        return terms | self._anti_collapse(z, segment.batch)
+        return own | self._anti_collapse(z, segment.batch) | super().terms(model, segment)
 
     def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
         return losses.squared_error(pred, segment.target)
@@ -162,11 +154,11 @@ class Tokens(Objective):
         if hparams["open_loop_steps"]:
             raise UserError("model.objective tokens does not know model.open_loop_steps: leave it out")
 
-    def own_weights(self, model: Model) -> dict[str, float]:
+    def weights(self, model: Model) -> dict[str, float]:
         exact = {"exact": 1.0, "added": ADDED_WEIGHT} if model.predictor.cell.exact_dim else {}
         return {"prediction": 1.0} | exact
 
-    def own_terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         batch, loop, following = segment.batch, segment.loop, segment.obs[:, 1:]
         logits = model.decoder(loop.pred)
         mean = model.reward_norm.mean

@@ -19,16 +19,11 @@ def adamw(
     planned_steps: float,
     fused: bool = True,
 ) -> Any:
-    """What `configure_optimizers` returns.
+    """What `configure_optimizers` returns, for the parameters that require a gradient.
 
-    Args:
-        parameters: those that require no gradient are left out.
-        learning_rate: the highest.
-        weight_decay: on matrices only, not on biases and normalisation.
-        schedule: after the warm-up; the cosine ends at a hundredth.
-        warmup_steps: over which the rate rises linearly.
-        planned_steps: of the whole fit; infinite: constant.
-        fused: one kernel for all parameters; it does not work with both a loss scaler and gradient clipping.
+    The rate rises linearly to `learning_rate` over `warmup_steps`, then is constant, or falls as a cosine to a
+    hundredth at `planned_steps` of the whole fit (infinite: constant). `weight_decay` is on matrices only, not on
+    biases and normalisation. `fused`, one kernel for all, does not work with both a loss scaler and gradient clipping.
     """
     trained = [p for p in parameters if p.requires_grad]
     groups = [

@@ -95,14 +95,7 @@ class _Launch(torch.autograd.Function):
 
 
 def check_can_capture(hparams: Mapping[str, Any], precision: str, ranks: int, device: torch.device) -> None:
-    """Raise UserError for what a graph of the step would get wrong, or what is untested.
-
-    Args:
-        hparams: of a WorldModel.
-        precision: the Trainer's.
-        ranks: their number.
-        device: of this rank.
-    """
+    """Raise UserError for what a graph of a WorldModel's step would get wrong, or what is untested."""
     if device.type != "cuda":
         raise UserError("model.cuda_graph is for a GPU, and this run is on the CPU: leave it out")
     latent = hparams["objective"] == "latent"
