@@ -80,7 +80,7 @@ def test_a_trained_run_is_exported_and_loads_without_lightning(worldmodel, toy_d
     }))  # fmt: skip
     assert worldmodel("fit", "--config", conf, "--run_dir", tmp_path / "run").returncode == 0
     process = worldmodel("export", "--ckpt", tmp_path / "run", "--out", tmp_path / "out")
-    assert process.returncode == 0 and "read back and equal" in process.stdout, process.stderr
+    assert process.returncode == 0 and "verified" in process.stdout, process.stderr
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
     about = json.loads((tmp_path / "out" / "model.json").read_text())
     assert about["data"]["action_space"]["type"] and about["trained_steps"] == 5
@@ -95,7 +95,7 @@ def test_a_trained_run_is_exported_and_loads_without_lightning(worldmodel, toy_d
     for one, other in zip(predictions(model, x), torch.load(tmp_path / "y.pt"), strict=True):
         assert torch.equal(one, other)
     again = worldmodel("export", "--ckpt", tmp_path / "run", "--out", tmp_path / "out")
-    assert f"{tmp_path / 'out'} holds something already: choose a new --out" in one_line(again)
+    assert f"{tmp_path / 'out'} is not empty: choose a new --out" in one_line(again)
 
 
 def sign(folder: Path) -> None:

@@ -1,10 +1,16 @@
-"""Losses against tables worked by hand and against numpy."""
+"""Losses and returns against tables worked by hand and against numpy."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from worldmodel import losses
+
+
+def row(*numbers, dtype=torch.float64):
+    return torch.tensor([numbers], dtype=dtype)
 
 
 def test_squared_error_and_masked_mean_by_hand():
@@ -88,3 +94,117 @@ def test_padding_does_not_count_in_anti_collapse_terms():
     poisoned[2:] = 1e3
     assert losses.variance_covariance(z, valid) == losses.variance_covariance(poisoned, valid)
     assert losses.sigreg(z, valid, directions) == losses.sigreg(poisoned, valid, directions)
+
+
+# --- returns and advantages ----------------------------------------------------------------------------------------
+
+# discount 0.5, lambda 0.5 throughout: discount * lambda is 0.25
+REWARD = [1.0, 2.0, 4.0]
+VALUE = [8.0, 6.0, 4.0, 2.0]
+
+
+def by_hand(continues=(1, 1, 1), valid=(1, 1, 1), function=losses.gae):
+    flags = row(*continues, dtype=torch.bool), row(*valid, dtype=torch.bool)
+    if function is losses.gae:
+        return losses.gae(row(*REWARD), row(*VALUE), *flags, 0.5, 0.5)[0].tolist()
+    return losses.lambda_returns(row(*REWARD), row(*VALUE), flags[0], 0.5, 0.5, flags[1])[0].tolist()
+
+
+def test_within_an_episode():
+    # d_2 = 4 + 1 - 4 = 1, d_1 = 2 + 2 - 6 = -2, d_0 = 1 + 3 - 8 = -4; A_2 = 1, A_1 = -2 + .25, A_0 = -4 + .25 A_1
+    assert by_hand() == [-4.4375, -1.75, 1.0]
+    # G_2 = 4 + .5 * 2 = 5, G_1 = 2 + .5 (.5 * 4 + .5 * 5) = 4.25, G_0 = 1 + .5 (.5 * 6 + .5 * 4.25) = 3.5625
+    assert by_hand(function=losses.lambda_returns) == [3.5625, 4.25, 5.0]
+
+
+def test_a_terminal_state_has_no_value_and_a_cut_off_episode_has_one():
+    # the episode ends with step 0; step 1 only resets. Terminal: A_0 = 1 - 8. Cut off: A_0 = 1 + .5 * 6 - 8
+    assert by_hand(continues=(0, 1, 1), valid=(1, 0, 1)) == [-7.0, 0.0, 1.0]
+    assert by_hand(continues=(1, 1, 1), valid=(1, 0, 1)) == [-4.0, 0.0, 1.0]
+    assert by_hand((0, 1, 1), (1, 0, 1), losses.lambda_returns) == [1.0, 6.0, 5.0]
+    assert by_hand((1, 1, 1), (1, 0, 1), losses.lambda_returns) == [4.0, 6.0, 5.0]
+    # ... with the last step of the segment
+    assert by_hand(continues=(1, 1, 0)) == [-4 + 0.25 * -2.0, -2.0, 0.0]
+
+
+def test_nothing_in_a_step_that_is_not_valid_counts():
+    reward, value = row(*REWARD), row(*VALUE)
+    reward[0, 1] = float("nan")
+    valid, continues = row(1, 0, 1, dtype=torch.bool), row(1, 1, 1, dtype=torch.bool)
+    assert losses.gae(reward, value, continues, valid, 0.5, 0.5)[0].tolist() == [-4.0, 0.0, 1.0]
+
+
+def test_the_ends_of_lambda():
+    reward, value = torch.rand(3, 7, dtype=torch.float64), torch.rand(3, 8, dtype=torch.float64)
+    on = torch.ones(3, 7, dtype=torch.bool)
+    one_step = reward + 0.9 * value[:, 1:]
+    torch.testing.assert_close(losses.lambda_returns(reward, value, on, 0.9, 0.0), one_step, rtol=0, atol=1e-14)
+    powers = 0.9 ** torch.arange(7, dtype=torch.float64)
+    whole = (reward * powers).sum(dim=1) + 0.9**7 * value[:, -1]
+    torch.testing.assert_close(losses.lambda_returns(reward, value, on, 0.9, 1.0)[:, 0], whole, rtol=1e-12, atol=0)
+
+
+def test_a_continue_probability_is_a_discount_and_has_a_gradient():
+    continues = torch.full((1, 3), 0.5, dtype=torch.float64, requires_grad=True)
+    got = losses.lambda_returns(row(*REWARD), row(*VALUE), continues, 1.0, 0.5)
+    assert got[0].tolist() == [3.5625, 4.25, 5.0]
+    got[0, 2].backward()
+    assert continues.grad is not None and continues.grad[0].tolist() == [0.0, 0.0, pytest.approx(2.0)]
+
+
+# --- PPO -----------------------------------------------------------------------------------------------------------
+
+RATIOS = (0.5, 0.9, 1.0, 1.1, 2.0)
+
+
+def logs(*ratios):
+    """Log-probabilities whose ratio to 0 is this."""
+    return row(*map(math.log, ratios)).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("advantage", "values", "slopes"),
+    [
+        # min(r A, clip(r, .8, 1.2) A): a good action is not made likelier than 1.2, a bad one not less likely than 0.8
+        (2.0, [-1.0, -1.8, -2.0, -2.2, -2.4], [-1.0, -1.8, -2.0, -2.2, 0.0]),
+        (-2.0, [1.6, 1.8, 2.0, 2.2, 4.0], [0.0, 1.8, 2.0, 2.2, 4.0]),
+    ],
+)
+def test_the_clipped_surrogate(advantage, values, slopes):
+    log_prob = logs(*RATIOS)
+    got = losses.clipped_surrogate(log_prob, torch.zeros(1, 5).double(), torch.full((1, 5), advantage).double(), 0.2)
+    assert got[0].tolist() == pytest.approx(values)
+    got.sum().backward()
+    assert log_prob.grad is not None and log_prob.grad[0].tolist() == pytest.approx(slopes)  # d/d log r = r dL/dr
+
+
+def test_the_clipped_value_loss():
+    # v_old 0, target 1, clip .2: v = .1 -> .81 / 2; v = .5 -> near .2, the worse error .64 / 2, no gradient;
+    # v = -.5 -> 2.25 / 2 (its own is worse); v = 1.5 -> near .2 is worse: .64 / 2
+    value = row(0.1, 0.5, -0.5, 1.5).requires_grad_()
+    got = losses.clipped_value_loss(value, row(0, 0, 0, 0), row(1, 1, 1, 1), 0.2)
+    assert got[0].tolist() == pytest.approx([0.405, 0.32, 1.125, 0.32])
+    got.sum().backward()
+    assert value.grad is not None and value.grad[0].tolist() == pytest.approx([-0.9, 0.0, -1.5, 0.0])
+    assert losses.clipped_value_loss(value, value, row(1, 1, 1, 1), None)[0].tolist() == pytest.approx(
+        [0.405, 0.125, 1.125, 0.125]
+    )
+
+
+def test_kl_and_what_is_beyond_the_clip():
+    log_prob, old = logs(*RATIOS), torch.zeros(1, 5).double()
+    assert losses.approximate_kl(log_prob, old)[0].tolist() == pytest.approx([r - 1 - math.log(r) for r in RATIOS])
+    assert losses.beyond_clip(log_prob, old, 0.2)[0].tolist() == [1, 0, 0, 0, 1]
+    # of a policy that moved from (.5, .5) to (.6, .4): the mean over the old one's actions is the divergence
+    both = losses.approximate_kl(row(0.6, 0.4).log(), row(0.5, 0.5).log())
+    assert both.mean().item() == pytest.approx(0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4))
+
+
+@pytest.mark.parametrize("steps", [25, 7])
+def test_a_short_last_chunk_weighs_by_its_steps(steps):
+    error, valid = torch.rand(1, steps).double(), torch.ones(1, steps, dtype=torch.bool)
+    padding = -steps % 8
+    chunks = [torch.nn.functional.pad(x, (0, padding)).reshape(-1, 8) for x in (error, valid)]
+    assert len(chunks[0]) == -(-steps // 8)
+    mean = losses.masked_mean(chunks[0], chunks[1], chunks[1].sum())
+    assert mean.item() == pytest.approx(error.mean().item(), rel=1e-14)

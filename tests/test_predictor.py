@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from worldmodel import RULES, LatentPredictor
-from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
 
 B, T, Z, A, D = 3, 24, 4, 2, 6
@@ -93,7 +92,7 @@ def test_one_step_is_the_step_of_the_unroll(rule, layers):
     predictor = make(rule, layers)
     z, a, is_first = inputs()
     loop = predictor.closed_loop(z, a, is_first)
-    before = previous_states(loop.h, is_first)
+    before = loop.before
     for t in range(T):
         pred, delta, h_next = predictor(z[:, t], before[:, t], a[:, t])
         torch.testing.assert_close(pred, loop.pred[:, t], rtol=0, atol=1e-13)
@@ -150,7 +149,7 @@ def test_poison_in_one_episode_never_reaches_another(rule, layers, poison):
 def test_the_gate_is_what_the_step_used(rule, layers):
     predictor = make(rule, layers)
     z, a, is_first = inputs()
-    before = previous_states(predictor.closed_loop(z, a, is_first).h, is_first)
+    before = predictor.closed_loop(z, a, is_first).before
     gate = predictor.cell.gate(predictor.cell.project(z, a), before)
     if rule in ("residual", "direct", "unit_norm"):
         assert gate is None

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from worldmodel import RULES, LatentPredictor, rtrl
-from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
 from worldmodel.nets import MLP
 from worldmodel.rtrl import RTRL
@@ -35,7 +34,7 @@ def loss_of(encoder, predictor, obs, action, is_first, start):
     """Terms of predictions, of latents and of open-loop rollouts from the states before; and the states."""
     z = encoder(obs)
     loop = predictor.closed_loop(z, action, is_first, start)
-    before = previous_states(loop.h, is_first, start)
+    before = loop.before
     rollouts = [predictor.open_loop(z[:, t], before[:, t], action[:, t : t + 2]).pred for t in range(0, len(z[0]), 2)]
     loss = loop.pred.square().sum() + z.pow(3).sum() + torch.stack(rollouts).sin().sum()
     return loss, loop.h

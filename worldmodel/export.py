@@ -1,4 +1,4 @@
-"""A trained model in a folder that others can read: safetensors, JSON, and the SHA-256 of both."""
+"""A trained model in a folder that other programs can read: safetensors, JSON, and the SHA-256 of both."""
 
 import json
 from collections.abc import Mapping
@@ -16,47 +16,43 @@ from worldmodel.model import ARGUMENTS, Model, rebuilt
 
 FORMAT = 1
 WEIGHTS, ABOUT, DIGESTS = "model.safetensors", "model.json", "SHA256SUMS"
-MOST_BYTES = 2**24  # of model.json and SHA256SUMS: what is larger is not ours
+MOST_BYTES = 2**24  # of model.json and SHA256SUMS; larger files are not ours
 
 
 def write_export(
     folder: Path, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any], source: Any
 ) -> Model:
-    """Write a model into an empty or new folder, read it again, and return what was read.
+    """Write a model to an empty or new folder, read it back, and return what was read.
 
-    Args:
-        folder: is made where it is not there.
-        arguments: as a checkpoint's `hyper_parameters` has them; those that shape the model are kept.
-        tensors: a checkpoint's `state_dict`; those of the model are kept.
-        about: further JSON for the reader, `data` and `program` for example.
-        source: the file that it comes from, for the messages.
+    `arguments` and `tensors` are a checkpoint's `hyper_parameters` and `state_dict`, of which those of the model are
+    kept; `about` is further JSON for the reader; `source` names the file that the model comes from, in messages.
 
     Raises:
-        UserError: if the folder holds something, cannot be written to, or the weights are of another model.
+        UserError: if the folder is not empty, cannot be written to, or the weights are of another model.
     """
     weights = rebuilt(arguments, tensors, source).state_dict()
     own = {name: arguments[name] for name in ARGUMENTS}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UserError(f"{folder} holds something already: choose a new --out, or empty it")
+            raise UserError(f"{folder} is not empty: choose a new --out, or empty it")
         with whole_file(folder / WEIGHTS) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
         with whole_file(folder / ABOUT) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "arguments": own, **about}, indent=2) + "\n")
-        with whole_file(folder / DIGESTS) as temporary:  # the last one: a folder without it is unfinished
+        with whole_file(folder / DIGESTS) as temporary:  # last: a folder without it is incomplete
             temporary.write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in (WEIGHTS, ABOUT)))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{folder} cannot be written to ({reason}): choose another --out") from error
     model = load_exported(folder)
     if not all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items()):
-        raise UserError(f"{folder} does not hold what was written to it: is the disk sound?")
+        raise UserError(f"{folder} does not hold what was written to it: check the disk")
     return model
 
 
 def load_exported(folder: Path | str) -> Model:
-    """The model that `worldmodel export` wrote, in evaluation mode on the CPU; nothing in the folder is run.
+    """The model that `worldmodel export` wrote, in evaluation mode on the CPU; nothing in the folder is executed.
 
     Raises:
         UserError: naming the file, if one is missing, damaged, a link, or not of this program.
@@ -65,7 +61,9 @@ def load_exported(folder: Path | str) -> Model:
     for name, most in ((WEIGHTS, None), (ABOUT, MOST_BYTES), (DIGESTS, MOST_BYTES)):
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            raise UserError(f"{path} is no file: name a folder that `worldmodel export` wrote, whole and without links")
+            raise UserError(
+                f"{path} is no file: give a folder that `worldmodel export` wrote, complete and without links"
+            )
         if most is not None and path.stat().st_size > most:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any export of this program")
     digests = (folder / DIGESTS).read_text(errors="replace").splitlines()

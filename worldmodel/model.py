@@ -1,8 +1,8 @@
 """The model itself: encoder, latent predictor, decoder and heads, in the units of the data. It needs torch alone."""
 
 from collections.abc import Mapping
-from inspect import signature
-from typing import Any, NamedTuple, cast
+from inspect import Parameter, signature
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from worldmodel.batch import Batch
 from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
-from worldmodel.nets import MLP, observation_decoder, observation_encoder
-from worldmodel.normalizer import Normalizer
+from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder
 from worldmodel.predictor import LatentPredictor
 
 
@@ -20,7 +19,7 @@ class Imagined(NamedTuple):
 
     obs: Tensor  # (B, H, O)
     reward: Tensor  # (B, H)
-    proceeds: Tensor  # (B, H): probability that the step does not end in a terminal state
+    continues: Tensor  # (B, H): probability that the step does not end in a terminal state
     z: Tensor  # (B, H, Z)
     h: Tensor  # (B, H, D)
 
@@ -29,13 +28,30 @@ class Outcome(NamedTuple):
     """An open-loop rollout without its observations."""
 
     reward: Tensor  # (B, H), in the units of the data
-    proceeds: Tensor  # (B, H): probability that the step does not end in a terminal state
+    continues: Tensor  # (B, H): probability that the step does not end in a terminal state
     z: Tensor  # (B, H, Z)
     h: Tensor  # (B, H, D)
 
 
 class Model(nn.Module):
-    """A recurrent latent world model on vectors, images or tokens. The arguments are those of WorldModel.
+    """A recurrent latent world model on vectors, images or tokens.
+
+    Args:
+        obs_dim: Number of entries of an observation: the vector, then the pixels of the images.
+        action_dim: Number of entries of an action (one-hot where discrete).
+        images: Shape [H, W, C] of each image in an observation; null: no images.
+        latent_dim: Width of the latent z.
+        hidden_dim: Width of the hidden state h.
+        rule: Update rule of the hidden state, a name of RULES.
+        layers: Number of layers of the update network, 1 or 2; gru and lstm are stacked.
+        gate_bias: Initial bias of the gate, for the gated rules; at -1 a new cell keeps 73% of its state at each step.
+        width: Width of the hidden layers of encoder, decoder and heads.
+        depth: Number of hidden layers of encoder and decoder; 0: linear.
+        channels: Channels of the first convolution, where there are images; each further one has twice as many.
+        head_depth: Number of hidden layers between the hidden state and the predicted latent; 0: linear.
+        objective: What the model is trained for, and what its latents are: reconstruction, latent or tokens.
+        value_discount: Discount of a value head, which learns the return after a step under the policy that collected
+            the data, so that a planner sees past its horizon; null: no value head.
 
     Raises:
         UserError: if a size is too small, or they do not go together.
@@ -45,17 +61,17 @@ class Model(nn.Module):
         self,
         obs_dim: int,
         action_dim: int,
-        images: list[tuple[int, int, int]] | None,
-        latent_dim: int,
-        hidden_dim: int,
-        rule: str,
-        layers: int,
-        gate_bias: float,
-        width: int,
-        depth: int,
-        channels: int,
-        head_depth: int,
-        objective: str,
+        images: list[tuple[int, int, int]] | None = None,
+        latent_dim: int = 32,
+        hidden_dim: int = 128,
+        rule: str = "gated_norm",
+        layers: int = 2,
+        gate_bias: float = -1.0,
+        width: int = 128,
+        depth: int = 1,
+        channels: int = 16,
+        head_depth: int = 1,
+        objective: Literal["reconstruction", "latent", "tokens"] = "reconstruction",
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
@@ -103,16 +119,10 @@ class Model(nn.Module):
     def closed_loop(
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict each next observation from all before it.
+        """Predict each next observation from all before it: obs (B, T, O), action (B, T, A), is_first (B, T) bool.
 
-        Args:
-            obs: (B, T, O).
-            action: (B, T, A).
-            is_first: (B, T) bool.
-            h: (B, D), the state before the first frame; None: zeros.
-
-        Returns:
-            The predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D).
+        Returns the predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D). h (B, D) is
+        the state before the first frame; None: zeros.
         """
         loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
         return self.decode(loop.pred), loop.h, loop.carry
@@ -127,8 +137,8 @@ class Model(nn.Module):
 
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
         """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
-        made = self.outcome(z, h, action)
-        return Imagined(self.decode(made.z), *made)
+        outcome = self.outcome(z, h, action)
+        return Imagined(self.decode(outcome.z), *outcome)
 
     def outcome(self, z: Tensor, h: Tensor, action: Tensor) -> Outcome:
         """As `open_loop`, without decoding: what a plan is judged by."""
@@ -137,46 +147,38 @@ class Model(nn.Module):
 
     def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
         """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
-        before = previous_states(h, batch["is_first"], batch.get("carry"))
         z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
-        return self.predictor.gate(z, a, before)
+        return self.predictor.gate(z, a, previous_states(h, batch["is_first"], batch.get("carry")))
 
     def expected(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward (...) in the units of the data, and the probability of going on (...), after states (..., D)."""
-        reward, proceeds = self.head_outputs(h)
-        return self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1), proceeds.sigmoid()
+        """The reward (...) in the units of the data, and the continue probability (...), after states (..., D)."""
+        reward, continues = self.head_outputs(h)
+        return self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1), continues.sigmoid()
 
     def value(self, h: Tensor) -> Tensor | None:
-        """The return to come behind states (..., D) under the policy of the data, (...); None without such a head."""
+        """The return after states (..., D) under the policy of the data, (...); None without a value head."""
         if self.value_head is None or self.value_discount is None:
             return None
         per_step = self.value_head(self.predictor.cell.read(h)).squeeze(-1)  # of the size of a reward's deviation
         return per_step * self.reward_norm.scale / (1 - self.value_discount)
 
     def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised reward (...) and the logit of going on (...) after states (..., D); zeros with `tokens`."""
+        """The normalised reward (...) and the continue logit (...) after states (..., D); zeros with `tokens`."""
         if self.heads is None:
             return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
-        reward, proceeds = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
-        return reward, proceeds
+        reward, continues = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
+        return reward, continues
 
 
 ARGUMENTS = tuple(signature(Model).parameters)
+DEFAULTS = {name: p.default for name, p in signature(Model).parameters.items() if p.default is not Parameter.empty}
 
 
 def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Any) -> Model:
-    """A model in evaluation mode, from the arguments and weights that a file holds; further ones are passed over.
+    """A model in evaluation mode, from the arguments and weights that a file holds; further ones are ignored.
 
-    Its size is held against the weights that are there before it takes any memory, and the random generator is left as
-    it was.
-
-    Args:
-        arguments: as a checkpoint's `hyper_parameters` has them.
-        tensors: by their names in Model.
-        path: of the file, for the messages.
-
-    Raises:
-        UserError: if it is not the model that the weights are of.
+    Its size is compared with the weights before it takes any memory, and the random generator is left as it was. If the
+    weights are those of another model, UserError names the file by its `path`.
     """
     own = {name: arguments[name] for name in ARGUMENTS if name in arguments}
     deepest = max((own[name] for name in ("depth", "head_depth") if isinstance(own.get(name), int)), default=0)

@@ -1,4 +1,4 @@
-"""Feed-forward networks: encoders, decoders, heads.
+"""Feed-forward networks: encoders, decoders and heads, and the normalisers before them.
 
 An observation (..., O) is one vector: `vector_dim` entries, then the pixels of each image, channels last.
 """
@@ -14,10 +14,7 @@ Shape = tuple[int, int, int]  # (H, W, C) of an image
 
 
 class MLP(nn.Sequential):
-    """`depth` blocks of Linear, LayerNorm, SiLU, then a Linear: (..., input_dim) -> (..., output_dim).
-
-    With depth 0 it is the Linear alone.
-    """
+    """`depth` blocks of Linear, LayerNorm, SiLU, then a Linear: (..., input_dim) -> (..., output_dim)."""
 
     def __init__(self, input_dim: int, output_dim: int, width: int, depth: int) -> None:
         layers: list[nn.Module] = []
@@ -27,21 +24,21 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(input_dim, output_dim))
 
     def forward(self, input: Tensor) -> Tensor:
-        """As Sequential does it, without calling each layer: in a step of a rollout a call takes as long as a layer."""
+        """As Sequential does, without calling each layer: in a step of a rollout a call takes as long as a layer."""
         layers: list[Any] = list(self)
-        spent = not torch.is_grad_enabled()
+        inplace = not torch.is_grad_enabled()
         for linear, norm in zip(layers[:-1:3], layers[1::3], strict=True):
-            made = F.linear(input, linear.weight, linear.bias)
-            input = F.silu(F.layer_norm(made, norm.normalized_shape, norm.weight, norm.bias, norm.eps), inplace=spent)
+            x = F.linear(input, linear.weight, linear.bias)
+            input = F.silu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps), inplace=inplace)
         return F.linear(input, layers[-1].weight, layers[-1].bias)
 
 
 class StagewiseHead(nn.Module):
-    """x (..., X) -> the sum of what its last `exact_dim` entries alone predict and of what all of it adds (..., Y).
+    """x (..., X) -> the sum of what its last `exact_dim` entries predict alone and of what all of it adds (..., Y).
 
     `exact` learns from its own error, `rest` from the sum's: in training the sum takes the first without gradient
-    (forward stagewise, as in boosting; Friedman 2001). Where the exact entries suffice, nothing is left for the others
-    to learn, and they cannot overrule them where they themselves no longer hold.
+    (forward stagewise, as in boosting; Friedman 2001). Where the exact entries suffice, the others have nothing left to
+    learn, and cannot overrule them beyond the lengths that they were trained on.
     """
 
     def __init__(self, exact_dim: int, rest: nn.Module, output_dim: int) -> None:
@@ -51,7 +48,7 @@ class StagewiseHead(nn.Module):
         self.rest = rest
 
     def first(self, x: Tensor) -> Tensor:
-        """What the exact entries alone predict (..., Y)."""
+        """What the exact entries predict alone (..., Y)."""
         return self.exact(x[..., -self.exact_dim :])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +57,7 @@ class StagewiseHead(nn.Module):
 
 
 def stages(shape: Shape) -> list[tuple[int, int]]:
-    """(H, W) behind each convolution: halved, rounded up, until the shorter side is at most 4 pixels."""
+    """(H, W) after each convolution: halved, rounded up, until the shorter side is at most 4 pixels."""
     height, width, _ = shape
     sizes = []
     while min(height, width) > 4:
@@ -70,7 +67,7 @@ def stages(shape: Shape) -> list[tuple[int, int]]:
 
 
 class ImageEncoder(nn.Sequential):
-    """Images (N, C, H, W) -> (N, output_dim): convolutions of stride 2, the channels doubling from `channels` on."""
+    """Images (N, C, H, W) -> (N, output_dim): convolutions of stride 2, each with twice the channels."""
 
     def __init__(self, shape: Shape, output_dim: int, channels: int) -> None:
         layers: list[nn.Module] = []
@@ -84,7 +81,7 @@ class ImageEncoder(nn.Sequential):
 
 
 class ImageDecoder(nn.Module):
-    """(N, input_dim) -> images (N, C, H, W): the encoder backwards, cropped to a size that is no power of two."""
+    """(N, input_dim) -> images (N, C, H, W): the encoder backwards, cropped to the image's size."""
 
     def __init__(self, shape: Shape, input_dim: int, channels: int) -> None:
         super().__init__()
@@ -122,11 +119,11 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         vector, *pixels = obs.reshape(-1, obs.shape[-1]).split(self.sizes, dim=-1)
-        seen = [
+        features = [
             encode(flat.unflatten(-1, shape).permute(0, 3, 1, 2))  # channels last in memory, as convolutions like it
             for encode, flat, shape in zip(self.images, pixels, self.shapes, strict=True)
         ]
-        return self.joint(torch.cat([vector, *seen], dim=-1)).reshape(*obs.shape[:-1], -1)
+        return self.joint(torch.cat([vector, *features], dim=-1)).reshape(*obs.shape[:-1], -1)
 
 
 class ObservationDecoder(nn.Module):
@@ -151,7 +148,7 @@ class ObservationDecoder(nn.Module):
 def observation_encoder(
     obs_dim: int, images: list[Shape], output_dim: int, width: int, depth: int, channels: int
 ) -> nn.Module:
-    """(..., O) -> (..., output_dim): an MLP, where there are no images."""
+    """(..., O) -> (..., output_dim): an MLP where there are no images."""
     if not images:
         return MLP(obs_dim, output_dim, width, depth)
     return ObservationEncoder(obs_dim - sum(map(math.prod, images)), images, output_dim, width, depth, channels)
@@ -160,7 +157,66 @@ def observation_encoder(
 def observation_decoder(
     obs_dim: int, images: list[Shape], input_dim: int, width: int, depth: int, channels: int
 ) -> nn.Module:
-    """(..., input_dim) -> (..., O): an MLP, where there are no images."""
+    """(..., input_dim) -> (..., O): an MLP where there are no images."""
     if not images:
         return MLP(input_dim, obs_dim, width, depth)
     return ObservationDecoder(obs_dim - sum(map(math.prod, images)), images, input_dim, width, depth, channels)
+
+
+class Normalizer(nn.Module):
+    """(x - mean) / scale and back, entry by entry; the identity until `fit` is called. The statistics are buffers."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        """Take statistics (dim,) each. An entry that hardly varies keeps its scale, so that noise is not blown up."""
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / self.scale).to(self.mean.dtype)  # also for x in half or double precision
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.mean
+
+
+class RunningNormalizer(Normalizer):
+    """Statistics that grow with the data: of all batches so far, each counting alike, or the last ones more.
+
+    Args:
+        dim: number of entries.
+        least: the smallest share that a new batch has in the statistics; 0: the n-th batch has 1 / n.
+    """
+
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, dim: int, least: float = 0.0) -> None:
+        super().__init__(dim)
+        self.least = least
+        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, valid: Tensor, entries: Tensor | None = None) -> None:
+        """Add x (..., dim) where `valid` (...); entries that are False in `entries` (dim,) stay as they are."""
+        rows = x[valid].to(self.mean.dtype)
+        if not len(rows):
+            return
+        self.batches += 1
+        share = (1 / self.batches).clamp(min=self.least).to(self.mean.dtype)
+        mean = rows.mean(dim=0)
+        moved = mean - self.mean
+        within, between = rows.var(dim=0, unbiased=False), share * (1 - share) * moved.square()
+        variance = (1 - share) * self.variance + share * within + between
+        mean = self.mean + share * moved
+        if entries is not None:
+            mean, variance = torch.where(entries, mean, 0.0), torch.where(entries, variance, 1.0)
+        self.variance.copy_(variance)
+        self.fit(mean, variance.sqrt())

@@ -8,18 +8,34 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.cells import make_cell
-from worldmodel.cells.recurrence import Unroll, advance, initial_state, states, stepped
-from worldmodel.cells.triad import Triad
-from worldmodel.cells.unroll import has_backward, rolled
+from worldmodel.cells.fused import fused_rollout, has_fused
+from worldmodel.cells.recurrence import Unroll, advance, initial_state, previous_states, states, stepped
 from worldmodel.nets import MLP, StagewiseHead
 
 
-class ClosedLoop(NamedTuple):
-    """Predictions that saw every observation."""
-
+class _Loop(NamedTuple):
     pred: Tensor  # (B, T, Z): the predicted latent of frame t + 1
     h: Tensor  # (B, T, D): the state after step t
     carry: Tensor  # (B, D): the state after the last step, detached, for the next segment
+
+
+class ClosedLoop(_Loop):
+    """Predictions that saw every observation: a tuple of pred, h and carry, which also knows the states before."""
+
+    is_first: Tensor  # (B, T) bool
+    start: Tensor | None  # (B, D): the state before the segment; None: zeros
+
+    def __new__(
+        cls, pred: Tensor, h: Tensor, carry: Tensor, is_first: Tensor, start: Tensor | None = None
+    ) -> "ClosedLoop":
+        loop = super().__new__(cls, pred, h, carry)
+        loop.is_first, loop.start = is_first, start
+        return loop
+
+    @property
+    def before(self) -> Tensor:
+        """The state before step t, zeros at resets, (B, T, D)."""
+        return previous_states(self.h, self.is_first, self.start)
 
 
 class OpenLoop(NamedTuple):
@@ -37,14 +53,13 @@ class LatentPredictor(nn.Module):
     Args:
         latent_dim: Z.
         action_dim: A; 0 where there are no actions.
-        hidden_dim: the width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM
-            (twice), stacked GRU and LSTM (times the layers), slots (nine times) and triad (40 more).
+        hidden_dim: width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM (twice),
+            stacked GRU and LSTM (times the layers), slots (nine times) and triad (40 more).
         rule: a name of RULES.
-        layers: 1 or 2. Of the update network; GRU and LSTM are stacked.
-        gate_bias: where the gate's bias starts, for the gated rules.
+        layers: 1 or 2, of the update network; GRU and LSTM are stacked.
+        gate_bias: initial bias of the gate, for the gated rules.
         head_depth: hidden layers between the state and the prediction; 0: linear.
-        tokens: the latents are embedded tokens. Triad's head is then stagewise (nets.StagewiseHead): what its exact
-            channels alone predict, `exact_prediction`, wants an error of its own, and the rest adds to it.
+        tokens: whether the latents are embedded tokens, for cells that treat those differently.
 
     Raises:
         UserError: for an unknown rule (naming the nearest) or another number of layers.
@@ -64,7 +79,7 @@ class LatentPredictor(nn.Module):
         super().__init__()
         self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, tokens)
         self.head: nn.Module = MLP(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
-        if tokens and isinstance(self.cell, Triad):
+        if self.cell.exact_dim:
             self.head = StagewiseHead(self.cell.exact_dim, self.head, latent_dim)
         self._compiled: Unroll | None = None
         self.state_dim = self.cell.state_dim
@@ -75,7 +90,7 @@ class LatentPredictor(nn.Module):
         return initial_state(self.cell, z)
 
     def exact_prediction(self, h: Tensor) -> Tensor | None:
-        """What the exact channels of states (..., D) alone predict (..., Z); None where the head is not stagewise."""
+        """What the cell's exact entries alone predict (..., Z) from states (..., D); None where it has none."""
         return self.head.first(self.cell.read(h)) if isinstance(self.head, StagewiseHead) else None
 
     def gate(self, z: Tensor, a: Tensor, h: Tensor) -> Tensor | None:
@@ -88,7 +103,7 @@ class LatentPredictor(nn.Module):
         return pred, h_next - h, h_next
 
     def _step(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """The next latent and state. The hooks that a call of the module has are for calls from outside."""
+        """The next latent and state, without the hooks of a module call, which are for calls from outside."""
         h = self.cell.step(self.cell.project(z, a), h)
         return self.head(self.cell.read(h)), h
 
@@ -97,36 +112,32 @@ class LatentPredictor(nn.Module):
         return states(self.cell, z, a, is_first, h, by_step, self._compiled)
 
     def compile_step(self) -> None:
-        """In training `closed_loop` takes its step from torch.compile: equal up to rounding.
+        """In training `closed_loop` uses a step from torch.compile: equal up to rounding.
 
-        Each number of lanes is compiled once, in seconds, whatever the segment's length; the loop as a whole takes a
-        minute and more (docs/speed.md).
+        Each number of lanes is compiled once, in seconds, whatever the segment's length; compiling the whole loop takes
+        more than a minute (docs/speed.md).
         """
         self._compiled = partial(stepped, step=torch.compile(advance, dynamic=False))
 
     def closed_loop(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None) -> ClosedLoop:
         """Unroll over a segment, seeing z_t at every step. Resets h to zeros before each frame with `is_first`.
 
-        Args:
-            z: (B, T, Z).
-            a: (B, T, A); a_t is taken at z_t.
-            is_first: (B, T) bool.
-            h: (B, D), the state before frame 0; None: zeros.
-
-        `carry` is detached: its value goes on to the next segment, its graph does not. For a gradient through time
-        beyond the segment use `h[:, -1]`.
+        z (B, T, Z), a (B, T, A) where a_t is taken at z_t, is_first (B, T) bool; h (B, D) is the state before frame 0,
+        None: zeros. `carry` is detached: its value goes to the next segment, its graph does not. For a gradient through
+        time beyond the segment use `h[:, -1]`.
         """
         h_TBD = self.states(z, a, is_first, h)
         pred_TBZ = self.head(self.cell.read(h_TBD))
         carry = h_TBD[-1].detach().clone()  # a view would keep the whole segment alive
-        return ClosedLoop(rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d"), carry)
+        pred, states = rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d")
+        return ClosedLoop(pred, states, carry, is_first, h)
 
     def open_loop(self, z: Tensor, h: Tensor, a: Tensor) -> OpenLoop:
         """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
-        by_hand = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
-        if by_hand and has_backward(self.cell) and a.shape[1]:
-            made, h_HBD = rolled(self.cell, self.head, z, h, a)
-            return OpenLoop(torch.stack(made, dim=1), rearrange(h_HBD, "h b d -> b h d"))
+        plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
+        if plain and has_fused(self.cell) and a.shape[1]:
+            preds, h_HBD = fused_rollout(self.cell, self.head, z, h, a)
+            return OpenLoop(torch.stack(preds, dim=1), rearrange(h_HBD, "h b d -> b h d"))
         preds, states = [], []
         for a_t in a.unbind(dim=1):
             z, h = self._step(z, h, a_t)

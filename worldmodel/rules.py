@@ -2,7 +2,7 @@
 
 A rule is a pure function `(h, *proposals) -> h_next` on tensors whose last axis is the hidden state. It has no
 parameters, so that a comparison of rules compares rules. Its proposals come from the cell (see cells/). To add
-one: write the function, name it in RULES, and in BOUNDS where a bound is proven.
+one, write the function and name it in RULES, and in BOUNDS where a bound is proven.
 """
 
 import math
@@ -14,8 +14,7 @@ from torch import Tensor
 
 Rule = Callable[..., Tensor]
 
-# The largest modulus: a memory of about 1e5 steps. Below 1 by more than what single precision rounds, so that rounding
-# cannot make a rotation grow.
+# A memory of about 1e5 steps; below 1 by more than single precision rounds, so that no rotation grows by rounding.
 LARGEST_MODULUS = 1 - 1e-5
 
 
@@ -42,7 +41,7 @@ def gated_norm(h: Tensor, gate: Tensor, candidate: Tensor) -> Tensor:
 
 
 def direct(h: Tensor, candidate: Tensor) -> Tensor:
-    """u alone: no accumulation; what is to be kept must be written anew at every step."""
+    """u alone: nothing accumulates; what is to be kept must be written again at every step."""
     return candidate
 
 
@@ -72,7 +71,7 @@ def slots(h: Tensor, gate: Tensor, candidate: Tensor, route: Tensor, query: Tens
         r  = sum_j softmax_j(query . s_j / sqrt(D) + address_j) s_j         of the slots after the write
 
     u = LayerNorm(candidate), as in `gated_norm`. gate, candidate and query are D wide, route and address S. A slot that
-    is not written keeps its value bit for bit: it is selected, not multiplied by a zero. The router's gradient is exact
+    is not written keeps its value bit for bit: it is selected, not multiplied by zero. The router's gradient is exact
     wherever i does not change, and reaches the scores of all slots: the surer the choice, the stronger the write.
     A written slot stays under gated_norm's bound, a read is a mean of slots: |h_i| <= sqrt(D - 1) for any input.
     """
@@ -105,7 +104,7 @@ def triad(
     `write` and `value` are this input's share of the latches' proposals, `later` its share of both at the next step, so
     that w and v depend on two inputs in a row. The gradient of w is the sigmoid's (straight-through, Bengio et al.
     2013). Counters are exact up to 2^24 in float32; a latch that is not written keeps its value bit for bit. |l| <= 1,
-    |m_i| <= sqrt(D - 1); c is not bounded, and for readers to see through saturating features only (cells/triad.py).
+    |m_i| <= sqrt(D - 1); c is not bounded, so readers see it through saturating features only (cells/triad.py).
     """
     latches = write.shape[-1]
     gated_part, counters, held, pending = h.split(
@@ -125,29 +124,16 @@ def diagonal(h: Tensor, keep: Tensor, angle: Tensor, candidate: Tensor) -> Tenso
     combination in modulus: |h_k| <= max(|h_0,k|, sqrt(2)) for any input, so no entry leaves [-sqrt(2), sqrt(2)] from
     a zero start.
     """
-    return rotate(h, *multiplier(keep, angle)) + drive(keep, candidate)
-
-
-def multiplier(keep: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """lambda's real and imaginary part."""
     modulus = LARGEST_MODULUS * torch.sigmoid(keep)
-    return modulus * torch.cos(angle), modulus * torch.sin(angle)
-
-
-def drive(keep: Tensor, candidate: Tensor) -> Tensor:
-    """What a step adds: (1 - |lambda|) tanh(candidate)."""
-    return twice(overwritten(keep)) * torch.tanh(candidate)
+    real, imaginary = modulus * torch.cos(angle), modulus * torch.sin(angle)
+    h_real, h_imaginary = h.chunk(2, dim=-1)
+    turned = torch.cat([real * h_real - imaginary * h_imaginary, imaginary * h_real + real * h_imaginary], dim=-1)
+    return turned + twice(overwritten(keep)) * torch.tanh(candidate)
 
 
 def overwritten(keep: Tensor) -> Tensor:
     """1 - |lambda|, without cancellation where |lambda| is near 1."""
     return (1 - LARGEST_MODULUS) + LARGEST_MODULUS * torch.sigmoid(-keep)
-
-
-def rotate(h: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
-    """The product of packed complex numbers h (..., D) and real + i imaginary, each (..., D/2)."""
-    h_real, h_imaginary = h.chunk(2, dim=-1)
-    return torch.cat([real * h_real - imaginary * h_imaginary, imaginary * h_real + real * h_imaginary], dim=-1)
 
 
 def twice(x: Tensor) -> Tensor:
@@ -178,7 +164,7 @@ RULES: dict[str, Rule] = {
 }
 
 # The largest |h_i| that a rule allows in D dimensions from a zero start, where that is proven. (An LSTM's cell is not
-# bounded, |c_i| <= T, and nor are triad's counters. Slots of width D have gated_norm's bound.)
+# bounded, |c_i| <= T, nor are triad's counters. Slots of width D have gated_norm's bound.)
 BOUNDS: dict[str, Callable[[int], float]] = {
     "gated_norm": lambda dim: math.sqrt(dim - 1),
     "unit_norm": lambda dim: 1.0,

@@ -5,7 +5,7 @@ import torch
 
 from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.errors import UserError
-from worldmodel.normalizer import RunningNormalizer
+from worldmodel.nets import RunningNormalizer
 from worldmodel.rules import RULES
 
 DISCRETE = {"type": "Discrete", "n": 3, "start": 0}

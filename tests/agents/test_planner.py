@@ -74,19 +74,19 @@ def test_scores_are_the_returns_of_open_loop():
         for n in range(5):
             i = 5 * lane + n
             made = model.open_loop(z[lane : lane + 1], h[lane : lane + 1], actions[i : i + 1])
-            torch.testing.assert_close(scores[i : i + 1], expected_return(made.reward, made.proceeds, 0.9))
+            torch.testing.assert_close(scores[i : i + 1], expected_return(made.reward, made.continues, 0.9))
 
 
 def test_behind_the_horizon_comes_what_the_value_head_says():
     model = small_model(value_discount=0.8)
     z, h, actions = torch.randn(2, 6).double(), torch.randn(2, 8).double(), torch.randn(6, 4, 2).double()
     made = model.outcome(z.repeat_interleave(3, 0), h.repeat_interleave(3, 0), actions)
-    expected = expected_return(made.reward, made.proceeds, 0.8, model.value(made.h[:, -1]))
+    expected = expected_return(made.reward, made.continues, 0.8, model.value(made.h[:, -1]))
     assert torch.equal(Planner(model, within(1.0, 4)).objective(z, h)(actions), expected), "with its own discount"
     per_step = model.value_head(made.h[:, -1]).squeeze(-1)
     torch.testing.assert_close(model.value(made.h[:, -1]), per_step * 3.0 / (1 - 0.8))
     other = Planner(model, within(1.0, 4), value=lambda z, h: z.sum(dim=-1)).objective(z, h)(actions)
-    torch.testing.assert_close(other, expected_return(made.reward, made.proceeds, 0.8, made.z[:, -1].sum(dim=-1)))
+    torch.testing.assert_close(other, expected_return(made.reward, made.continues, 0.8, made.z[:, -1].sum(dim=-1)))
 
 
 def test_a_goal_is_a_place_to_come_to():

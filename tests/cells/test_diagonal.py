@@ -1,4 +1,4 @@
-"""The diagonal cell against complex arithmetic, its scan against its loop, its traces against BPTT."""
+"""The diagonal cell against complex arithmetic, its traces against BPTT."""
 
 import math
 
@@ -7,10 +7,9 @@ import torch
 
 from worldmodel import LatentPredictor
 from worldmodel.cells.diagonal import Diagonal
-from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
 from worldmodel.nets import MLP
-from worldmodel.rtrl import RTRL
+from worldmodel.rtrl import RTRL, Eligibility
 from worldmodel.rules import LARGEST_MODULUS
 
 B, T, OBS, Z, A, D = 3, 21, 2, 3, 1, 6
@@ -33,10 +32,6 @@ def inputs(width=Z):
     is_first[0, 8] = is_first[2, 0] = True
     is_first[1, [3, 11, 12]] = True
     return z, a, is_first
-
-
-def time_first(*tensors):
-    return [x.transpose(0, 1) for x in tensors]
 
 
 def test_a_constant_input_gives_the_geometric_sum_of_a_rotation():
@@ -75,41 +70,6 @@ def test_the_state_is_bounded_for_wild_inputs_and_in_the_worst_case(scale):
     for _ in range(3000):
         h = predictor.cell.step(worst, h)
     assert h.abs().max() <= 1 + 1e-5
-
-
-@both
-def test_the_scan_is_the_loop(layers):
-    predictor, (z, a, is_first) = make(layers), inputs()
-    start = torch.randn(B, D, dtype=torch.float64, requires_grad=True)
-    loop = predictor.closed_loop(z, a, is_first, start).h
-    x, reset = time_first(predictor.cell.project(z, a), is_first)
-    scanned = predictor.cell.scan(x, start, reset).transpose(0, 1)
-    torch.testing.assert_close(scanned, loop, rtol=0, atol=1e-12)
-    wanted, got = (torch.autograd.grad(h.pow(3).sum(), [start, *predictor.cell.parameters()]) for h in (loop, scanned))
-    for ours, theirs in zip(got, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 8])
-def test_the_scan_takes_any_length(length):
-    predictor, (z, a, is_first) = make(), inputs()
-    z, a, is_first = z[:, :length], a[:, :length], is_first[:, :length]
-    loop = predictor.closed_loop(z, a, is_first)
-    x, reset = time_first(predictor.cell.project(z, a), is_first)
-    scanned = predictor.cell.scan(x, torch.zeros(B, D, dtype=torch.float64), reset)
-    torch.testing.assert_close(scanned.transpose(0, 1), loop.h, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_poison_before_a_reset_stays_there_in_the_scan(poison):
-    predictor, (z, a, is_first) = make(), inputs()
-    x, reset = time_first(predictor.cell.project(z, a), is_first)
-    start = torch.zeros(B, D, dtype=torch.float64)
-    clean, x_bad, start_bad = predictor.cell.scan(x, start, reset), x.clone(), start.clone()
-    x_bad[:8, 0] = start_bad[0] = start_bad[2] = poison
-    dirty = predictor.cell.scan(x_bad, start_bad, reset)
-    assert torch.equal(dirty[8:, 0], clean[8:, 0])
-    assert torch.equal(dirty[:, 1:], clean[:, 1:])
 
 
 def test_an_odd_width_is_rounded_up():

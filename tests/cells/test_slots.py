@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldmodel import LatentPredictor
-from worldmodel.cells.slots import SLOTS, Slots
+from worldmodel.cells.update import SLOTS, Slots
 from worldmodel.rules import slots
 
 B, T, Z, A, D = 3, 24, 4, 2, 6

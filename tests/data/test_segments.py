@@ -73,6 +73,9 @@ def test_every_split_has_an_episode():
 def test_a_dataset_of_its_own_for_the_test(toy_data, pendulum_data, tmp_path):
     shorter = TOY | {"steps": 90, "seed": 50, "max_episode_steps": 10}
     data = EpisodeDataModule(toy_data, val_fraction=0.2, test_path=tmp_path / "short", test_collect=shorter)
+    with pytest.raises(UserError, match="short yet: call EpisodeDataModule.prepare_data"):
+        _ = data.test_source
+    data.prepare_data()
     splits, alone = data.splits, EpisodeDataModule(tmp_path / "short", val_fraction=0.2)
     assert len(splits["train"]) + len(splits["val"]) == data.source.provenance["episodes"]  # none is set aside
     assert splits["test"].num_transitions == 90 and splits["test"].num_frames.max() == 11
@@ -88,6 +91,7 @@ def test_two_datasets_of_one_name_share_a_cache_folder_in_peace(toy_data, tmp_pa
     where = {"memory_gb": 0.0, "cache_dir": tmp_path / "cache"}
     other = tmp_path / "other" / toy_data.name
     data = EpisodeDataModule(toy_data, test_path=other, test_collect=TOY | {"seed": 50}, **where)
+    data.prepare_data()
     assert len(data.splits["test"]) and len(list((tmp_path / "cache").glob("*/[!.]*"))) == 2
     one = data.splits["test"].obs(np.arange(3))
     np.testing.assert_array_equal(one, EpisodeDataModule(other, **where).splits["train"].obs(np.arange(3)))

@@ -9,9 +9,9 @@ from toy_env import Toy, next_observation, reward_of
 
 from worldmodel.envs.make import make_simulator
 from worldmodel.envs.observe import ObservationVectors
+from worldmodel.losses import gae
 from worldmodel.modules.collector import Collector
 from worldmodel.modules.policy import Policy
-from worldmodel.returns import gae
 
 LIMIT = 6  # steps: most episodes of the toy are cut off, some end
 

@@ -19,11 +19,11 @@ def test_what_a_graph_can_hold_begins():
     ("hparams", "precision", "ranks", "device", "said"),
     [
         ({}, "32-true", 1, CPU, "this run is on the CPU"),
-        ({"gradient": "rtrl"}, "32-true", 1, GPU, "does not go with model.gradient rtrl"),
-        ({"gradient": "eligibility"}, "32-true", 1, GPU, "does not go with model.gradient eligibility"),
-        ({"anti_collapse": "sigreg"}, "32-true", 1, GPU, "does not go with model.anti_collapse sigreg"),
-        ({}, "32-true", 2, GPU, "does not go with model.objective latent on several ranks"),
-        ({}, "16-mixed", 1, GPU, "does not go with trainer.precision 16-mixed"),
+        ({"gradient": "rtrl"}, "32-true", 1, GPU, "does not work with model.gradient rtrl"),
+        ({"gradient": "eligibility"}, "32-true", 1, GPU, "does not work with model.gradient eligibility"),
+        ({"anti_collapse": "sigreg"}, "32-true", 1, GPU, "does not work with model.anti_collapse sigreg"),
+        ({}, "32-true", 2, GPU, "does not work with model.objective latent on several ranks"),
+        ({}, "16-mixed", 1, GPU, "does not work with trainer.precision 16-mixed"),
     ],
 )
 def test_what_it_cannot_is_refused(hparams, precision, ranks, device, said):

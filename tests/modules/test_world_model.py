@@ -28,7 +28,7 @@ class Oracle(nn.Module):
 
     def closed_loop(self, z, a, is_first, h=None):
         state = torch.cat([z, a], -1)
-        return ClosedLoop(as_torch(next_observation)(z, a), state, state[:, -1])
+        return ClosedLoop(as_torch(next_observation)(z, a), state, state[:, -1], is_first, h)
 
     def open_loop(self, z, h, a):
         preds = []
@@ -192,8 +192,8 @@ def test_open_loop_in_the_units_of_the_data(pendulum_data):
     obs = torch.from_numpy(episode.obs(episode.rows(0)[:10])).unsqueeze(0)
     assert torch.allclose(model.obs_norm.inverse(model.obs_norm(obs)), obs, atol=1e-6)
     imagined = model.open_loop(model.encode(obs[:, 0]), torch.zeros(1, 10), torch.zeros(1, 7, 1))
-    assert imagined.obs.shape == (1, 7, 2) and imagined.reward.shape == imagined.proceeds.shape == (1, 7)
-    assert ((imagined.proceeds > 0) & (imagined.proceeds < 1)).all()
+    assert imagined.obs.shape == (1, 7, 2) and imagined.reward.shape == imagined.continues.shape == (1, 7)
+    assert ((imagined.continues > 0) & (imagined.continues < 1)).all()
 
 
 def test_golden_losses(pendulum_data):

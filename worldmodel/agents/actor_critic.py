@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from worldmodel.agents.distributions import ActionSpace, Categorical, Gaussian
 from worldmodel.cells import Cell, make_cell
-from worldmodel.cells.memoryless import Memoryless
 from worldmodel.cells.recurrence import advance, initial_state, previous_states, states
+from worldmodel.cells.update import Memoryless
 from worldmodel.errors import at_least, choose
-from worldmodel.nets import MLP, observation_encoder
-from worldmodel.normalizer import RunningNormalizer
+from worldmodel.nets import MLP, RunningNormalizer, observation_encoder
 from worldmodel.rules import RULES
 
 NONE = "none"  # the rule of a policy without memory

@@ -89,7 +89,7 @@ class Planner:
             if self.goal is None:
                 z_last, h_last = made.z[:, -1], made.h[:, -1]
                 value = self.model.value(h_last) if self.value is None else self.value(z_last, h_last)
-                return expected_return(made.reward, made.proceeds, self.discount, value)
+                return expected_return(made.reward, made.continues, self.discount, value)
             distance = (made.z - self.goal).square().sum(dim=-1)
             return expected_return(-distance, torch.ones_like(distance), self.discount)
 

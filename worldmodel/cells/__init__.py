@@ -1,32 +1,19 @@
-"""Recurrent cells: parameters around an update rule.
+"""Recurrent cells; see `update.Cell` for what each offers.
 
-A cell has three parts, so that only what depends on h is inside the time loop:
-
-    project(z, a) -> x      the inputs of a whole segment in one matmul, in any leading shape
-    step(x_t, h) -> h_next  one step
-    read(h)                 what the heads see of the state
-
-and `gate(x, h)`, the share of each entry that a step overwrites (None for a rule without a gate). `state_dim` is the
-width of h, `read_dim` that of read(h). The state at an episode's start is zeros. One file a family: `update` (a rule
-with its gate and candidate), `standard` (GRU, LSTM), `diagonal`, `slots`, `triad`; `memoryless` is for policies alone.
+One file a family: `update` (rules whose proposals come from one matmul), `standard` (GRU, LSTM), `diagonal`, `triad`;
+`recurrence` runs a cell through time, `fused` does so faster for the cells that it knows.
 """
 
 from worldmodel import rules
 from worldmodel.cells.diagonal import Diagonal
-from worldmodel.cells.memoryless import Memoryless
-from worldmodel.cells.slots import Slots
 from worldmodel.cells.standard import GRU, LSTM
 from worldmodel.cells.triad import Triad
-from worldmodel.cells.update import UpdateCell
+from worldmodel.cells.update import Cell, Slots, UpdateCell
 from worldmodel.errors import UserError, choose
-
-Cell = UpdateCell | GRU | Diagonal | Slots | Triad | Memoryless
 
 
 def make_cell(rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, tokens: bool = False) -> Cell:
-    """The cell of a rule: `UpdateCell`, or one of their own for `gru`, `lstm`, `diagonal`, `slots` and `triad`.
-
-    `tokens` says that latents are embedded tokens, which triad alone asks about.
+    """The cell of a rule; `tokens` says that latents are embedded tokens.
 
     Raises:
         UserError: for an unknown rule, or a number of layers other than 1 and 2.
@@ -34,14 +21,10 @@ def make_cell(rule: str, input_dim: int, hidden_dim: int, layers: int, gate_bias
     choose("rule", rule, rules.RULES)
     if layers not in (1, 2):
         raise UserError(f"layers is {layers}: a cell has 1 or 2 layers")
-    if rule == "gru":
-        return GRU(input_dim, hidden_dim, layers)
-    if rule == "lstm":
-        return LSTM(input_dim, hidden_dim, layers)
-    if rule == "diagonal":
-        return Diagonal(input_dim, hidden_dim, layers, gate_bias)
-    if rule == "slots":
-        return Slots(input_dim, hidden_dim, layers, gate_bias)
     if rule == "triad":
         return Triad(input_dim, hidden_dim, layers, gate_bias, tokens)
+    if rule in ("gru", "lstm"):
+        return {"gru": GRU, "lstm": LSTM}[rule](input_dim, hidden_dim, layers)
+    if rule in ("diagonal", "slots"):
+        return {"diagonal": Diagonal, "slots": Slots}[rule](input_dim, hidden_dim, layers, gate_bias)
     return UpdateCell(input_dim, hidden_dim, rule, layers, gate_bias)

@@ -1,4 +1,4 @@
-"""A cell over time: the loop through a segment, and the one place where an episode's start resets the state."""
+"""A cell over time: the loop through a segment, and the reference for how an episode's start resets the state."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from worldmodel.cells import Cell
-from worldmodel.cells.unroll import has_backward, unrolled
+from worldmodel.cells.fused import fused_states, has_fused
+from worldmodel.cells.update import Cell
 
 Unroll = Callable[[Cell, Tensor, Tensor, Tensor], Tensor]  # of a segment, or of one step
 
@@ -27,17 +27,11 @@ def states(
     by_step: bool = False,
     compiled: Unroll | None = None,
 ) -> Tensor:
-    """The states behind the steps of a segment, (T, B, D); h is reset to zeros before each frame with `is_first`.
+    """The states after the steps of a segment, (T, B, D); h is reset to zeros before each frame with `is_first`.
 
-    Args:
-        cell: see cells/.
-        z: (B, T, Z).
-        a: (B, T, A).
-        is_first: (B, T) bool.
-        h: (B, D), the state before frame 0; None: zeros.
-        by_step: keep to autograd's own backward pass, where the cell has one by hand (cells/unroll.py): torch.func and
-            second derivatives need it.
-        compiled: `stepped` with a compiled step, to be taken instead where gradients are wanted.
+    z (B, T, Z), a (B, T, A), is_first (B, T) bool; h (B, D) is the state before frame 0, None: zeros. `by_step` uses
+    autograd's own backward pass, where the cell has a fused one too: torch.func and second derivatives need it.
+    `compiled` is `stepped` with a compiled step, used instead where gradients are wanted.
     """
     zeros = initial_state(cell, z)
     h = zeros if h is None else h.to(zeros.dtype)
@@ -45,9 +39,9 @@ def states(
     segment = x_TBX, h, is_first_TB
     if compiled is not None and not by_step and torch.is_grad_enabled():
         return compiled(cell, *segment)
-    if by_step or torch.is_autocast_enabled(z.device.type) or not has_backward(cell):
+    if by_step or torch.is_autocast_enabled(z.device.type) or not has_fused(cell):
         return stepped(cell, *segment)
-    return unrolled(cell, *segment)
+    return fused_states(cell, *segment)
 
 
 def advance(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
@@ -56,18 +50,18 @@ def advance(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor) -> Tensor:
 
 
 def stepped(cell: Cell, x: Tensor, h: Tensor, is_first: Tensor, step: Unroll = advance) -> Tensor:
-    """The states of a segment, one step after the other: x (T, B, X) of `project`, h (B, D), is_first (T, B)."""
-    made = []
+    """The states of a segment, one step at a time: x (T, B, X) of `project`, h (B, D), is_first (T, B)."""
+    after = []
     for x_t, first_t in zip(x.unbind(), is_first.unbind(), strict=True):
         h = step(cell, x_t, h, first_t)
-        made.append(h)
-    return torch.stack(made)
+        after.append(h)
+    return torch.stack(after)
 
 
 def previous_states(h: Tensor, is_first: Tensor, carry: Tensor | None = None) -> Tensor:
-    """The state that each step started from, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets.
+    """The state before each step, (B, T, D): h (B, T, D) shifted by one, `carry` first, zeros at resets.
 
-    A carry may hold more behind the state: its influence, under exact gradients (rtrl.py).
+    A carry may hold more after the state: its influence, under exact gradients (rtrl.py).
     """
     first = torch.zeros_like(h[:, 0]) if carry is None else carry[:, : h.shape[-1]].to(h.dtype)
     before = torch.cat([first.unsqueeze(1), h[:, :-1]], dim=1)

@@ -5,13 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
+from worldmodel.cells.update import Cell
 
 
-class GRU(nn.Module):
+class GRU(Cell):
     """torch.nn.GRU's parameters and arithmetic, one step at a time. Stacked layers pack their states side by side."""
 
     torch_cell: type[nn.GRU] | type[nn.LSTM] = nn.GRU
     states_per_layer = 1
+    num_gates = 3  # matrices that torch packs into one, the second of them of the keep (update) gate
 
     def __init__(self, input_dim: int, hidden_dim: int, layers: int) -> None:
         super().__init__()
@@ -38,8 +40,8 @@ class GRU(nn.Module):
         return rules.gru(state, r_x + r_h, k_x + k_h, n_x, n_h)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
-        """Of the first layer: one minus the keep (update) gate."""
-        keep = (x + self._recurrent(h.chunk(self.layers, dim=-1)[0], 0)).chunk(3, dim=-1)[1]
+        """Of the first layer: one minus the keep gate."""
+        keep = (x + self._recurrent(h.chunk(self.layers, dim=-1)[0], 0)).chunk(self.num_gates, dim=-1)[1]
         return 1 - torch.sigmoid(keep)
 
     def read(self, h: Tensor) -> Tensor:
@@ -59,11 +61,7 @@ class LSTM(GRU):
 
     torch_cell = nn.LSTM
     states_per_layer = 2
+    num_gates = 4
 
     def update(self, x: Tensor, state: Tensor, layer: int) -> Tensor:
         return rules.lstm(state, *(x + self._recurrent(state, layer)).chunk(4, dim=-1))
-
-    def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
-        """Of the first layer: one minus the keep (forget) gate."""
-        keep = (x + self._recurrent(h.chunk(self.layers, dim=-1)[0], 0)).chunk(4, dim=-1)[1]
-        return 1 - torch.sigmoid(keep)

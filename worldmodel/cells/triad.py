@@ -4,32 +4,32 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel import rules
-from worldmodel.cells.proposals import proposals
+from worldmodel.cells.update import Cell, proposals
 
 COUNTERS = 16
 LATCHES = 8
-NEAR = (-1.0, 0.0, 1.0)  # counts that readers can tell from all others
-STILL = 0.25  # of the usual initial weights: inputs of a deviation of 1 then round to no increment
+NEAR = (-1.0, 0.0, 1.0)  # counts that heads can tell from all others, on tokens
+STILL = 0.25  # share of the usual initial weights: inputs with a standard deviation of 1 then round to no increment
 
 
-class Triad(nn.Module):
-    """`hidden_dim` gated channels, and beside them 16 counters and 8 latches; see `rules.triad` for the equations.
+class Triad(Cell):
+    """`hidden_dim` gated channels, 16 counters and 8 latches in one state; see `rules.triad` for the equations.
 
-    Long rollouts want a state that does not expand, a latch several stable states, counting marginal integration. No
-    single recurrence is all three, so three kinds of channels share a state:
+    Long rollouts need a state that does not expand, latches need several stable states, counting needs marginal
+    integration. No single recurrence offers all three, so three kinds of channels share a state:
     - counters add -1, 0 or 1, and which depends on the current input alone: nothing recurrent can spoil a count. On
-      tokens they start random, without bias: of 16, some count what a task asks for before anything is trained. On
-      observations they start still: what they would add at random is noise to all others;
+      tokens they start random, without bias: of 16, some count what a task asks for before any training. On
+      observations they start still: random counts would be noise to all other channels;
     - latches take a value or keep it exactly; whether and what depends on the last two inputs, so that "the one after
-      the key" can be written. The input before comes as the share it has in the latches' proposals, 16 numbers, which
-      wait in the state for one step (zeros at an episode's start: no input was before);
+      the key" can be written. The input before comes as its share of the latches' proposals, 16 numbers, which wait in
+      the state for one step (zeros at an episode's start: no input was before);
     - gated channels are `gated_norm`, and do all the rest.
-    Gated channels and heads read features: the gated channels, tanh(c) and l; with `tokens` heads read
-    exp(-2 (c - k)^2) for k = -1, 0, 1 ("the count is k") and tanh(pending), which tells the current one, too. Nobody
-    reads c itself, so a count far beyond the trained ones looks like a large one. Everything that is read is at most
-    max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`, which is also the number of gated channels. All but the
-    gated channels, the last `exact_dim` entries of what heads read, holds at any length; a head can be made to try them
-    first (nets.StagewiseHead). The state is [gated, counters, latches, pending], `hidden_dim` + 40 wide.
+    Gated channels and heads read the gated channels, tanh(c) and the latches; with `tokens` heads also read
+    exp(-2 (c - k)^2) for k = -1, 0, 1 ("the count is k") and tanh(pending), which tells the current input. Nobody reads
+    c itself, so a count far beyond the trained ones looks like a large one. Everything that is read is at most
+    max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`. All but the gated channels holds at any length; with
+    `tokens` it is the `exact_dim` entries that a head tries first. The state is [gated, counters, latches, pending],
+    `hidden_dim` + 40 wide.
 
     One layer: gate and candidate = W_x [z, a] + W_r [m, tanh(c), l] + b, m the gated channels.
     Two layers: W_o silu(LayerNorm(W_x [z, a] + W_r [m, tanh(c), l] + b)) + b_o. Counters and latches are linear in
@@ -39,16 +39,15 @@ class Triad(nn.Module):
 
     def __init__(self, input_dim: int, hidden_dim: int, layers: int, gate_bias: float, tokens: bool = False) -> None:
         super().__init__()
-        self.tokens = tokens
         self.state_widths = [hidden_dim, COUNTERS, LATCHES, 2 * LATCHES]
         self.state_dim = sum(self.state_widths)
-        heard = COUNTERS + LATCHES
-        self.exact_dim = heard + len(NEAR) * COUNTERS + 2 * LATCHES if tokens else heard
-        self.read_dim = hidden_dim + self.exact_dim
+        features = COUNTERS + LATCHES
+        self.exact_dim = features + len(NEAR) * COUNTERS + 2 * LATCHES if tokens else 0
+        self.read_dim = hidden_dim + (self.exact_dim or features)
         driven = 2 * hidden_dim if layers == 1 else hidden_dim
         self.widths = [driven, COUNTERS, LATCHES, LATCHES, 2 * LATCHES]  # increment, write, value, later
         self.input = nn.Linear(input_dim, sum(self.widths))
-        self.recurrent = nn.Linear(hidden_dim + heard, driven, bias=False)
+        self.recurrent = nn.Linear(hidden_dim + features, driven, bias=False)
         self.norm = nn.LayerNorm(hidden_dim) if layers == 2 else None
         self.output = nn.Linear(hidden_dim, 2 * hidden_dim) if layers == 2 else None
         write = driven + COUNTERS
@@ -60,15 +59,14 @@ class Triad(nn.Module):
         nn.init.zeros_(self.input.bias[write + 2 * LATCHES :])  # `later` joins a sum that has a bias
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        driven, increment, latches = self.input(torch.cat([z, a], dim=-1)).split(
-            [self.widths[0], COUNTERS, 4 * LATCHES], dim=-1
-        )
+        widths = [self.widths[0], COUNTERS, 4 * LATCHES]
+        driven, increment, latches = self.input(torch.cat([z, a], dim=-1)).split(widths, dim=-1)
         return torch.cat([driven, rules.ternary(increment), latches], dim=-1)  # rounded outside the time loop
 
     def propose(self, driven: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Gate and candidate of the gated channels."""
-        made = proposals(driven, self.heard(h), self.recurrent, self.norm, self.output)
-        return made.to(h.dtype).chunk(2, dim=-1)
+        proposed = proposals(driven, self.features(h), self.recurrent, self.norm, self.output)
+        return proposed.to(h.dtype).chunk(2, dim=-1)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         driven, *others = x.to(h.dtype).split(self.widths, dim=-1)
@@ -78,15 +76,15 @@ class Triad(nn.Module):
         """Of the gated channels, (..., D)."""
         return torch.sigmoid(self.propose(x[..., : self.widths[0]], h)[0])
 
-    def heard(self, h: Tensor) -> Tensor:
+    def features(self, h: Tensor) -> Tensor:
         """[gated, tanh(c), latches], which the gated channels read."""
         gated, counters, latches, _ = h.split(self.state_widths, dim=-1)
         return torch.cat([gated, torch.tanh(counters), latches], dim=-1)
 
     def read(self, h: Tensor) -> Tensor:
         """The same for heads; with tokens [..., exp(-2 (c + 1)^2), exp(-2 c^2), exp(-2 (c - 1)^2), tanh(pending)]."""
-        if not self.tokens:
-            return self.heard(h)
+        if not self.exact_dim:
+            return self.features(h)
         _, counters, _, pending = h.split(self.state_widths, dim=-1)
         near = [torch.exp(-2 * (counters - k).square()) for k in NEAR]
-        return torch.cat([self.heard(h), *near, torch.tanh(pending)], dim=-1)
+        return torch.cat([self.features(h), *near, torch.tanh(pending)], dim=-1)

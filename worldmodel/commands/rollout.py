@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     """Parse the command line, roll out, write and draw it, and say what came of it."""
     arguments, path, config = _arguments(argv)
     data = EpisodeDataModule(**arguments.data.as_dict())
+    data.prepare_data()
     model, rule = _model(path, data)
     split, episodes = _split(data, arguments.split)
     asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon

@@ -46,6 +46,14 @@ class Loaded:
     not_finite: dict[int, tuple[str, int]]  # episode -> field and step of its first NaN or infinity
 
 
+def cache_folder(path: Path, cache_dir: Path | None) -> Path:
+    """The cache of the dataset at `path`: beside it, or in `cache_dir`, which may serve datasets of the same name."""
+    path = path.resolve()
+    if cache_dir is None:
+        return (path if path.is_dir() else path.parent) / ".worldmodel-cache" / path.name
+    return cache_dir / f"{path.name}-{sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None = None) -> Loaded:
     """Read all episodes of a source.
 

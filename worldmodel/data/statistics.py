@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldmodel.data.episodes import Episodes
 
@@ -54,6 +56,28 @@ def step_statistics(episodes: Episodes) -> StepStatistics:
         rewards.append(_moments(steps[:, size : size + 1]))
         ends += [float(steps[:, size].min()), float(steps[:, size].max())]
     return StepStatistics(_merge(actions), _merge(rewards), max(ends) - min(ends))
+
+
+def normalization(episodes: Episodes) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of observations (O,), actions (A,) and rewards (1,), to normalise them with.
+
+    One-hot entries keep their units: mean 0, deviation 1. Each pixel has its own mean, and its image's deviation. A
+    reward's deviation is at least an eighth of its range: otherwise one that comes once an episode would outweigh
+    everything else by its square.
+    """
+    layout, steps = episodes.layout, step_statistics(episodes)
+    continuous, continuous_action = layout.continuous()
+    mean, std = _mean_std(steps.reward, np.ones(1, bool))
+    return {
+        "obs": _mean_std(observation_moments(episodes), np.append(continuous, np.ones(layout.pixels, bool))),
+        "action": _mean_std(steps.action, np.full(layout.action_dim, continuous_action)),
+        "reward": (mean, std.clamp(min=steps.reward_range / 8)),
+    }
+
+
+def _mean_std(moments: Moments, continuous: np.ndarray) -> tuple[Tensor, Tensor]:
+    mean, std = np.where(continuous, moments.mean, 0.0), np.where(continuous, np.sqrt(moments.var), 1.0)
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
 def _blocks(episodes: Episodes, last: bool = True) -> Iterator[np.ndarray]:

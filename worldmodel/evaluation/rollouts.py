@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.cells.recurrence import previous_states
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.statistics import observation_moments
 from worldmodel.losses import part_weights
@@ -193,8 +194,7 @@ def _states_of(
         is_first = to_model(np.broadcast_to(position == 0, rows.shape), model)
         before = carry
         latents, h, carry = model.observe(obs, action, is_first, carry)
-        before = torch.zeros_like(carry) if before is None else before
-        h_before = torch.cat([before.unsqueeze(1), h[:, :-1]], dim=1)
+        h_before = previous_states(h, is_first, before)
         if z is None or h_at is None:
             z = latents.new_zeros(len(wanted), latents.shape[-1])
             h_at = h.new_zeros(len(wanted), h.shape[-1])

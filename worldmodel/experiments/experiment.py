@@ -19,7 +19,7 @@ from worldmodel.errors import UserError
 from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
 from worldmodel.experiments.loggers import WandbMode, define_metrics, make_loggers
 from worldmodel.runs.checkpoint import check_arguments, find_checkpoint, finished, newest_whole, read_checkpoint
-from worldmodel.runs.folder import RunLock, file_name, find_run, hand_down, is_first_rank, new_folder
+from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
 
 
 class ExperimentParser(LightningArgumentParser):
@@ -143,6 +143,8 @@ class ExperimentCLI(LightningCLI):
         if config["experiment"] is None:
             config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"
         self.run_dir, config["run_dir"] = config["run_dir"], None
+        if self.run_dir is not None and not self.resume and is_first_rank():
+            check_free(self.run_dir, "--run_dir")  # before any data is collected
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         resumed = self._resumed_folder() if self.resume else None

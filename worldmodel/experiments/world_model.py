@@ -21,6 +21,10 @@ class TrainingParser(ExperimentParser):
 
     further_keys = tuple(f"--data.collect.{name}" for name in CollectOptions.__annotations__)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_instantiator(_prepared, EpisodeDataModule, prepend=True)
+
 
 class TrainingCLI(ExperimentCLI):
     """The four subcommands of a world model."""
@@ -37,14 +41,17 @@ class TrainingCLI(ExperimentCLI):
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
         parser.add_lightning_class_args(RecallEvaluation, "recall")
-        parser.link_arguments("data.obs_dim", "model.obs_dim", apply_on="instantiate")
-        parser.link_arguments("data.action_dim", "model.action_dim", apply_on="instantiate")
+        for name in ("obs_dim", "action_dim", "images"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=_needs_whole_episodes)
-        parser.link_arguments("data.images", "model.images", apply_on="instantiate")
 
-    def check_options(self) -> None:
-        self.model.check_segment(self.datamodule.steps)
-        check_gradient(self.model, [self._get(self.config_init, "tbptt").start])
+    def before_instantiate_classes(self) -> None:
+        """Check what needs no data, before any is collected; what is wrong raises UserError."""
+        super().before_instantiate_classes()
+        config = self.config[str(self.subcommand)]
+        model = WorldModel.check(config["model"].as_dict())
+        model.check_segment(config["data"]["steps"])
+        check_gradient(model, [config["tbptt"]["start"]])
 
     def compared(self) -> list[str]:
         multiples = self._get(self.config_init, "rollout").multiples
@@ -87,6 +94,13 @@ def check_gradient(model: WorldModel, starts: list[str]) -> None:
             f"model.gradient {model.hparams['gradient']} carries the state's derivatives from segment to segment, and"
             " tbptt.start zero carries nothing: use --tbptt.start carry, or --model.gradient tbptt"
         )
+
+
+def _prepared(data: type[EpisodeDataModule], **options: Any) -> EpisodeDataModule:
+    """With its dataset collected: the model takes its sizes from the data."""
+    module = data(**options)
+    module.prepare_data()
+    return module
 
 
 def _needs_whole_episodes(gradient: str) -> bool:

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.agents.actor_critic import ActorCritic
-from worldmodel.losses import masked_mean
-from worldmodel.returns import gae
+from worldmodel.losses import gae, masked_mean
 
 
 @dataclass

@@ -12,11 +12,10 @@ from torchmetrics import MeanMetric
 from worldmodel.agents.imagined_policy import Imagination, ImaginedPolicy
 from worldmodel.agents.trained import environments, read_trained
 from worldmodel.batch import Batch
-from worldmodel.cells.recurrence import previous_states
 from worldmodel.envs.play import EpisodeReturns, play
 from worldmodel.errors import UserError, at_least
+from worldmodel.losses import lambda_returns
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.returns import lambda_returns
 from worldmodel.runs.checkpoint import find_checkpoint
 
 PERCENTILES = (0.05, 0.95)  # the range of the returns lies between them
@@ -93,9 +92,9 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
     def begin(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, T, Z) of a batch's frames, the states before (B, T, D) and after them, the carry (B, D)."""
         with torch.no_grad():
-            frames = batch["obs"][:, :-1], batch["action"], batch["is_first"]
-            z, h, carry = self.world.observe(*frames, batch.get("carry"))
-            return z, previous_states(h, batch["is_first"], batch.get("carry")), h, carry
+            z, action = self.world.encode(batch["obs"][:, :-1]), self.world.action_norm(batch["action"])
+            loop = self.world.predictor.closed_loop(z, action, batch["is_first"], batch.get("carry"))
+            return z, loop.before, loop.h, loop.carry
 
     def losses(self, rollouts: Imagination) -> dict[str, Tensor]:
         """The terms () of the loss, actor and critic, and the mean return and entropy."""

@@ -1,12 +1,10 @@
-"""What a world model is trained for: the terms of its loss on a segment.
+"""What a world model is trained for: the terms of its loss on a segment, and their weights.
 
-Three objectives, one function each: `reconstruction`, `latent`, `tokens`. A term is a mean over the segment's valid
-steps (), so that ranks average to the mean over all steps of all ranks.
+A term is a mean over the segment's valid steps (), so that ranks average to the mean over all steps of all ranks.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,156 +14,217 @@ from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
 from worldmodel.batch import Batch
-from worldmodel.cells.recurrence import previous_states
+from worldmodel.errors import UserError
+from worldmodel.model import Model
 from worldmodel.predictor import ClosedLoop
-from worldmodel.returns import lambda_returns
 
-if TYPE_CHECKING:
-    from worldmodel.modules.world_model import WorldModel
-
-TRACE = 0.95  # lambda of the value head's targets
+LAMBDA = 0.95  # of the value head's targets
+ADDED_WEIGHT = 0.01  # small: it decides only where the cross-entropy has nothing to say
 
 
-class Seen(NamedTuple):
-    """A segment in the model's units, and what the model made of it."""
+class Segment(NamedTuple):
+    """A segment in the model's units, and the model's latents and predictions on it."""
 
     batch: Batch
     obs: Tensor  # (B, T + 1, O) normalised
     action: Tensor  # (B, T, A) normalised
     z: Tensor  # (B, T + 1, Z)
     loop: ClosedLoop
-    start: Tensor | None  # (B, D) the state before the segment; None: zeros
+    target: Tensor  # (B, T, Z) the latents of the next frames, without gradient
+    obs_weights: Tensor  # (O,) see losses.part_weights
 
     def mean(self, error: Tensor) -> Tensor:
         """Of errors (B, T), over the valid steps."""
         return losses.masked_mean(error, self.batch["valid"], self.batch["num_valid"])
 
 
-def reconstruction(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
-    """The predicted latent, decoded, against the next observation; and the decoder on the latents themselves."""
-    obs, loop = seen.obs, seen.loop
-    return {
-        "prediction": seen.mean(_obs_error(model, loop.pred, obs[:, 1:])),
-        "autoencoding": seen.mean(_obs_error(model, seen.z[:, :-1], obs[:, :-1])),
-        "consistency": seen.mean(losses.squared_error(loop.pred, seen.z[:, 1:].detach())),
-    }
+class Objective:
+    """The terms that all objectives share: heads, value and open-loop rollouts, where the model has them.
 
-
-def latent(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
-    """The predicted latent against the target's; the decoder as a probe without gradient into the model."""
-    z = seen.z[:, :-1]
-    terms = {
-        "prediction": seen.mean(losses.squared_error(seen.loop.pred, _target(model, seen))),
-        "probe": seen.mean(_obs_error(model, z.detach(), seen.obs[:, :-1])),
-    }
-    return terms | _anti_collapse(model, z, seen.batch)
-
-
-def tokens(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
-    """Cross-entropy of the next token in nats, and accuracy, over what is asked for.
-
-    A step counts by its reward (envs.sequences). In training its sum is divided by what the training data ask for on
-    average, so that ranks average to the mean over all; in evaluation by what this batch asks for (see `weight`).
-    Where a head is stagewise, what its exact channels alone predict has a cross-entropy of its own, and what the others
-    add costs its square: once nothing is left to add, what they learned before fades, instead of disturbing later on.
+    Args:
+        hparams: of a WorldModel, whose weights may change during a fit.
     """
-    logits, following = model.decoder(seen.loop.pred), seen.obs[:, 1:]
-    mean = model.reward_norm.mean
-    if not model.training:
-        mean = weight(model, seen.batch) / seen.batch["num_valid"].clamp(min=losses.NONE)
-    worth = seen.batch["reward"] / mean.clamp(min=1e-9)
-    right = logits.argmax(dim=-1) == following.argmax(dim=-1)
-    terms = {
-        "prediction": seen.mean(losses.cross_entropy(logits, following) * worth),
-        "accuracy": seen.mean(right * worth).detach(),
-    }
-    if (exact := model.predictor.exact_prediction(seen.loop.h)) is not None:
-        terms["exact"] = seen.mean(losses.cross_entropy(model.decoder(exact), following) * worth)
-        terms["added"] = seen.mean(losses.squared_error(seen.loop.pred, exact.detach()))
-    return terms
 
+    reported: tuple[str, ...] = ()  # terms that are logged, and have no weight
 
-def weight(model: WorldModel, batch: Batch) -> Tensor:
-    """() what a batch counts in the means of an evaluation: its valid steps, or what is asked for."""
-    if not model.is_tokens:
+    def __init__(self, hparams: Mapping[str, Any]) -> None:
+        self.hparams = hparams
+
+    def weights(self, model: Model) -> dict[str, float]:
+        """The weight of each term of the loss."""
+        hp = self.hparams
+        weights = {} if model.heads is None else {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
+        if model.value_head is not None:
+            weights["value"] = hp["reward_weight"]
+        return weights | ({"open_loop": hp["open_loop_weight"]} if hp["open_loop_steps"] else {})
+
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+        """The terms of the loss, () each, and what is reported."""
+        terms = {} if model.heads is None else _heads(model, segment)
+        if model.value_head is not None:
+            terms["value"] = _value(model, segment)
+        if steps := self.hparams["open_loop_steps"]:
+            terms["open_loop"] = self._open_loop(model, segment, steps)
+        return terms
+
+    def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
+        """The errors (B, T) of predicted latents (B, T, Z)."""
+        raise NotImplementedError
+
+    def count(self, batch: Batch) -> Tensor:
+        """() what a batch counts in the means of an evaluation: its valid steps."""
         return batch["num_valid"].clone()
-    return torch.where(batch["valid"], batch["reward"], 0.0).sum()
+
+    def check_data(self, layout: Any, mean_reward: float | None) -> None:
+        """Raise UserError for data that the objective is not for; `mean_reward` where a fit has measured it."""
+
+    def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
+        """The error of rollouts of `steps` steps that start at every `steps`-th frame."""
+        z, batch = segment.z[:, :-1], segment.batch
+        starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, segment.loop.before))
+        actions = rearrange(segment.action, "b (n k) a -> (b n) k a", k=steps)
+        pred = model.predictor.open_loop(starts_z, starts_h, actions).pred
+        error = self.error(model, segment, rearrange(pred, "(b n) k z -> b (n k) z", b=len(z)))
+        return losses.masked_mean(error, losses.valid_rollout(batch["valid"], steps), batch["num_valid"])
 
 
-def heads(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
-    """The reward's squared error, and the cross-entropy of whether the episode goes on."""
-    reward, proceeds = model.head_outputs(seen.loop.h)
-    target = model.reward_norm(seen.batch["reward"].unsqueeze(-1))
-    goes_on = 1 - seen.batch["terminated"].to(proceeds.dtype)
-    terms = {
-        "reward": seen.mean(losses.squared_error(reward.unsqueeze(-1), target)),
-        "continue": seen.mean(losses.binary_cross_entropy(proceeds, goes_on)),
-    }
-    return terms | value(model, seen)
+class Reconstruction(Objective):
+    """The predicted latent, decoded, against the next observation; and the decoder on the latents themselves."""
+
+    def weights(self, model: Model) -> dict[str, float]:
+        own = {"prediction": 1.0, "autoencoding": 1.0, "consistency": self.hparams["consistency_weight"]}
+        return own | super().weights(model)
+
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+        pred = segment.loop.pred
+        own = {
+            "prediction": segment.mean(self.error(model, segment, pred)),
+            "autoencoding": segment.mean(_obs_error(model, segment, segment.z[:, :-1], segment.obs[:, :-1])),
+            "consistency": segment.mean(losses.squared_error(pred, segment.target)),
+        }
+        return own | super().terms(model, segment)
+
+    def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
+        return _obs_error(model, segment, pred, segment.obs[:, 1:])
 
 
-def value(model: WorldModel, seen: Seen) -> dict[str, Tensor]:
-    """What follows a step, against its lambda-return, in rewards' deviations a step; nothing without a value head.
+class Latent(Objective):
+    """The predicted latent against the target's; the decoder as a probe without gradient into the model."""
 
-    The return behind step t begins with step t + 1: where that is no transition, or in the next segment, there is none.
+    def weights(self, model: Model) -> dict[str, float]:
+        names = ("variance", "covariance") if self.hparams["anti_collapse"] == "variance_covariance" else ("sigreg",)
+        own = {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, self.hparams["anti_collapse_weight"])
+        return own | super().weights(model)
+
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+        z = segment.z[:, :-1]
+        own = {
+            "prediction": segment.mean(self.error(model, segment, segment.loop.pred)),
+            "probe": segment.mean(_obs_error(model, segment, z.detach(), segment.obs[:, :-1])),
+        }
+        return own | self._anti_collapse(z, segment.batch) | super().terms(model, segment)
+
+    def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
+        return losses.squared_error(pred, segment.target)
+
+    def _anti_collapse(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        if self.hparams["anti_collapse"] == "variance_covariance":
+            variance, covariance = losses.variance_covariance(z, batch["valid"], over_ranks)
+            return {"variance": variance, "covariance": covariance}
+        # Directions from the batch's position, not from the global generator: nothing else that draws numbers
+        # (validation, a worker, a restart) can change the training.
+        generator = torch.Generator().manual_seed(int(batch["position"]))
+        directions = torch.randn(z.shape[-1], 64, generator=generator).to(z)
+        return {"sigreg": losses.sigreg(z, batch["valid"], directions, total=over_ranks)}
+
+
+class Tokens(Objective):
+    """Cross-entropy of the next token in nats, and accuracy, over what a sequence task asks for (tasks.sequences).
+
+    A step counts by its reward. In training the sum is divided by what the training data ask for on average, so that
+    ranks average to the mean over all; in evaluation by what this batch asks for (`count`). Where the cell has exact
+    entries, what they predict alone has a cross-entropy of its own, and what the others add costs its square: once
+    nothing is left to add, what they learned before fades, instead of disturbing longer sequences.
     """
-    if model.value_discount is None or (behind := model.value(seen.loop.h)) is None:
-        return {}
-    batch, unit = seen.batch, (1 - model.value_discount) / model.reward_norm.scale
-    follows = {name: batch[name][:, 1:] for name in ("reward", "valid")}
-    goes_on = ~batch["terminated"]
-    target = lambda_returns(
-        follows["reward"], behind.detach(), goes_on[:, 1:], model.value_discount, TRACE, follows["valid"]
-    )
-    error = (behind[:, :-1] - target) * unit
-    counts = batch["valid"][:, :-1] & follows["valid"]
-    return {"value": losses.masked_mean(error.square(), counts, batch["num_valid"])}
+
+    reported = ("accuracy",)
+
+    def __init__(self, hparams: Mapping[str, Any]) -> None:
+        super().__init__(hparams)
+        if hparams["open_loop_steps"]:
+            raise UserError("model.objective tokens does not know model.open_loop_steps: leave it out")
+
+    def weights(self, model: Model) -> dict[str, float]:
+        exact = {"exact": 1.0, "added": ADDED_WEIGHT} if model.predictor.cell.exact_dim else {}
+        return {"prediction": 1.0} | exact
+
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+        batch, loop, following = segment.batch, segment.loop, segment.obs[:, 1:]
+        logits = model.decoder(loop.pred)
+        mean = model.reward_norm.mean
+        if not model.training:
+            mean = self.count(batch) / batch["num_valid"].clamp(min=losses.NONE)
+        worth = batch["reward"] / mean.clamp(min=1e-9)
+        right = logits.argmax(dim=-1) == following.argmax(dim=-1)
+        terms = {
+            "prediction": segment.mean(losses.cross_entropy(logits, following) * worth),
+            "accuracy": segment.mean(right * worth).detach(),
+        }
+        if (exact := model.predictor.exact_prediction(loop.h)) is not None:
+            terms["exact"] = segment.mean(losses.cross_entropy(model.decoder(exact), following) * worth)
+            terms["added"] = segment.mean(losses.squared_error(loop.pred, exact.detach()))
+        return terms
+
+    def count(self, batch: Batch) -> Tensor:
+        """() what a batch counts in the means of an evaluation: what it asks for."""
+        return torch.where(batch["valid"], batch["reward"], 0.0).sum()
+
+    def check_data(self, layout: Any, mean_reward: float | None) -> None:
+        kinds = [leaf["type"] for leaf in layout.observation_space.values()]
+        if kinds != ["Discrete"]:
+            raise UserError(
+                f"model.objective tokens needs observations that are one Discrete space, not {' and '.join(kinds)}:"
+                " choose reconstruction or latent"
+            )
+        if mean_reward is not None and not mean_reward > 0:
+            raise UserError(
+                "model.objective tokens takes a step's reward as the weight of its prediction, and the mean reward of"
+                " this data is not above 0: choose reconstruction or latent"
+            )
 
 
-def open_loop(model: WorldModel, seen: Seen, steps: int) -> dict[str, Tensor]:
-    """The objective's error of rollouts of `steps` steps that start at every `steps`-th frame."""
-    batch, z, action = seen.batch, seen.z[:, :-1], seen.action
-    before = previous_states(seen.loop.h, batch["is_first"], seen.start)
-    starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, before))
-    actions = rearrange(action, "b (n k) a -> (b n) k a", k=steps)
-    pred = model.predictor.open_loop(starts_z, starts_h, actions).pred
-    pred = rearrange(pred, "(b n) k z -> b (n k) z", b=len(z))
-    if model.hparams["objective"] == "reconstruction":
-        error = _obs_error(model, pred, seen.obs[:, 1:])
-    else:
-        error = losses.squared_error(pred, _target(model, seen))
-    unbroken = losses.valid_rollout(batch["valid"], steps)
-    return {"open_loop": losses.masked_mean(error, unbroken, batch["num_valid"])}
-
-
-OBJECTIVES = {"reconstruction": reconstruction, "latent": latent, "tokens": tokens}
-
-
-def _obs_error(model: WorldModel, z: Tensor, target: Tensor) -> Tensor:
-    return losses.observation_error(model.decoder(z), target, model.obs_weights)
-
-
-def _target(model: WorldModel, seen: Seen) -> Tensor:
-    """The latents of the next frames (B, T, Z) that `latent` predicts, without gradient."""
-    if model.target_encoder is None:
-        return seen.z[:, 1:].detach()
-    with torch.no_grad():
-        return model.target_encoder(seen.obs[:, 1:])
-
-
-def _anti_collapse(model: WorldModel, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-    if model.hparams["anti_collapse"] == "variance_covariance":
-        variance, covariance = losses.variance_covariance(z, batch["valid"], over_ranks)
-        return {"variance": variance, "covariance": covariance}
-    # Directions from the batch's position, not from the global generator: nothing else that draws numbers
-    # (validation, a worker, a restart) can change the training.
-    generator = torch.Generator().manual_seed(int(batch["position"]))
-    directions = torch.randn(z.shape[-1], 64, generator=generator).to(z)
-    return {"sigreg": losses.sigreg(z, batch["valid"], directions, total=over_ranks)}
+OBJECTIVES: dict[str, type[Objective]] = {"reconstruction": Reconstruction, "latent": Latent, "tokens": Tokens}
 
 
 def over_ranks(x: Tensor) -> Tensor:
     """The sum over all ranks, on each of them; where gradients are averaged over ranks, theirs is that of the sum."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
-    return all_reduce(x)
+    return all_reduce(x) if dist.is_available() and dist.is_initialized() else x
+
+
+def _obs_error(model: Model, segment: Segment, z: Tensor, obs: Tensor) -> Tensor:
+    return losses.observation_error(model.decoder(z), obs, segment.obs_weights)
+
+
+def _heads(model: Model, segment: Segment) -> dict[str, Tensor]:
+    """The reward's squared error, and the cross-entropy of whether the episode continues."""
+    reward, continues = model.head_outputs(segment.loop.h)
+    target = model.reward_norm(segment.batch["reward"].unsqueeze(-1))
+    target_continues = 1 - segment.batch["terminated"].to(continues.dtype)
+    return {
+        "reward": segment.mean(losses.squared_error(reward.unsqueeze(-1), target)),
+        "continue": segment.mean(losses.binary_cross_entropy(continues, target_continues)),
+    }
+
+
+def _value(model: Model, segment: Segment) -> Tensor:
+    """The value after a step against its lambda-return, in rewards' deviations a step.
+
+    The return after step t begins with step t + 1: where that is no transition, or in the next segment, there is none.
+    """
+    value, discount = model.value(segment.loop.h), model.value_discount
+    assert value is not None and discount is not None
+    batch = segment.batch
+    reward, valid, continues = (x[:, 1:] for x in (batch["reward"], batch["valid"], ~batch["terminated"]))
+    target = losses.lambda_returns(reward, value.detach(), continues, discount, LAMBDA, valid)
+    error = (value[:, :-1] - target) * ((1 - discount) / model.reward_norm.scale)
+    return losses.masked_mean(error.square(), batch["valid"][:, :-1] & valid, batch["num_valid"])

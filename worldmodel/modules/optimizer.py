@@ -1,4 +1,4 @@
-"""AdamW with a warm-up, constant or cosine behind it."""
+"""AdamW with a warm-up, then a constant or cosine learning rate."""
 
 import math
 from collections.abc import Iterable
@@ -19,16 +19,11 @@ def adamw(
     planned_steps: float,
     fused: bool = True,
 ) -> Any:
-    """What `configure_optimizers` returns.
+    """What `configure_optimizers` returns, for the parameters that require a gradient.
 
-    Args:
-        parameters: those that require no gradient are left out.
-        learning_rate: at its highest.
-        weight_decay: on matrices only, not on biases and normalisation.
-        schedule: behind the warm-up; the cosine ends at a hundredth.
-        warmup_steps: over which the rate rises linearly.
-        planned_steps: of the whole fit; infinite: constant.
-        fused: one kernel for all parameters; it cannot be joined with a loss scaler and gradient clipping.
+    The rate rises linearly to `learning_rate` over `warmup_steps`, then is constant, or falls as a cosine to a
+    hundredth at `planned_steps` of the whole fit (infinite: constant). `weight_decay` is on matrices only, not on
+    biases and normalisation. `fused`, one kernel for all, does not work with both a loss scaler and gradient clipping.
     """
     trained = [p for p in parameters if p.requires_grad]
     groups = [
@@ -49,13 +44,7 @@ def adamw(
 
 
 def retune(trainer: Any, learning_rate: float, weight_decay: float) -> None:
-    """Give what `adamw` made another rate and decay, in the midst of a fit; the schedule goes on where it is.
-
-    Args:
-        trainer: of the fit.
-        learning_rate: at its highest.
-        weight_decay: on matrices.
-    """
+    """Change the highest rate and the decay of `adamw` during a fit; the schedule continues where it is."""
     optimizer, scheduler = trainer.optimizers[0], trainer.lr_scheduler_configs[0].scheduler
     for number, group in enumerate(optimizer.param_groups):
         group["lr"] *= learning_rate / scheduler.base_lrs[number]

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from worldmodel.agents.actor_critic import ActorCritic
 from worldmodel.errors import UserError
-from worldmodel.losses import masked_mean
+from worldmodel.losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss, masked_mean
 from worldmodel.modules.optimizer import Schedule, adamw, retune
-from worldmodel.policy_losses import approximate_kl, beyond_clip, clipped_surrogate, clipped_value_loss
 
 SEGMENT_LOSSES = "segment_losses"  # key of a batch: the critic's loss in the first and in the second chunk of a rollout
 MUTABLE = ("learning_rate", "weight_decay", "discount", "gae_lambda", "clip_coef", "vf_coef", "ent_coef")

@@ -1,4 +1,4 @@
-"""Weights, gradients and moments divided among the ranks (FSDP2): `--trainer.strategy fsdp2`."""
+"""Weights, gradients and moments divided among ranks (FSDP2): `--trainer.strategy fsdp2`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,15 +20,15 @@ from torch.optim import Optimizer
 from worldmodel.errors import UserError
 from worldmodel.model import Model
 
-ENTRIES = ("closed_loop", "open_loop", "exact_prediction", "gate")  # of the predictor, beside forward
+ENTRIES = ("closed_loop", "open_loop", "exact_prediction", "gate")  # of the predictor, besides forward
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class FullySharded(ModelParallelStrategy):
-    """Every rank holds its share of all weights, gradients and moments, and gathers a part of the model to use it.
+    """Each rank holds its share of all weights, gradients and moments, and gathers a part of the model to use it.
 
-    (Zhao et al. 2023, arXiv 2304.11277, in its second form, one DTensor a parameter.) For models that one device cannot
-    hold; `ddp` sends less. A checkpoint is one file, as with any other strategy: a fit may go on from it on another
+    (Zhao et al. 2023, arXiv 2304.11277; FSDP2, with one DTensor per parameter.) For models that one device cannot hold;
+    `ddp` communicates less. A checkpoint is one file, as with any other strategy: a fit may resume from it on another
     number of ranks, or with `ddp`.
     """
 
@@ -39,11 +39,11 @@ class FullySharded(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes  # all ranks; Lightning's "auto": the nodes
         super().setup_environment()
 
-    # Lightning's own ways number the moments by the module's parameters, all others by the optimizer's groups; and read
-    # a checkpoint past the checkpoint plugin.
+    # Lightning's own versions number the moments by the module's parameters, not by the optimizer's groups as other
+    # strategies do, and bypass the checkpoint plugin.
 
     def optimizer_state(self, optimizer: Optimizer | LightningOptimizer) -> dict[str, Any]:
-        """Of all ranks, on the first one; as the optimizer of an undivided model has it."""
+        """The state of all ranks, on the first one, in the form that the optimizer of a whole model has."""
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         named: Any = get_optimizer_state_dict(self._module(), optimizer, options=WHOLE)
         if not named:
@@ -63,13 +63,13 @@ class FullySharded(ModelParallelStrategy):
         return self.model
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        """Of the parameters, in the order of the optimizer's groups."""
+        """The parameters' names in the order of the optimizer's groups."""
         names = {id(parameter): name for name, parameter in self._module().named_parameters()}
         return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _renamed(state: Any, names: Mapping[Any, Any]) -> Any:
-    """An optimizer's state whose parameters go by other names, or numbers."""
+    """An optimizer's state with its parameters under other names, or numbers."""
     groups = [group | {"params": [names[name] for name in group["params"]]} for group in state["param_groups"]]
     return {"state": {names[name]: moments for name, moments in state["state"].items()}, "param_groups": groups}
 
@@ -78,25 +78,23 @@ StrategyRegistry.register("fsdp2", FullySharded, description=str(FullySharded.__
 
 
 def shard(model: Model, mesh: DeviceMesh) -> None:
-    """Divide encoder, predictor, decoder, heads and what else there is among the mesh's ranks, in place.
+    """Divide each child of the model among the mesh's ranks, in place.
 
     Raises:
-        RuntimeError: if a parameter is left that no rank would reduce: the ranks would drift apart without a word.
+        RuntimeError: if a parameter is left out: no rank would reduce it, and the ranks would silently diverge.
     """
     for part in model.children():
         if any(True for _ in part.parameters()):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
     for entry in ENTRIES:
         register_fsdp_forward_method(model.predictor, entry)
-    whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
-    if whole:
+    if whole := [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]:
         raise RuntimeError(f"these parameters are not divided among the ranks: {', '.join(whole)}")
 
 
 def check_can_shard(gradient: str, compiled: bool) -> None:
-    """Raise UserError for what reads all weights at any time: an exact gradient, a compiled recurrence."""
-    asked = f"gradient {gradient}" if gradient in ("rtrl", "eligibility") else "compile or cuda_graph" * compiled
-    if asked:
+    """Raise UserError for options that need all weights at any time: an exact gradient, a compiled recurrence."""
+    if option := f"gradient {gradient}" if gradient in ("rtrl", "eligibility") else "compile or cuda_graph" * compiled:
         raise UserError(
-            f"model.{asked} needs all weights on every rank, and fsdp2 divides them: use --trainer.strategy ddp"
+            f"model.{option} needs all weights on every rank, and fsdp2 divides them: use --trainer.strategy ddp"
         )

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from worldmodel.errors import UserError
 
-WARM_UP = 3  # runs before a capture, in which libraries set themselves up (PyTorch's notes on CUDA graphs)
+WARM_UP = 3  # runs before a capture, in which libraries initialise themselves (PyTorch's notes on CUDA graphs)
 
 
 class Step(NamedTuple):
-    """What a training step gives."""
+    """The results of a training step."""
 
     loss: Tensor  # () float
     terms: dict[str, Tensor]  # () each, of the loss
@@ -21,18 +21,18 @@ class Step(NamedTuple):
 
 
 class StepGraph:
-    """A step, with the gradients of its loss, captured at the first batch and launched as one from then on.
+    """A step with the gradients of its loss, captured at the first batch and launched as one from then on.
 
     A recurrence is thousands of short kernels, and Python takes longer to launch one than the GPU to run it. A graph
-    launches all of them at once. It reads and writes fixed places: each batch is copied to that of the first, and what
-    a step gives, but for loss and terms, is overwritten by the next. A batch of other shapes is captured anew.
+    launches all of them at once. It reads and writes fixed memory: each batch is copied to that of the first, and the
+    results of a step, except loss and terms, are overwritten by the next. A batch of other shapes is captured again.
 
-    Backward through the loss hands out the gradients that were made with it, multiplied by the loss's own.
+    Backward through the loss returns the gradients that were computed with it, multiplied by the loss's own.
 
     Args:
-        step: a batch -> its `Step`; it may not wait for the GPU, nor read anything but the batch's tensors, and tensors
+        step: a batch -> its `Step`; it must not wait for the GPU, nor read anything but the batch's tensors and tensors
             that stay where they are.
-        parameters: that get gradients, those that require one.
+        parameters: those that require a gradient get one.
     """
 
     def __init__(self, step: Callable[[Any], Step], parameters: Iterable[Tensor]) -> None:
@@ -42,67 +42,60 @@ class StepGraph:
 
     def __call__(self, batch: Mapping[str, Any]) -> Step:
         """The step of a batch; h and carry are without gradient."""
-        given = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        if self._graph is None or _layout(given) != _layout(self._batch):
-            self._capture(given)
-        for name, value in given.items():
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        if self._graph is None or _layout(tensors) != _layout(self._batch):
+            self._capture(tensors)
+        for name, value in tensors.items():
             self._batch[name].copy_(value)
         loss = _Launch.apply(self, *self._parameters)
-        terms = dict(zip(self._made.terms, self._terms.clone().unbind(), strict=True))
-        return Step(loss, terms, self._made.h, self._made.carry)
+        terms = dict(zip(self._result.terms, self._terms.clone().unbind(), strict=True))
+        return Step(loss, terms, self._result.h, self._result.carry)
 
     def launch(self) -> tuple[Tensor, list[Tensor | None]]:
-        """The loss, and where the gradients are until the next launch; None for parameters without any."""
+        """The loss, and the memory of the gradients until the next launch; None for parameters without any."""
         assert self._graph is not None
         self._graph.replay()
-        return self._made.loss.clone(), self._gradients
+        return self._result.loss.clone(), self._gradients
 
     def _capture(self, batch: dict[str, Tensor]) -> None:
-        self._graph = None  # an older one's memory is free first
+        self._graph = None  # frees an older one's memory first
         self._batch = {name: value.clone() for name, value in batch.items()}
-        beside, here = torch.cuda.Stream(), torch.cuda.current_stream()
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 self._run()
-        here.wait_stream(beside)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._made, self._terms, self._gradients = self._run()
+            self._result, self._terms, self._gradients = self._run()
         self._graph = graph
 
     def _run(self) -> tuple[Step, Tensor, list[Tensor | None]]:
         torch.clear_autocast_cache()  # weights are cast within the graph: the next step has others
-        made = self._step(self._batch)
+        result = self._step(self._batch)
         torch.clear_autocast_cache()
         with torch.autocast("cuda", enabled=False):
-            gradients = torch.autograd.grad(made.loss, self._parameters, allow_unused=True)
-        terms = {name: term.detach() for name, term in made.terms.items()}
-        step = Step(made.loss.detach(), terms, made.h.detach(), made.carry.detach())
+            gradients = torch.autograd.grad(result.loss, self._parameters, allow_unused=True)
+        terms = {name: term.detach() for name, term in result.terms.items()}
+        step = Step(result.loss.detach(), terms, result.h.detach(), result.carry.detach())
         return step, torch.stack(list(terms.values())), list(gradients)
 
 
 class _Launch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, graph: StepGraph, *parameters: Tensor) -> Tensor:
-        loss, ctx.made = graph.launch()
+        loss, ctx.gradients = graph.launch()
         return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # products are copies, too: the next launch overwrites what was made
-        return None, *(None if made is None else made * gradients[0] for made in ctx.made)
+        # products are copies too: the next launch overwrites the gradients
+        return None, *(None if own is None else own * gradients[0] for own in ctx.gradients)
 
 
 def check_can_capture(hparams: Mapping[str, Any], precision: str, ranks: int, device: torch.device) -> None:
-    """Raise UserError for what a graph of the step would do wrong, or what nobody has seen it do.
-
-    Args:
-        hparams: of a WorldModel.
-        precision: the Trainer's.
-        ranks: of the training.
-        device: of this one.
-    """
+    """Raise UserError for what a graph of a WorldModel's step would get wrong, or what is untested."""
     if device.type != "cuda":
         raise UserError("model.cuda_graph is for a GPU, and this run is on the CPU: leave it out")
     latent = hparams["objective"] == "latent"
@@ -110,11 +103,11 @@ def check_can_capture(hparams: Mapping[str, Any], precision: str, ranks: int, de
         f"model.gradient {hparams['gradient']}": hparams["gradient"] in ("rtrl", "eligibility"),
         "model.anti_collapse sigreg, whose directions come from the CPU": latent
         and hparams["anti_collapse"] == "sigreg",
-        "model.objective latent on several ranks, which ask each other within the step": latent and ranks > 1,
-        "trainer.precision 16-mixed, whose scale comes too late": precision == "16-mixed",
+        "model.objective latent on several ranks, which communicate within the step": latent and ranks > 1,
+        "trainer.precision 16-mixed, whose loss scale comes too late": precision == "16-mixed",
     }
-    if found := next((name for name, is_so in misfits.items() if is_so), None):
-        raise UserError(f"model.cuda_graph does not go with {found}: leave it out")
+    if misfit := next((name for name, is_so in misfits.items() if is_so), None):
+        raise UserError(f"model.cuda_graph does not work with {misfit}: leave it out")
 
 
 def _layout(batch: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

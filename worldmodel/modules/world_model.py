@@ -12,90 +12,69 @@ from torchmetrics import MeanMetric
 
 from worldmodel import losses
 from worldmodel.batch import Batch
-from worldmodel.eligibility import Eligibility
 from worldmodel.errors import UserError
-from worldmodel.model import Model
-from worldmodel.modules.objective import OBJECTIVES, Seen, heads, open_loop, weight
+from worldmodel.model import DEFAULTS, Model
+from worldmodel.modules.objective import OBJECTIVES, Segment
 from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.modules.sharding import check_can_shard, shard
 from worldmodel.modules.step_graph import Step, StepGraph, check_can_capture
-from worldmodel.nets import StagewiseHead
-from worldmodel.rtrl import RTRL
+from worldmodel.rtrl import RTRL, Eligibility
 
 MUTABLE = (
     "learning_rate", "weight_decay", "ema_decay", "open_loop_weight", "reward_weight", "continue_weight",
     "consistency_weight", "anti_collapse_weight",
 )  # fmt: skip
-ADDED_WEIGHT = 0.01  # small: it decides only where the cross-entropy has nothing to say
 
 
 class WorldModel(Model, pl.LightningModule):
     """A recurrent latent world model (model.py), and how it is trained.
 
-    `reconstruction` decodes the predicted latent and compares it with the next observation; `latent` compares it with
+    `reconstruction` decodes the predicted latent and compares it with the next observation. `latent` compares it with
     the next latent of a target encoder, keeps the latents from collapsing, and trains the decoder as a probe, without
     gradient into the model, so that both objectives are judged in observation units. `tokens` is for sequence tasks
-    (envs.sequences): an embedding, logits, and cross-entropy where an answer is asked for.
+    (tasks.sequences): an embedding, logits, and cross-entropy where an answer is asked for.
 
-    The carry contract: `batch["carry"]` (B, D) holds the state before the segment (absent: zeros), the step returns
-    `outputs["carry"]`, the state behind it, and `outputs["h"]` (B, T, D). With exact gradients the carry of training is
-    wider: behind the state it holds what the estimator needs.
+    The carry contract: `batch["carry"]` (B, D) holds the state before the segment (absent: zeros); the step returns
+    `outputs["carry"]`, the state after it, and `outputs["h"]` (B, T, D). With exact gradients the carry of training is
+    wider: after the state it holds what the estimator needs.
 
     Args:
-        obs_dim: O, entries of an observation: vectors, and behind them the pixels of the images.
-        action_dim: A, entries of an action (one-hot where discrete).
-        images: [H, W, C] of each image in the observation.
-        latent_dim: Z.
-        hidden_dim: width of the hidden state.
-        rule: the update rule, a name of rules.RULES.
-        layers: of the update network, 1 or 2 (gru and lstm: stacked).
-        gate_bias: where the gate's bias starts.
-        width: of the hidden layers of encoder, decoder and heads.
-        depth: hidden layers of encoder and decoder.
-        channels: of the first convolution, where there are images; each further one has twice as many.
-        head_depth: hidden layers between the state and the predicted latent.
-        gradient: through time. `tbptt` cuts it where a segment starts; `rtrl` is exact through any number of segments,
-            for small models; `eligibility`, for the rule diagonal, is so for the cell's last layer, at a fraction of
-            the cost; `bptt` trains each episode as one segment.
-        objective: reconstruction, latent or tokens.
-        open_loop_steps: k; rollouts of k steps from every k-th frame are trained too. 0: none. Must divide the segment.
-        open_loop_weight: of that term, relative to the one-step prediction.
-        reward_weight: of the reward head's loss.
-        continue_weight: of the continue head's loss.
-        value_discount: of a value head: the return to come under the policy that collected the data, by TD(lambda); its
-            loss counts as the reward's. A planner sees past its horizon with it. Null: none.
-        consistency_weight: with `reconstruction`, of |pred - z_next|^2, which lets a prediction stand in for a latent.
-        target: with `latent`, an exponential moving average of the encoder, or the encoder itself without gradient.
-        ema_decay: of that average.
-        anti_collapse: with `latent`, VICReg's variance and covariance terms, or SIGReg.
-        anti_collapse_weight: of these terms.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW, on matrices only.
-        lr_schedule: constant, or a cosine to a hundredth over the planned steps.
-        warmup_steps: over which the learning rate rises linearly.
-        compile: the step of the recurrence goes through torch.compile. It pays together with cuda_graph alone.
-        cuda_graph: on a GPU a training step, forward and backward, is captured, and launched as one.
+        obs_dim: Number of entries of an observation: the vector, then the pixels of the images.
+        action_dim: Number of entries of an action (one-hot where discrete).
+        gradient: How gradients pass through time. `tbptt` cuts them where a segment starts; `rtrl` is exact through any
+            number of segments, for small models; `eligibility`, for the rule diagonal, is exact for the cell's last
+            layer, at a fraction of the cost; `bptt` trains each episode as one segment.
+        open_loop_steps: Length in steps of the open-loop rollouts that are trained too, from every such number of
+            frames; it must divide the segment; 0: no rollouts.
+        open_loop_weight: Weight of the rollouts' loss, relative to the one-step prediction.
+        reward_weight: Weight of the losses of the reward head and the value head.
+        continue_weight: Weight of the continue head's loss.
+        consistency_weight: With `reconstruction`, weight of |pred - z_next|^2, which lets a predicted latent stand in
+            for an encoded one.
+        target: With `latent`, what predictions are compared with: an exponential moving average of the encoder (ema),
+            or the encoder itself without gradient.
+        ema_decay: Decay of that average, per step.
+        anti_collapse: With `latent`, the terms that keep latents from collapsing: VICReg's variance and covariance, or
+            SIGReg.
+        anti_collapse_weight: Weight of these terms.
+        learning_rate: Highest learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, on matrices only.
+        lr_schedule: Learning rate after the warm-up: constant, or a cosine to a hundredth over the planned steps.
+        warmup_steps: Number of steps over which the learning rate rises linearly.
+        compile: Compile the step of the recurrence with torch.compile; only useful together with cuda_graph.
+        cuda_graph: On a GPU, capture a training step, forward and backward, and launch it as one.
+        model: The arguments of `model.Model`.
     """
 
-    obs_weights: Tensor
     mutable = MUTABLE
+    obs_weights: Tensor
 
     def __init__(
         self,
         obs_dim: int,
         action_dim: int,
-        images: list[tuple[int, int, int]] | None = None,
-        latent_dim: int = 32,
-        hidden_dim: int = 128,
-        rule: str = "gated_norm",
-        layers: int = 2,
-        gate_bias: float = -1.0,
-        width: int = 128,
-        depth: int = 1,
-        channels: int = 16,
-        head_depth: int = 1,
+        *,
         gradient: Literal["tbptt", "rtrl", "eligibility", "bptt"] = "tbptt",
-        objective: Literal["reconstruction", "latent", "tokens"] = "reconstruction",
         open_loop_steps: int = 0,
         open_loop_weight: float = 0.3,
         reward_weight: float = 1.0,
@@ -111,12 +90,10 @@ class WorldModel(Model, pl.LightningModule):
         warmup_steps: int = 100,
         compile: bool = False,
         cuda_graph: bool = False,
-        value_discount: float | None = None,
+        **model: Any,
     ) -> None:
-        super().__init__(
-            obs_dim, action_dim, images, latent_dim, hidden_dim, rule, layers, gate_bias, width, depth, channels,
-            head_depth, objective, value_discount,
-        )  # fmt: skip
+        super().__init__(obs_dim, action_dim, **model)
+        model = {**DEFAULTS, **model}  # a checkpoint names all arguments
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
         self._graph: StepGraph | None = None
@@ -125,42 +102,29 @@ class WorldModel(Model, pl.LightningModule):
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
         if not learning_rate > 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
-        if self.is_tokens and open_loop_steps:
-            raise UserError("model.objective tokens does not know model.open_loop_steps: leave it out")
-        self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
+        self.objective = OBJECTIVES[model["objective"]](self.hparams)
+        self.register_buffer("obs_weights", losses.part_weights(obs_dim, model["images"] or []), persistent=False)
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
         self.estimator = None if exact is None else exact(self.encoder, self.predictor)
         self.target_encoder: nn.Module | None = None
-        if objective == "latent" and target == "ema":
+        if model["objective"] == "latent" and target == "ema":
             self.target_encoder = deepcopy(self.encoder).requires_grad_(False)
         self.grad_norm: Tensor | None = None  # of this step's gradients, where a callback took it (callbacks/guard.py)
-        self.weights, told = self._term_weights(), ["accuracy"] if self.is_tokens else []
+        self.weights = self.objective.weights(self)
         # a NaN counts as infinite: by default it is left out, and a diverged model would look good
-        self.val_means = nn.ModuleDict(
-            {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", *self.weights, *told)}
-        )
+        names = "loss", *self.weights, *self.objective.reported
+        self.val_means = nn.ModuleDict({name: MeanMetric(nan_strategy=float("inf")) for name in names})
 
-    def _term_weights(self) -> dict[str, float]:
-        hp = self.hparams
-        if self.is_tokens:
-            stagewise = isinstance(self.predictor.head, StagewiseHead)
-            return {"prediction": 1.0, "exact": 1.0, "added": ADDED_WEIGHT} if stagewise else {"prediction": 1.0}
-        if hp["objective"] == "reconstruction":
-            weights: dict[str, Any] = {
-                "prediction": 1.0,
-                "autoencoding": 1.0,
-                "consistency": hp["consistency_weight"],
-            }
-        else:
-            names = ("variance", "covariance") if hp["anti_collapse"] == "variance_covariance" else ("sigreg",)
-            weights = {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, hp["anti_collapse_weight"])
-        weights |= {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
-        if self.value_head is not None:
-            weights["value"] = hp["reward_weight"]
-        if hp["open_loop_steps"]:
-            weights["open_loop"] = hp["open_loop_weight"]
-        return weights
+    @classmethod
+    def check(cls, arguments: Mapping[str, Any]) -> "WorldModel":
+        """A model of these arguments without memory, of the smallest data where they name none.
+
+        Raises:
+            UserError: for arguments that no data could make right.
+        """
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return cls(**{"obs_dim": 1, "action_dim": 1, **arguments})
 
     def check_segment(self, length: int) -> None:
         """Raise UserError if segments of this many steps cannot be divided into the open-loop rollouts."""
@@ -178,35 +142,38 @@ class WorldModel(Model, pl.LightningModule):
         if estimator is not None:
             start = estimator.attach(start, batch["is_first"])
         loop = self.predictor.closed_loop(z[:, :-1], action, batch["is_first"], start)
-        seen = Seen(batch, obs, action, z, loop, start)
-        terms = OBJECTIVES[self.hparams["objective"]](self, seen)
-        if self.heads is not None:
-            terms |= heads(self, seen)
-        if steps := self.hparams["open_loop_steps"]:
-            self.check_segment(action.shape[1])
-            terms |= open_loop(self, seen, steps)
-        if estimator is None:
-            return terms, loop.h, loop.carry
-        return terms, loop.h, estimator.advance(batch.get("carry"), loop.h, obs[:, :-1], action, batch["is_first"])
+        self.check_segment(action.shape[1])
+        segment = Segment(batch, obs, action, z, loop, self._target(obs, z), self.obs_weights)
+        terms, carry = self.objective.terms(self, segment), loop.carry
+        if estimator is not None:
+            carry = estimator.advance(batch.get("carry"), loop.h, obs[:, :-1], action, batch["is_first"])
+        return terms, loop.h, carry
+
+    def _target(self, obs: Tensor, z: Tensor) -> Tensor:
+        """The latents of the next frames (B, T, Z), without gradient."""
+        if self.target_encoder is None:
+            return z[:, 1:].detach()
+        with torch.no_grad():
+            return self.target_encoder(obs[:, 1:])
+
+    def step(self, batch: Batch) -> Step:
+        """The weighted loss of a segment, and what `losses` gives."""
+        terms, h, carry = self.losses(batch)
+        return Step(self.total(terms), terms, h, carry)
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss: the terms of `losses`, weighted."""
+        return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
 
     # --- Lightning -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if self.is_tokens and hasattr(datamodule, "layout"):
-            kinds = [leaf["type"] for leaf in datamodule.layout.observation_space.values()]
-            if kinds != ["Discrete"]:
-                raise UserError(
-                    f"model.objective tokens needs observations that are one Discrete space, not {' and '.join(kinds)}:"
-                    " choose reconstruction or latent"
-                )
-        if stage == "fit" and (statistics := getattr(datamodule, "statistics", None)):
-            if self.is_tokens and not float(statistics["reward"][0]) > 0:
-                raise UserError(
-                    "model.objective tokens takes a step's reward as the weight of its prediction, and the mean reward"
-                    " of this data is not above 0: choose reconstruction or latent"
-                )
+        statistics = getattr(datamodule, "statistics", None) if stage == "fit" else None
+        if hasattr(datamodule, "layout"):
+            self.objective.check_data(datamodule.layout, float(statistics["reward"][0]) if statistics else None)
+        if statistics:
             self.obs_norm.fit(*statistics["obs"])
             self.action_norm.fit(*statistics["action"])
             self.reward_norm.fit(*statistics["reward"])
@@ -223,13 +190,8 @@ class WorldModel(Model, pl.LightningModule):
             self.predictor.compile_step()
         self._graph = None  # the weights may be elsewhere than in an earlier fit
 
-    def step(self, batch: Batch) -> Step:
-        """The weighted loss of a segment, and what `losses` gives."""
-        terms, h, carry = self.losses(batch)
-        return Step(self.total(terms), terms, h, carry)
-
     def _captured(self, batch: Batch) -> Step:
-        """The same as one CUDA graph."""
+        """As `step`, in one CUDA graph."""
         if self._graph is None:
             self._graph = StepGraph(self.step, self.parameters())
         return self._graph({"carry": self.predictor.initial_state(batch["obs"]), **batch})
@@ -253,28 +215,23 @@ class WorldModel(Model, pl.LightningModule):
         terms, h, carry = self.losses(batch)
         for name, value in {"loss": self.total(terms), **terms}.items():
             metric = cast(MeanMetric, self.val_means[name])
-            metric.update(value, weight=weight(self, batch))
+            metric.update(value, weight=self.objective.count(batch))
             self.log(_key(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
         return {"carry": carry, "h": h}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Closed-loop predictions of each next observation, reward and continue probability, with the data's units."""
+        """Closed-loop predictions of each next observation, reward and continue probability, in the data's units."""
         obs, h, carry = self.closed_loop(batch["obs"][:, :-1], batch["action"], batch["is_first"], batch.get("carry"))
         predicted = {"obs": obs.float(), "carry": carry, "h": h}
         if self.heads is None:
             return predicted
-        reward, proceeds = self.head_outputs(h)
-        reward = self.reward_norm.inverse(reward.unsqueeze(-1)).squeeze(-1)
-        return {**predicted, "reward": reward.float(), "continue": proceeds.sigmoid().float()}
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The loss: the terms of `losses`, weighted."""
-        return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
+        reward, continues = self.expected(h)
+        return {**predicted, "reward": reward.float(), "continue": continues.float()}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         # here, not in on_train_batch_end: a checkpoint of this step is written before that hook. Without gradients the
-        # update was left out (callbacks/guard.py), and there is nothing new to average.
+        # update was skipped (callbacks/guard.py), and there is nothing new to average.
         if self.target_encoder is not None and any(p.grad is not None for p in self.encoder.parameters()):
             decay = self.hparams["ema_decay"]
             with torch.no_grad():
@@ -288,7 +245,7 @@ class WorldModel(Model, pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does it, without taking a norm that was taken already."""
+        """As Lightning does, with the norm that was computed already."""
         norm, self.grad_norm = self.grad_norm, None
         if norm is None or not gradient_clip_val or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -297,9 +254,9 @@ class WorldModel(Model, pl.LightningModule):
         torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def change(self, values: Mapping[str, float]) -> None:
-        """Hyperparameters, of those that are `mutable`, take other values in the midst of a fit."""
+        """Change hyperparameters that are `mutable` during a fit."""
         self.hparams.update(values)
-        self.weights, self._graph = self._term_weights(), None  # a graph holds the weights of its terms
+        self.weights, self._graph = self.objective.weights(self), None  # a graph holds the weights of its terms
         retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

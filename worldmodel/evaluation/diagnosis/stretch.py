@@ -10,7 +10,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.batch import Batch
-from worldmodel.cells.recurrence import previous_states
 from worldmodel.predictor import LatentPredictor
 
 
@@ -87,13 +86,13 @@ def follow(model: Model, batch: Batch) -> Trajectory:
     predictor = deepcopy(model.predictor).double()
     z = model.encode(batch["obs"][:, :-1]).double()
     a = model.action_norm(batch["action"]).double()
-    h = predictor.closed_loop(z, a, batch["is_first"]).h
+    loop = predictor.closed_loop(z, a, batch["is_first"])
     return Trajectory(
         predictor,
         z,
         predictor.cell.project(z, a),
-        h,
-        previous_states(h, batch["is_first"]),
+        loop.h,
+        loop.before,
         batch["is_first"],
         batch["valid"],
         batch["step"],

@@ -1,15 +1,15 @@
-"""The backward pass by hand against autograd's through the plain loop, in float64."""
+"""The fused passes against autograd's through the plain loop, in float64."""
 
 import pytest
 import torch
 
 from worldmodel import RULES, LatentPredictor
-from worldmodel.cells.by_hand import BY_HAND as PASSES
-from worldmodel.cells.unroll import has_backward
+from worldmodel.cells.fused import FUSED as PASSES
+from worldmodel.cells.fused import has_fused
 
 B, T, Z, A, D = 3, 24, 4, 2, 6
-BY_HAND = [name for name, rule in RULES.items() if rule in PASSES]
-every_rule = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in BY_HAND for layers in (1, 2)])
+FUSED = [name for name, rule in RULES.items() if rule in PASSES]
+every_rule = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in FUSED for layers in (1, 2)])
 
 
 def make(rule, layers):
@@ -31,8 +31,8 @@ def gradients(predictor, weights, z, a, is_first, h, by_step):
 
 
 def test_the_rules_of_the_update_cell_have_one():
-    assert BY_HAND == ["residual", "gated", "gated_norm", "direct", "unit_norm"]
-    assert all(has_backward(make(rule, 1).cell) == (rule in BY_HAND) for rule in RULES)
+    assert FUSED == ["residual", "gated", "gated_norm", "direct", "unit_norm"]
+    assert all(has_fused(make(rule, 1).cell) == (rule in FUSED) for rule in RULES)
 
 
 @every_rule
@@ -85,7 +85,7 @@ def test_huge_candidates_stay_under_the_bound_and_gradients_finite():
 
 def test_the_loss_takes_it_and_mixed_precision_does_not(monkeypatch):
     predictor, (z, a, is_first, h) = make("gated_norm", 2), inputs()
-    monkeypatch.setattr("worldmodel.cells.recurrence.unrolled", lambda *_: pytest.fail("taken"))
+    monkeypatch.setattr("worldmodel.cells.recurrence.fused_states", lambda *_: pytest.fail("taken"))
     predictor.states(z, a, is_first, h, by_step=True)
     with torch.autocast("cpu", torch.bfloat16):
         predictor.states(z, a, is_first, h)
