@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from worldmodel import EpisodeDataModule, WorldModel
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.last_checkpoint import LastCheckpoint
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
 

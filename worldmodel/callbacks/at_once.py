@@ -1,6 +1,5 @@
 """What cannot wait for the Trainer's own logging."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,6 @@ def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.global_step)
-
-
-def log_last_weights(trainer: Any, pl_module: Any, evaluate: Callable[[], dict[str, float]]) -> None:
-    """Log what an evaluation comes to at the end of a training."""
-    pl_module.eval()
-    metrics = evaluate()
-    pl_module.train()
-    log_at_once(trainer, metrics)
 
 
 def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:

@@ -4,15 +4,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.comparison.results import Curve, Curves, Errors, ExampleRollout, Reference
 from worldmodel.envs import LINEAR_GAUSSIAN
 from worldmodel.envs.linear import LinearSystem, linear_system
 from worldmodel.evaluation.baselines import AutoRegression, CopyLast, Mean
-from worldmodel.evaluation.closed_loop import closed_loop_curve
-from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
-from worldmodel.evaluation.rollouts import Example, Model
+from worldmodel.evaluation.rollouts import Example, Forecaster
+from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.modules.data_module import EpisodeDataModule
 
 MOST_ENTRIES = 3  # of an observation, in an example
@@ -29,20 +28,19 @@ class Measured:
     examples: list[ExampleRollout]
 
 
-def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -> Measured:
+def measure(model: Forecaster, data: EpisodeDataModule, rollout: RolloutOptions) -> Measured:
     """Closed and open loop, as `rollout` says how far, from where and on how many episodes.
 
     Args:
         model: in evaluation mode.
         data: its test episodes are used; the validation episodes, if there are none.
-        rollout: the options; its own results are not touched.
+        rollout: the options.
     """
     whole = data.splits["test"] if len(data.splits["test"]) else data.splits["val"]
-    episodes = whole.select(range(min(rollout.max_episodes, len(whole))))
+    episodes = rollout.first_episodes(whole)
     longest = max(rollout.multiples) * data.steps
     closed = closed_loop_curve(model, episodes, data.steps, longest, whole)
-    how = (rollout.multiples, rollout.burn_in, rollout.starts, rollout.threshold, rollout.examples)
-    opened = horizon_curves(model, episodes, data.steps, *how, reference=whole)
+    opened = horizon_curves(model, episodes, data.steps, rollout, whole)
     horizons = [multiple * data.steps for multiple in rollout.multiples]
     curves: Curves = {
         "closed": _curve(closed.nmse, closed.hidden_norm, closed.episodes),
@@ -64,10 +62,10 @@ def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -
     )
 
 
-def references(data: EpisodeDataModule, rollout: RolloutEvaluation) -> list[Reference]:
+def references(data: EpisodeDataModule, rollout: RolloutOptions) -> list[Reference]:
     """What needs no training: copy-last, the mean, a linear autoregression; where it is known, the Kalman filter."""
     train = data.splits["train"]
-    found: dict[str, tuple[str, Model]] = {
+    found: dict[str, tuple[str, Forecaster]] = {
         "copy_last": ("copy the last observation", CopyLast()),
         "mean": ("predict the mean", Mean(train)),
     }

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from worldmodel.arguments import Parser
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.comparison.launch import LAUNCHERS
 from worldmodel.comparison.matching import MATCHES
 from worldmodel.errors import UserError, choose
+from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.rules import RULES
@@ -72,9 +72,9 @@ class CompareCLI(ConfigCLI, TrainingCLI):
         super().before_instantiate_classes()
 
     @property
-    def rollout(self) -> RolloutEvaluation:
+    def rollout(self) -> RolloutOptions:
         """How far, from where and on how many episodes is evaluated."""
-        return self._get(self.config_init, "rollout")
+        return self._get(self.config_init, "rollout").options
 
 
 def axes_of(rules: str, start: str | None, vary: list[str], config_start: str) -> dict[str, list[str]]:

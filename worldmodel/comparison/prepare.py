@@ -20,7 +20,7 @@ from worldmodel.comparison.matching import Match, difference, matched, size_of
 from worldmodel.comparison.options import CompareCLI, axes_of, seeds_of
 from worldmodel.comparison.plan import Variant, plan_runs, read_config, variants
 from worldmodel.errors import UserError
-from worldmodel.evaluation.horizon import default_burn_in
+from worldmodel.evaluation.selection import default_burn_in
 from worldmodel.experiments.world_model import check_gradient
 
 

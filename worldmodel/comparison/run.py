@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
         write_json(folder / "trained.json", asdict(cost))
         began = time.monotonic()
     model = cli.model.to(cli.trainer.strategy.root_device).eval()
-    measured = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
+    measured = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"].options)
     write_curves(folder / "curves.csv", measured.curves)
     write_examples(folder / "examples.npz", measured.examples)
     size = size_of(model.hparams)

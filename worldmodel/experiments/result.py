@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel.envs.evaluate import Played
-from worldmodel.evaluation.horizon import HorizonCurves
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.tasks.recall import Recalled
 
 FILES = (

@@ -5,9 +5,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
+from worldmodel.callbacks.evaluation import RecallEvaluation, RolloutEvaluation
 from worldmodel.callbacks.predictions import PredictionWriter
-from worldmodel.callbacks.recall import RecallEvaluation
-from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
@@ -28,8 +27,7 @@ class SaveTraining(SaveConfig):
     """Runs are compared by the open-loop error too."""
 
     def compared(self, config: dict[str, Any], data: Any) -> list[str]:
-        multiples = config["rollout"]["multiples"] or MULTIPLES
-        horizons = [multiple * data.steps for multiple in multiples] if data else []
+        horizons = [multiple * data.steps for multiple in config["rollout"]["multiples"]] if data else []
         return ["val/loss", *(f"rollout/nmse@{horizon}" for horizon in horizons)]
 
 

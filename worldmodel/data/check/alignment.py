@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldmodel.data.check.finding import Finding
-from worldmodel.data.check.regression import Moments, Scale, outer, products
 from worldmodel.data.check.sample import Fragment, Sample
 from worldmodel.data.episode import ALIGNMENT, Source
+from worldmodel.regression import Moments, Scale, outer, products
 
 CLEAR = 0.10  # share of the unexplained variance that a wrongly placed action must explain
 SCREENED = 0.2  # of that, at most, may be left to the action in the right place

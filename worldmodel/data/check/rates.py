@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from worldmodel.data.check.finding import Finding
-from worldmodel.data.check.regression import Moments, Scale, outer, products
 from worldmodel.data.check.sample import Fragment, Sample
 from worldmodel.data.episode import Episode
+from worldmodel.regression import Moments, Scale, outer, products
 
 SAME = 0.01  # relative difference of rates that are one
 WIDE, SQUARED = 24, 12  # entries of an observation, and of them in products
