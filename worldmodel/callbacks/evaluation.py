@@ -97,21 +97,16 @@ class RolloutEvaluation(_Evaluation):
                     if callable(log_video := getattr(logger, "log_video", None)):  # W&B
                         paths = [str(folder / "rollout.gif")]
                         log_video("rollout/animation", paths, step=trainer.global_step, format=["gif"])
-        return _rollout_metrics(curves, data.steps, self.options.multiples)
+        return self._metrics(curves, data.steps)
 
-
-def _rollout_metrics(curves: HorizonCurves, steps: int, multiples: tuple[int, ...]) -> dict[str, float]:
-    """The curves at multiples of T steps; at their last horizon, where they reach no multiple."""
-    reached = [m * steps for m in multiples if m * steps <= len(curves.horizon)] or [len(curves.horizon)]
-    metrics = {
-        f"rollout/{name}@{horizon}": float(getattr(curves, name)[horizon - 1])
-        for horizon in reached
-        for name in ("nmse", "copy_last", "mean")
-    }
-    metrics["rollout/valid_prediction_time"] = curves.valid_time
-    if curves.crossing is not None:
-        metrics["rollout/crossing"] = float(curves.crossing)
-    return metrics
+    def _metrics(self, curves: HorizonCurves, steps: int) -> dict[str, float]:
+        """The curves at multiples of T steps; at their last horizon, where they reach no multiple."""
+        last = len(curves.horizon)
+        metrics = curves.metrics([m * steps for m in self.options.multiples if m * steps <= last] or [last])
+        metrics["rollout/valid_prediction_time"] = curves.valid_time
+        if curves.crossing is not None:
+            metrics["rollout/crossing"] = float(curves.crossing)
+        return metrics
 
 
 class RecallEvaluation(_Evaluation):

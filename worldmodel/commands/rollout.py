@@ -178,9 +178,7 @@ def _write_trajectories(path: Path, examples: list[Example], episodes: Episodes)
 def _print(curves: HorizonCurves, steps: int, source: str) -> None:
     last = len(curves.horizon)
     horizons = sorted({m * steps for m in MULTIPLES if m * steps <= last} | {last})
-    names = ("nmse", "copy_last", "mean")
-    errors = {f"rollout/{name}@{n}": float(getattr(curves, name)[n - 1]) for n in horizons for name in names}
     console = Console(soft_wrap=True, highlight=False)
-    console.print(horizon_table(errors, steps))
+    console.print(horizon_table(curves.metrics(horizons), steps))
     for line in [*horizon_lines(curves), source]:
         console.print(line, markup=False)

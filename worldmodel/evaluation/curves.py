@@ -1,6 +1,7 @@
 """Error against the horizon in open loop, and against the time since an episode's start in closed loop."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class HorizonCurves:
         """The first horizon at which the model's error passes the threshold; None: nowhere."""
         above = np.flatnonzero(~(self.nmse <= self.threshold))
         return int(self.horizon[above[0]]) if len(above) else None
+
+    def metrics(self, horizons: Iterable[int]) -> dict[str, float]:
+        """The errors of the model and the baselines at some horizons, as they are logged."""
+        names = ("nmse", "copy_last", "mean")
+        return {f"rollout/{name}@{n}": float(getattr(self, name)[n - 1]) for n in horizons for name in names}
 
     def write_csv(self, path: Path) -> None:
         """Write rows of horizon, metric, value."""

@@ -100,9 +100,16 @@ def follow(model: Diagnosable, batch: Batch) -> Trajectory:
     z = model.encode(batch["obs"][:, :-1]).double()
     a = model.action_norm(batch["action"]).double()
     h = predictor.closed_loop(z, a, batch["is_first"]).h
-    before = previous_states(h, batch["is_first"])
-    given = batch["is_first"], batch["valid"], batch["step"]
-    return Trajectory(predictor, z, predictor.cell.project(z, a), h, before, *given)
+    return Trajectory(
+        predictor,
+        z,
+        predictor.cell.project(z, a),
+        h,
+        previous_states(h, batch["is_first"]),
+        batch["is_first"],
+        batch["valid"],
+        batch["step"],
+    )
 
 
 @torch.no_grad()
