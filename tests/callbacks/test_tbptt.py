@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.callbacks.checkpoints import LastCheckpoint
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
 

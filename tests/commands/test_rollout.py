@@ -16,9 +16,9 @@ from worldmodel.data.episode import Episode
 from worldmodel.data.spaces import box_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
-from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.curves import horizon_curves
 from worldmodel.evaluation.rollouts import Ruler
-from worldmodel.evaluation.selection import plan_rollouts
+from worldmodel.evaluation.selection import RolloutOptions, select_rollouts
 
 STEPS = 4
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}
@@ -56,10 +56,17 @@ def roll(*arguments):
     main(["rollout", "--ckpt", "run", *map(str, arguments)])
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without pictures, which take most of the time."""
+    for name in ("rollout_figure", "save"):
+        monkeypatch.setattr(f"worldmodel.commands.rollout.{name}", lambda *arguments, **options: None)
+
+
 # --- what is predicted -------------------------------------------------------------------------------------------
 
 
-def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(run, tmp_path):
+def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(run, undrawn):
     data, model = run
     roll("--split", "val", "--episodes", "2,0", "--start", 9, "--burn_in", 3, "--horizon", 5, "--out", "out")
     rows, episodes = rows_of("out/trajectories.csv"), data.splits["val"]
@@ -86,11 +93,12 @@ def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(ru
     assert {"copy_last", "mean"} <= {row["metric"] for row in table}
 
 
-def test_the_errors_are_those_of_the_evaluation_from_the_same_starts(run):
+def test_the_errors_are_those_of_the_evaluation_from_the_same_starts(run, undrawn):
     data, model = run
     episodes = data.splits["val"]
     enough = [i for i, frames in enumerate(episodes.num_frames) if frames > 6 + 8]
-    expected = horizon_curves(model, episodes.select(enough), STEPS, (2,), burn_in=6, starts=1, reference=episodes)
+    options = RolloutOptions((2,), burn_in=6, starts=1)
+    expected = horizon_curves(model, episodes.select(enough), STEPS, options, reference=episodes)
     roll("--split", "val", "--episodes", ",".join(map(str, enough)), "--burn_in", 6, "--horizon", 8, "--out", "out")
     rows = rows_of("out/rollout.csv")
     assert list(rows[0]) == ["horizon", "metric", "value"], "as a run's rollout.csv"
@@ -99,20 +107,22 @@ def test_the_errors_are_those_of_the_evaluation_from_the_same_starts(run):
         np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-6, err_msg=name)
 
 
-def test_the_threshold_is_that_of_the_run(run, tmp_path, capsys):
+def test_the_threshold_is_that_of_the_run_and_nothing_is_overwritten(run, tmp_path, capsys, undrawn):
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"rollout": {"threshold": 1e-6}}))
-    roll("--out", "out")
-    assert "crosses 1e-06 at horizon 1" in capsys.readouterr().out
+    (tmp_path / "runs" / "rollout" / "gated_norm-toy_env-Toy-v0-s3").mkdir(parents=True)
+    roll()
+    said = capsys.readouterr().out
+    assert "crosses 1e-06 at horizon 1" in said
+    assert said.strip().splitlines()[-1] == "rollout: runs/rollout/gated_norm-toy_env-Toy-v0-s3-2"
 
 
-def test_by_default_a_few_long_episodes_of_the_test_split_and_nothing_is_overwritten(run, capsys):
+def test_by_default_a_few_long_episodes_of_the_test_split(run, capsys):
     data, _ = run
-    for name in ("run-twice", "run-twice-2"):
-        roll()
-        said = capsys.readouterr().out
-        folder = said.strip().splitlines()[-1].removeprefix("rollout: ")
-        assert folder == f"runs/rollout/gated_norm-toy_env-Toy-v0-s3{name.removeprefix('run-twice')}"
+    roll()
+    said = capsys.readouterr().out
+    folder = said.strip().splitlines()[-1].removeprefix("rollout: ")
+    assert folder == "runs/rollout/gated_norm-toy_env-Toy-v0-s3" and "crosses 0.5 at horizon" in said
     episodes = data.splits["test"]
     assert "the rollouts end with their episodes" in said and "test split" in said and "copy last" in said
     longest = sorted(episodes.num_frames)[-3:]
@@ -154,7 +164,7 @@ def test_images_become_an_animation_and_a_checkpoint_needs_no_run_where_the_data
         ("--horizon 0", "--horizon is 0: it must be at least 1"),
         ("--horizon 999", "--horizon 999 is longer than"),
         ("--burn_in 0", "--burn_in is 0: it must be at least 1"),
-        ("--burn_in 999", "nothing is left to predict behind frame 999"),
+        ("--burn_in 999", "nothing is left to predict after frame 999"),
         ("--start 3 --burn_in 5", "--burn_in 5 reaches back before frame 0"),
         ("--episodes 0,99", "no episode '99' in the split: it has 0 to"),
         ("--episodes episod", "did you mean 'episode"),
@@ -192,7 +202,7 @@ def test_a_model_is_needed_and_its_data(run, capsys, tmp_path):
         assert message in capsys.readouterr().err
 
 
-# --- plans -------------------------------------------------------------------------------------------------------
+# --- selections --------------------------------------------------------------------------------------------------
 
 
 def episodes(*lengths):
@@ -201,22 +211,22 @@ def episodes(*lengths):
 
 
 def test_where_rollouts_start_and_end():
-    plan = plan_rollouts(episodes(500, 90, 400), 8, "0,2")
-    assert (plan.first, plan.burn_in, plan.lengths, plan.notes) == (0, 8, [80, 80], [])
-    plan = plan_rollouts(episodes(500, 90, 400), 8, start=30, burn_in=10, horizon=70)
-    assert (plan.first, plan.burn_in, plan.lengths) == (20, 10, [70, 70]), "the default leaves out what is too short"
-    assert plan.episodes.num_frames.tolist() == [481, 381]
-    plan = plan_rollouts(episodes(500, 90, 400), 8, "1", start=30)
-    assert (plan.first, plan.burn_in, plan.lengths) == (0, 30, [60]), "all before the start is seen"
-    assert "after 60 steps" in plan.notes[0]
-    plan = plan_rollouts(episodes(20, 500), 8, "episode 0,1")
-    assert (plan.burn_in, plan.lengths) == (5, [15, 80])
-    assert "sees 5 frames" in plan.notes[0] and "after 15 to 80 steps" in plan.notes[1]
+    chosen = select_rollouts(episodes(500, 90, 400), 8, "0,2")
+    assert (chosen.first, chosen.burn_in, chosen.lengths, chosen.notes) == (0, 8, [80, 80], [])
+    chosen = select_rollouts(episodes(500, 90, 400), 8, start=30, burn_in=10, horizon=70)
+    assert (chosen.first, chosen.burn_in, chosen.lengths) == (20, 10, [70, 70]), "what is too short is left out"
+    assert chosen.episodes.num_frames.tolist() == [481, 381]
+    chosen = select_rollouts(episodes(500, 90, 400), 8, "1", start=30)
+    assert (chosen.first, chosen.burn_in, chosen.lengths) == (0, 30, [60]), "all before the start is seen"
+    assert "after 60 steps" in chosen.notes[0]
+    chosen = select_rollouts(episodes(20, 500), 8, "episode 0,1")
+    assert (chosen.burn_in, chosen.lengths) == (5, [15, 80])
+    assert "sees 5 frames" in chosen.notes[0] and "after 15 to 80 steps" in chosen.notes[1]
 
 
 def test_the_last_step_that_fits():
-    assert plan_rollouts(episodes(20), 4, burn_in=12, horizon=8).lengths == [8]
-    assert plan_rollouts(episodes(20), 4, start=19).lengths == [1]
+    assert select_rollouts(episodes(20), 4, burn_in=12, horizon=8).lengths == [8]
+    assert select_rollouts(episodes(20), 4, start=19).lengths == [1]
     for wrong in ({"burn_in": 12, "horizon": 9}, {"start": 20}):
         with pytest.raises(UserError):
-            plan_rollouts(episodes(20), 4, **wrong)
+            select_rollouts(episodes(20), 4, **wrong)

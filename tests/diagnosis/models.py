@@ -1,4 +1,4 @@
-"""Small real models on real and made data, for the tests of their diagnosis."""
+"""Small models on real and generated data, for the tests of their diagnosis."""
 
 import numpy as np
 import torch
@@ -8,7 +8,6 @@ from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.segments import Segments
 from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
-from worldmodel.evaluation.diagnosis.findings import findings
 
 STEPS = 8
 SMALL = {"latent_dim": 8, "hidden_dim": 16, "width": 16}
@@ -28,7 +27,7 @@ def new_model(rule: str, data: EpisodeDataModule | None = None, **options) -> Wo
 
 
 def trained(model: WorldModel, batches, steps: int) -> WorldModel:
-    """After so many steps on batches, with carried state; in evaluation mode."""
+    """After so many training steps on batches, with carried state; in evaluation mode."""
     optimizer, carry = torch.optim.AdamW(model.parameters(), lr=5e-3), None
     for _, batch in zip(range(steps), batches, strict=False):
         if carry is not None:
@@ -47,7 +46,7 @@ def some_batches(data: EpisodeDataModule, number: int = 8):
 
 
 def echoes(lag: int, lanes: int = 32, length: int = 200) -> Segments:
-    """Noise, of which entry 0 repeats what entry 1 was `lag` steps ago."""
+    """Noise whose entry 0 repeats entry 1 of `lag` steps before."""
     obs = np.random.default_rng(0).standard_normal((lanes, length + 1, 2)).astype(np.float32)
     obs[:, lag:, 0] = obs[:, :-lag, 1]
     episodes = episodes_of(obs.reshape(-1, 2), np.zeros((lanes * (length + 1), 1), np.float32), [length] * lanes)
@@ -59,4 +58,4 @@ def of(model: WorldModel, batches) -> Diagnosis:
 
 
 def kinds(diagnosis: Diagnosis) -> list[str]:
-    return [finding.kind for finding in findings(diagnosis)]
+    return [finding.kind for finding in diagnosis.findings]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +10,14 @@ import torch
 
 from tests.diagnosis.models import STEPS, echoes, new_model, of, pendulum, some_batches
 from worldmodel import EpisodeDataModule
-from worldmodel.evaluation.diagnosis.clock import clock_share
+from worldmodel.evaluation.diagnosis.clock import Clock
 from worldmodel.evaluation.diagnosis.gates import gates
-from worldmodel.evaluation.diagnosis.gradients import gradients
+from worldmodel.evaluation.diagnosis.gradients import Gradients
 from worldmodel.evaluation.diagnosis.growth import law_of
-from worldmodel.evaluation.diagnosis.jacobian import jacobian, spectrum
-from worldmodel.evaluation.diagnosis.lag import reach, summary
+from worldmodel.evaluation.diagnosis.jacobian import Spectrum, jacobian
+from worldmodel.evaluation.diagnosis.lags import Lags, reach, summary
+from worldmodel.evaluation.diagnosis.measurement import Subject, ages, follow, join
 from worldmodel.evaluation.diagnosis.representation import representation
-from worldmodel.evaluation.diagnosis.ridge import explained, held_out
-from worldmodel.evaluation.diagnosis.stretch import ages, follow, join
 
 T = np.arange(1, 257.0)
 
@@ -44,7 +44,7 @@ def test_joined_batches_are_one_long_batch(data, pendulum_data):
         joined = join(parts[3 * n : 3 * n + 3])
         for name in ("obs", "action", "reward", "is_first", "valid", "episode", "step", "num_valid"):
             assert torch.equal(joined[name], whole[n][name]), name
-    with pytest.raises(ValueError, match="does not go on"):
+    with pytest.raises(ValueError, match="does not continue"):
         join([parts[0], parts[2]])
 
 
@@ -58,7 +58,7 @@ def test_ages_count_from_the_last_reset():
 
 def test_gradients_are_those_of_training(data):
     batches, model = some_batches(data, 2), new_model("gru", data)
-    measured = gradients(model, batches)
+    measured = Gradients.measure(Subject(model, batches, "gru"))
     squares, carry = {name: 0.0 for name, _ in model.named_parameters()}, None
     for batch in batches:
         batch = batch if carry is None else {**batch, "carry": carry}
@@ -118,7 +118,7 @@ def test_eigenvalues_and_the_lyapunov_exponent_of_a_linear_cell():
     mix = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0))).Q
     model = linear_model(mix @ recurrent @ mix.T)
     segments = echoes(3, lanes=4)
-    measured = spectrum(follow(model, join([segments[n] for n in range(8)])))
+    measured = Spectrum.measure(Subject(model, [segments[n] for n in range(8)], "direct"))
     assert measured.radius_mean == pytest.approx(0.9, abs=1e-5) == measured.radius_max
     assert measured.lyapunov == pytest.approx(math.log(0.9), abs=1e-4)
     pairs = {(round(real, 3), round(abs(imaginary), 3)) for real, imaginary in measured.eigenvalues}
@@ -131,7 +131,7 @@ def test_eigenvalues_and_the_lyapunov_exponent_of_a_linear_cell():
 
 def test_the_gradient_over_lags_of_a_linear_cell():
     keep, segments = 0.8, echoes(3, lanes=4)
-    measured = reach(linear_model(keep * torch.eye(16)), join([segments[n] for n in range(16)]), STEPS)
+    measured = reach(Subject(linear_model(keep * torch.eye(16)), [segments[n] for n in range(16)], "direct"))
     assert measured is not None and len(measured.gradient) == 4 * STEPS
     ratios = np.array(measured.gradient[1:]) / np.array(measured.gradient[:-1])
     np.testing.assert_allclose(ratios, keep, rtol=1e-3)
@@ -169,21 +169,15 @@ def test_gates_by_hand():
     assert gates(None, torch.ones(1, 3, dtype=torch.bool)) is None
 
 
-def test_what_is_explained_on_held_out_rows():
-    rng = np.random.default_rng(0)
-    inputs, half = rng.standard_normal((400, 3)), np.arange(400) % 2 == 0
-    outputs = inputs @ rng.standard_normal((3, 2)) + 5
-    assert explained(held_out(inputs, outputs, half), outputs) > 0.999
-    assert explained(held_out(rng.standard_normal((400, 3)), outputs, half), outputs) < 0.02
-    assert held_out(inputs[:150], outputs[:150], half[:150]) is None
-
-
-def test_the_clock_in_a_state():
-    generator = torch.Generator().manual_seed(0)
-    step = torch.arange(40).expand(8, 40)
-    noise, valid = torch.randn(8, 40, 5, generator=generator), torch.ones(8, 40, dtype=torch.bool)
-    assert clock_share(noise, step, valid) < 0.05
-    assert clock_share(torch.cat([noise, 0.1 * step.unsqueeze(-1)], dim=-1), step, valid) > 0.99
+def test_the_clock_in_a_state(data):
+    """States that are noise tell no time; with the step among their entries they tell it."""
+    subject = Subject(new_model("gru", data), some_batches(data), "gru")
+    trajectory = subject.trajectory
+    noise = torch.randn(trajectory.h.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counting = torch.cat([noise[..., 1:], 0.1 * trajectory.step.unsqueeze(-1)], dim=-1)
+    for states, least, most in ((noise, -1, 0.05), (counting, 0.99, 1)):
+        subject.__dict__["trajectory"] = replace(trajectory, h=states)
+        assert least < Clock.measure(subject).state <= most
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -200,4 +194,5 @@ def test_a_diagnosis_leaves_the_model_as_it_was_and_is_plain_json(data):
 
 def test_one_batch_says_nothing_of_what_lies_beyond_it(data):
     diagnosis = of(new_model("gated_norm", data).eval(), some_batches(data, 1))
-    assert diagnosis.reach is not None and not diagnosis.reach.tells and diagnosis.dependency is None
+    lags = diagnosis[Lags]
+    assert lags.reach is not None and not lags.reach.tells and lags.dependency is None

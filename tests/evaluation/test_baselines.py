@@ -9,11 +9,11 @@ from tests.evaluation.linear_data import sampled, stacked
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.envs.linear import linear_system
 from worldmodel.errors import UserError
-from worldmodel.evaluation import nested_regression
+from worldmodel.evaluation import baselines
 from worldmodel.evaluation.baselines import AutoRegression, CopyLast, Mean
-from worldmodel.evaluation.closed_loop import closed_loop_curve
-from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
+from worldmodel.evaluation.selection import RolloutOptions
 
 ROOTS = 0.95 * np.exp(0.4j), 0.7  # of the oscillation that `oscillations` are
 
@@ -52,14 +52,14 @@ def test_copy_last_and_mean_by_hand():
     np.testing.assert_allclose(
         closed_loop_curve(Mean(episodes), episodes, 6, 20).nmse, (np.arange(1, 21) - 10) ** 2 / variance, rtol=1e-6
     )
-    opened = horizon_curves(CopyLast(), episodes, 6, (1, 2), burn_in=2, starts=1)
+    opened = horizon_curves(CopyLast(), episodes, 6, RolloutOptions((1, 2), burn_in=2, starts=1))
     np.testing.assert_allclose(opened.nmse, np.arange(1, 13) ** 2 / variance, rtol=1e-6)
 
 
 def test_they_are_the_baselines_of_every_rollout():
     episodes = sampled(linear_system(obs_dim=3), 4, 80, seed=0)
     for name, model in (("copy_last", CopyLast()), ("mean", Mean(episodes))):
-        curves = horizon_curves(model, episodes, 8, (1, 2, 5))
+        curves = horizon_curves(model, episodes, 8, RolloutOptions((1, 2, 5)))
         np.testing.assert_allclose(curves.nmse, getattr(curves, name), rtol=1e-6)
         assert (curves.hidden_norm == 0).all(), "they remember nothing"
 
@@ -97,10 +97,10 @@ def test_a_linear_system_without_noise_is_predicted_to_rounding():
     model = AutoRegression.fit(train, 3, 32)
     closed = closed_loop_curve(model, test, 10, 150)
     assert (closed.nmse[2:] < 1e-12).all() and (closed.nmse[:2] > 1e-3).all(), "two frames are too few"
-    assert (horizon_curves(model, test, 10, (1, 5, 10), burn_in=2).nmse < 1e-11).all()
+    assert (horizon_curves(model, test, 10, RolloutOptions((1, 5, 10), burn_in=2)).nmse < 1e-11).all()
     chosen = AutoRegression.fit(train, None, 32)
     assert 3 < chosen.lags <= 32
-    assert (horizon_curves(chosen, test, 10, (1, 5, 10), burn_in=40).nmse < 1e-9).all()
+    assert (horizon_curves(chosen, test, 10, RolloutOptions((1, 5, 10), burn_in=40)).nmse < 1e-9).all()
 
 
 def test_the_units_do_not_matter():
@@ -238,15 +238,15 @@ def test_an_unstable_one_explodes_and_that_is_a_result():
     obs = np.exp(0.7 * np.arange(31)) * rng.uniform(0.5, 1, (20, 1))
     train = episodes_of(obs.reshape(-1, 1), np.zeros((620, 1)), [30] * 20)
     model = AutoRegression.fit(train, 1, 1)
-    long = episodes_of(np.ones((3001, 1)) * np.arange(3001)[:, None], np.zeros((3001, 1)), [3000])
-    curves = horizon_curves(model, long, 10, (1, 200), burn_in=5, starts=1)
+    long = episodes_of(np.arange(1501.0)[:, None], np.zeros((1501, 1)), [1500])
+    curves = horizon_curves(model, long, 10, RolloutOptions((1, 100), burn_in=5, starts=1))
     assert np.isinf(curves.nmse[-1]) and np.isfinite(curves.nmse[0])
 
 
 def test_few_rows_at_once_give_the_same(monkeypatch):
     train = sampled(linear_system(obs_dim=2), 10, 50, seed=0)
     whole = AutoRegression.fit(train, None, 8)
-    monkeypatch.setattr(nested_regression, "BLOCK", 200)
+    monkeypatch.setattr(baselines, "BLOCK", 200)
     parts = AutoRegression.fit(train, None, 8)
     obs, action, is_first, _ = tensors(train)
     one, other = (model.closed_loop(obs, action, is_first)[0] for model in (whole, parts))
@@ -260,21 +260,24 @@ def test_no_lags_are_a_mistake(lags, most):
         AutoRegression.fit(_noise([20]), lags, most)
 
 
-def test_wide_frames_have_fewer_lags():
+def test_wide_frames_have_fewer_lags(monkeypatch):
+    tried, fit = [], baselines.nested_regressions
+    monkeypatch.setattr(baselines, "nested_regressions", lambda train, most: tried.append(most) or fit(train, most))
     rng = np.random.default_rng(0)
-    wide = episodes_of(rng.standard_normal((303, 300)), rng.standard_normal((303, 20)), [100] * 3)
-    assert AutoRegression.fit(wide, None, 32).lags <= 1024 // 320
-    assert AutoRegression.fit(wide, 5, 32).lags == 5, "what is asked for is done"
+    wide = episodes_of(rng.standard_normal((63, 4)), rng.standard_normal((63, 336)), [20] * 3)
+    assert AutoRegression.fit(wide, None, 32).lags <= 3
+    assert AutoRegression.fit(wide, 4, 32).lags == 4, "what is asked for is done"
+    assert tried == [1024 // 340, 4]
 
 
 def test_on_the_linear_system_it_comes_close_to_the_floor():
     """Order 32, as in conf/linear.yaml: 1 to 3% above the Kalman filter, in closed and in open loop."""
     system = linear_system()
-    train, test = sampled(system, 200, 512, seed=0), sampled(system, 60, 400, seed=1)
+    train, test = sampled(system, 100, 400, seed=0), sampled(system, 40, 400, seed=1)
     models = AutoRegression.fit(train, None, 32), KalmanFilter(system)
     regression, floor = (closed_loop_curve(model, test, 32, 400) for model in models)
     for begin, end in ((0, 32), (32, 64), (64, 400)):
         assert 0.995 < regression.window(begin, end) / floor.window(begin, end) < 1.03
-    regression, floor = (horizon_curves(model, test, 32, (1, 5, 10)).nmse for model in models)
+    regression, floor = (horizon_curves(model, test, 32, RolloutOptions((1, 5, 10))).nmse for model in models)
     for k in (1, 8, 32, 160, 320):
         assert 0.98 < regression[k - 1] / floor[k - 1] < 1.05

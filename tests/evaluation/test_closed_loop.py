@@ -5,8 +5,8 @@ import pytest
 import torch
 from memory import episodes_of
 
-from worldmodel.evaluation import closed_loop
-from worldmodel.evaluation.closed_loop import ClosedLoopCurve, closed_loop_curve
+from worldmodel.evaluation import curves
+from worldmodel.evaluation.curves import ClosedLoopCurve, closed_loop_curve
 
 
 def noise_episodes(*lengths, seed=0):
@@ -71,7 +71,7 @@ def test_the_reference_gives_the_variance():
 def test_episodes_are_run_in_groups(monkeypatch):
     episodes = noise_episodes(30, 12, 1, 25, 9)
     whole = closed_loop_curve(Counts(), episodes, 7, 30)
-    monkeypatch.setattr(closed_loop, "BLOCK", 14)
+    monkeypatch.setattr(curves, "BLOCK", 14)
     model = Counts()
     parts = closed_loop_curve(model, episodes, 7, 30)
     assert max(lanes for lanes, _ in model.calls) == 2 and max(steps for _, steps in model.calls) == 7

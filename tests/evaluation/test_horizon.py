@@ -9,11 +9,12 @@ from memory import all_obs, episodes_of
 from toy_env import next_observation
 
 from worldmodel.data.episodes import Episodes, Layout
+from worldmodel.errors import UserError
 from worldmodel.evaluation import rollouts
-from worldmodel.evaluation.figures import rollout_figure, save
-from worldmodel.evaluation.film import difference
-from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.curves import horizon_curves
+from worldmodel.evaluation.figures import difference, rollout_figure, save
 from worldmodel.evaluation.rollouts import Ruler
+from worldmodel.evaluation.selection import RolloutOptions
 
 
 def toy_episodes(*lengths, seed=0):
@@ -77,9 +78,22 @@ class FailsAfter(Exact):
         return super().step(z, a) if self.done <= self.steps else torch.full_like(z, 1e3)
 
 
+def test_the_options_have_defaults_and_bounds():
+    options = RolloutOptions()
+    assert options.multiples == (1, 2, 5, 10, 50) and RolloutOptions([5, 1, 5]).multiples == (1, 5)
+    assert (options.burn_in, options.starts, options.threshold, options.examples) == (None, 8, 0.5, 3)
+    many = toy_episodes(*[1] * 70)
+    assert len(options.first_episodes(many)) == 64 and len(RolloutOptions(max_episodes=3).first_episodes(many)) == 3
+    wrong = {"multiples": (0, 1)}, {"multiples": ()}, {"starts": 0}, {"max_episodes": 0}, {"examples": 0}
+    for arguments in (*wrong, {"burn_in": -1}):
+        with pytest.raises(UserError, match="must be at least 1, burn_in at least 0"):
+            RolloutOptions(**arguments)
+    assert RolloutOptions(burn_in=0).burn_in == 0
+
+
 def test_an_exact_model_has_no_error_at_any_horizon():
     model = Exact()
-    curves = horizon_curves(model, toy_episodes(300, 250, 120), steps=10, multiples=(1, 2, 5, 10), starts=4)
+    curves = horizon_curves(model, toy_episodes(300, 250, 120), 10, RolloutOptions((1, 2, 5, 10), starts=4))
     assert (curves.nmse == 0).all() and len(curves.horizon) == 100 and curves.crossing is None
     lengths = [100, 100, 100, 50, 100, 100, 100, 50, 100, 90, 70, 50]  # from 4 starts to the end, at most 100
     assert curves.valid_time == pytest.approx(np.mean(lengths), abs=0.5)
@@ -88,7 +102,7 @@ def test_an_exact_model_has_no_error_at_any_horizon():
 
 def test_copy_last_is_the_copying_model():
     episodes = toy_episodes(300, 250)
-    curves = horizon_curves(CopyLast(), episodes, steps=10, multiples=(1, 2, 5))
+    curves = horizon_curves(CopyLast(), episodes, 10, RolloutOptions((1, 2, 5)))
     np.testing.assert_allclose(curves.nmse, curves.copy_last)
     assert 1.2 < curves.copy_last.mean() < 2.8, "two independent draws differ by twice the variance"
     assert curves.mean.mean() == pytest.approx(1.0, abs=0.1)
@@ -98,20 +112,20 @@ def test_copy_last_by_hand():
     """An observation that rises by one a step: copying it H steps ahead is off by H."""
     obs = np.arange(41, dtype=np.float32)[:, None]
     episodes = episodes_of(obs, np.zeros((41, 1)), [40])
-    curves = horizon_curves(CopyLast(), episodes, steps=5, multiples=(1, 2), burn_in=3)
+    curves = horizon_curves(CopyLast(), episodes, 5, RolloutOptions((1, 2), burn_in=3))
     np.testing.assert_allclose(curves.copy_last, curves.horizon**2 / obs.var(), rtol=1e-6)
 
 
 def test_the_state_has_seen_every_frame_before_the_start():
     model = Exact()
-    curves = horizon_curves(model, toy_episodes(300), steps=7, multiples=(1,), starts=5, burn_in=20)
+    curves = horizon_curves(model, toy_episodes(300), 7, RolloutOptions((1,), starts=5, burn_in=20))
     starts = np.linspace(20, 300 - 7, 5).astype(int)
     assert curves.burn_in == 20
     assert model.started_with.flatten().tolist() == starts.tolist()
 
 
 def test_valid_time_and_crossing():
-    curves = horizon_curves(FailsAfter(12), toy_episodes(200, 200), steps=10, multiples=(1, 2, 5))
+    curves = horizon_curves(FailsAfter(12), toy_episodes(200, 200), 10, RolloutOptions((1, 2, 5)))
     assert curves.crossing == 13 and curves.valid_time == 13
 
 
@@ -126,7 +140,7 @@ def test_a_poisoned_episode_stays_alone():
     clean, dirty = toy_episodes(100, 100, 100), toy_episodes(100, 100, 100)
     dirty.frames[dirty.rows(1), :2] = np.nan
     good, bad = (
-        horizon_curves(Exact(), episodes, steps=10, multiples=(1, 2), num_examples=3) for episodes in (clean, dirty)
+        horizon_curves(Exact(), episodes, 10, RolloutOptions((1, 2), examples=3)) for episodes in (clean, dirty)
     )
     for i in (0, 2):
         np.testing.assert_array_equal(good.examples[i].prediction, bad.examples[i].prediction)
@@ -142,7 +156,7 @@ def test_a_constant_observation_does_not_count():
         def step(self, z, a):
             return torch.cat([super().step(z[:, :2], a), z[:, 2:] + 1e-3], 1)
 
-    curves = horizon_curves(Wide(), wider, steps=10, multiples=(1,))
+    curves = horizon_curves(Wide(), wider, 10, RolloutOptions((1,)))
     assert (curves.nmse == 0).all()
 
 
@@ -151,7 +165,7 @@ def test_a_state_that_explodes_is_a_result(tmp_path):
         def step(self, z, a):
             return z * 1e12
 
-    curves = horizon_curves(Explodes(), toy_episodes(100, 100), steps=10, multiples=(1, 2))
+    curves = horizon_curves(Explodes(), toy_episodes(100, 100), 10, RolloutOptions((1, 2), examples=1))
     assert np.isinf(curves.nmse[-1]) and curves.crossing == 1
     save(rollout_figure(curves, 10, "explodes"), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
@@ -193,9 +207,10 @@ def test_differences_are_grey_bright_and_dark():
 def test_large_observations_are_rolled_out_in_groups(monkeypatch):
     """Some rollouts and some episodes at a time: the same numbers."""
     episodes = toy_episodes(80, 33, 120, 57)
-    whole = horizon_curves(CopyLast(), episodes, steps=10, multiples=(1, 2, 5), num_examples=4)
+    options = RolloutOptions((1, 2, 5), examples=4)
+    whole = horizon_curves(CopyLast(), episodes, 10, options)
     monkeypatch.setattr(rollouts, "BLOCK", 40)
-    parts = horizon_curves(CopyLast(), episodes, steps=10, multiples=(1, 2, 5), num_examples=4)
+    parts = horizon_curves(CopyLast(), episodes, 10, options)
     for name in ("nmse", "copy_last", "mean", "hidden_norm", "rollouts"):
         np.testing.assert_allclose(getattr(whole, name), getattr(parts, name), err_msg=name)
     for one, other in zip(whole.examples, parts.examples, strict=True):

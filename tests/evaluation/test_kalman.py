@@ -4,16 +4,16 @@ import filterpy.kalman
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import block_diag, solve_discrete_are
+from scipy.linalg import block_diag, solve_discrete_are, solve_discrete_lyapunov
 
 from tests.evaluation.linear_data import sampled, stacked
 from worldmodel.data.statistics import observation_moments
 from worldmodel.envs.linear import linear_system
 from worldmodel.evaluation import rollouts
 from worldmodel.evaluation.baselines import AutoRegression
-from worldmodel.evaluation.closed_loop import closed_loop_curve
-from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
+from worldmodel.evaluation.selection import RolloutOptions
 
 SYSTEMS = {
     "default": {},
@@ -158,15 +158,9 @@ def test_in_the_long_run_it_solves_the_algebraic_riccati_equation(system):
 def test_far_ahead_it_knows_no_more_than_that_nothing_is_known(system):
     """Without observations the error's covariance is that of the process, driven by noise alone."""
     far = KalmanFilter(system).prediction_covariance(20, 5000)
-    quiet = system.start - _driven(system)
+    driven = solve_discrete_lyapunov(system.A, system.B @ system.B.T / 3)  # what uniform actions cause
+    quiet = system.start - driven
     np.testing.assert_allclose(far, system.C @ quiet @ system.C.T + system.R, rtol=1e-9)
-
-
-def _driven(system):
-    P = np.zeros_like(system.A)
-    for _ in range(5000):
-        P = system.A @ P @ system.A.T + system.B @ system.B.T / 3
-    return P
 
 
 def test_segments_with_resets_are_one_long_filter(system):
@@ -207,7 +201,7 @@ def test_horizon_curves_are_the_closed_form_in_chunks(burn_in, monkeypatch):
     system = linear_system(obs_dim=2, action_dim=2)
     ours, episodes, reach = KalmanFilter(system), sampled(system, 5, 60, seed=7), 40
     monkeypatch.setattr(rollouts, "BLOCK", 40)
-    curves = horizon_curves(ours, episodes, 8, multiples=(1, 5), burn_in=burn_in, starts=1)
+    curves = horizon_curves(ours, episodes, 8, RolloutOptions((1, 5), burn_in, starts=1))
     assert curves.horizon[-1] == reach
     obs, action, is_first, after = tensors(episodes)
     x = np.zeros((5, len(system.A)))
@@ -231,24 +225,24 @@ def test_measured_curves_come_to_the_closed_form():
     curve = closed_loop_curve(ours, episodes, 16, 64)
     expected = np.array([ours.innovation(n)[0, 0] for n in range(1, 65)]) / var
     assert (np.abs(curve.nmse / expected - 1) < 5 * np.sqrt(2 / 800)).all()
-    opened = horizon_curves(ours, episodes, 16, multiples=(1, 3), burn_in=10, starts=1)
+    opened = horizon_curves(ours, episodes, 16, RolloutOptions((1, 3), burn_in=10, starts=1))
     expected = np.array([ours.prediction_covariance(11, k)[0, 0] for k in range(1, 49)]) / var
     assert (np.abs(opened.nmse / expected - 1) < 5 * np.sqrt(2 / 800)).all()
 
 
 def test_no_autoregression_beats_it():
-    """With more lags a regression comes to it from above; what is left is what 64 lags do not see."""
+    """With more lags a regression comes to it from above; what is left is what 32 lags do not see."""
     system = linear_system()
-    train, test = sampled(system, 400, 400, seed=9), sampled(system, 100, 600, seed=10)
+    train, test = sampled(system, 100, 300, seed=9), sampled(system, 60, 300, seed=10)
     floor = _errors(KalmanFilter(system), test)
     ratios = []
-    for lags in (2, 8, 64):
+    for lags in (2, 8, 32):
         error = _errors(AutoRegression.fit(train, lags, lags), test)
         ratios.append(error.mean() / floor.mean())
         chance = (error - floor).mean(axis=1).std() / np.sqrt(len(error)) / floor.mean()  # between episodes
         assert error.mean() > floor.mean() - 3 * chance
     assert ratios[0] > ratios[1] > ratios[2]
-    assert 1 - 3 * chance <= ratios[2] <= 1.02
+    assert 1 - 3 * chance <= ratios[2] <= 1.03
 
 
 def _errors(model, episodes):

@@ -18,7 +18,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 
 folder, steps = Path(sys.argv[1]), int(sys.argv[2])

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from worldmodel import RULES, EpisodeDataModule, WorldModel
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.predictions import PredictionWriter
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.data.episode import Episode
 from worldmodel.data.spaces import box_of

@@ -94,15 +94,12 @@ def test_a_run_goes_on_under_another_strategy(folder, steps):
     torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-5)
 
 
-MONITOR = "worldmodel.callbacks.diagnosis.DiagnosisMonitor"
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options", "said"),
     [
         ("fit", ["--model.gradient", "rtrl"], "model.gradient rtrl needs all weights on every rank"),
         ("fit", ["--model.compile", "true"], "model.compile or cuda_graph needs all weights on every rank"),
-        ("fit", ["--trainer.callbacks", MONITOR], "DiagnosisMonitor looks at whole gradients"),
         ("compare", ["--rules", "gated", "--seeds", "0", "--out", "out"], "compare takes whole models"),
     ],
 )

@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldmodel.callbacks.evaluation import RolloutEvaluation
     from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
-    from worldmodel.callbacks.rollout import RolloutEvaluation
     from worldmodel.callbacks.tbptt import TruncatedBPTT
 
 __all__ = ["HiddenNormMonitor", "RolloutEvaluation", "TruncatedBPTT"]
 
-_HOMES = {"HiddenNormMonitor": "hidden_norm", "RolloutEvaluation": "rollout", "TruncatedBPTT": "tbptt"}
+_HOMES = {"HiddenNormMonitor": "hidden_norm", "RolloutEvaluation": "evaluation", "TruncatedBPTT": "tbptt"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.global_step)
-
-
-def log_last_weights(trainer: Any, pl_module: Any, evaluate: Callable[[], dict[str, float]]) -> None:
-    """Evaluate at the end of training, in eval mode, and log the result."""
-    pl_module.eval()
-    metrics = evaluate()
-    pl_module.train()
-    log_at_once(trainer, metrics)
 
 
 def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:

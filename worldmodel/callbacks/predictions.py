@@ -1,4 +1,4 @@
-"""What `worldmodel predict` writes: an HDF5 file of predictions and of what then happened."""
+"""The predictions of `worldmodel predict`, beside the true values, in one HDF5 file."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -13,11 +13,11 @@ from worldmodel.durable import whole_file
 
 
 class PredictionWriter(pl.Callback):
-    """Writes the closed-loop predictions of every transition, one row each, to predictions.h5 in the run's folder.
+    """Writes the closed-loop prediction of every transition, a row each, to predictions.h5 in the run's folder.
 
-    Datasets: `obs`, `reward`, `continue` (predicted), `next_obs`, `true_reward` (what happened), for images `pixels`
-    and `next_pixels` (uint8, all images of a frame side by side), `episode` and `step` (of the frame before the
-    predicted one), `episode_names`. On several ranks each writes its lanes to predictions-<rank>.h5.
+    Datasets: `obs`, `reward`, `continue` (predicted), `next_obs`, `true_reward` (true), for images `pixels` and
+    `next_pixels` (uint8, all images of a frame side by side), `episode` and `step` of the frame that the prediction was
+    made at, `episode_names`. With several ranks, each writes its lanes to predictions-<rank>.h5.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,8 @@
-"""`worldmodel diagnose`: what a model, new or trained, suffers from, measured on a few real batches."""
+"""`worldmodel diagnose`: the faults of a model, new or trained, measured on a few real batches."""
 
 import json
 import sys
 from argparse import HelpFormatter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ from worldmodel.batch import Batch
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
-from worldmodel.evaluation.diagnosis.figure import diagnosis_figure
-from worldmodel.evaluation.diagnosis.findings import Finding, findings
-from worldmodel.evaluation.diagnosis.tables import print_diagnosis
 from worldmodel.evaluation.figures import save
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
@@ -25,14 +21,14 @@ from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
 from worldmodel.runs.folder import check_free, file_name, new_folder
 
-OWN = {
+INSTEAD = {  # of options of fit
     "--ckpt_path": "the trained model is named with --ckpt RUN",
     "--run_dir": "the folder is chosen with --out DIR",
 }
 
 
 def main(argv: list[str]) -> None:
-    """Measure, write diagnosis.json and diagnosis.png, and say what was found."""
+    """Measure, write diagnosis.json and diagnosis.png, and print the findings."""
     options, rest = parser().parse_known_args(argv)
     _check(options, rest)
     if options.out is not None:
@@ -46,33 +42,38 @@ def main(argv: list[str]) -> None:
         rule = model.hparams["rule"]
         diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"])
         folder = new_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
-    found = findings(diagnosis)
     weights = "first weights" if checkpoint is None else str(checkpoint)
-    write(folder, diagnosis, found, f"{cli.datamodule.env_id}, {rule}, {weights}")
+    write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(f"{len(batches)} batches of {diagnosis.lanes} lanes and {diagnosis.horizon} steps; {weights}")
+    lanes, steps = batches[0]["valid"].shape
+    console.print(f"{len(batches)} batches of {lanes} lanes and {steps} steps; {weights}")
     if len(batches) < options.batches:
-        console.print(f"(an epoch has no more: --batches {options.batches} would go on in another order)")
-    print_diagnosis(diagnosis, found, console)
+        console.print(f"(an epoch has no more: --batches {options.batches} would continue in another order)")
+    diagnosis.print(console)
     print("files: diagnosis.json, diagnosis.png")
     print(f"diagnosis: {folder}")
 
 
 def parser() -> Parser:
-    """Of the options that are not those of `fit`."""
-    made = Parser("worldmodel diagnose", "What a model suffers from, measured on a few real batches.")
-    made.formatter_class = HelpFormatter
-    made.epilog = "Every option of `worldmodel fit` may be given too, such as --model.rule gru or --data.steps 64."
-    add = made.add_argument
-    add("--config", action="append", metavar="CONF", help="as for fit; default: that of the run of --ckpt")
+    """The options that `fit` does not have."""
+    parser = Parser("worldmodel diagnose", "Find the faults of a model, measured on a few real batches.")
+    parser.formatter_class = HelpFormatter
+    parser.epilog = "Every option of `worldmodel fit` may be given too, such as --model.rule gru or --data.steps 64."
+    add = parser.add_argument
+    add(
+        "--config",
+        action="append",
+        metavar="CONF",
+        help="configuration, as for fit; default: that of the run of --ckpt",
+    )
     add("--ckpt", type=Path, metavar="P", help="a run's folder, or a checkpoint; default: first weights")
     add("--batches", type=int, default=8, metavar="N", help="consecutive training batches; default: %(default)s")
     add("--out", type=Path, metavar="DIR", help="a new folder; default: runs/diagnose/<rule>-<environment>")
-    return made
+    return parser
 
 
 class DiagnoseParser(TrainingParser):
-    """A wrong option may have been meant for `diagnose`, too."""
+    """A mistyped option may be one of `diagnose`, too."""
 
     def _keys(self) -> list[str]:
         return [name for name in parser()._option_string_actions if name.startswith("--")] + super()._keys()
@@ -88,7 +89,7 @@ class DiagnoseCLI(TrainingCLI):
         super().__init__(argv)
 
     def _parse_ckpt_path(self) -> None:
-        """A run that went on from another has that one's in its configuration."""
+        """Ignore the checkpoint in the configuration: that of the run which this one continued."""
         self.checkpoint, self.config["fit"]["ckpt_path"] = None, None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -106,23 +107,23 @@ class DiagnoseCLI(TrainingCLI):
 
     @property
     def carries(self) -> bool:
-        """Whether training starts a batch from the state behind the one before."""
+        """Whether training carries the state from batch to batch."""
         return self._get(self.config_init, "tbptt").start == "carry"
 
 
 def first_batches(data: EpisodeDataModule, number: int) -> list[Batch]:
-    """The first batches of the training stream; of one epoch, so that each goes on where the one before ends."""
+    """The first batches of the training stream; of one epoch, so that each continues where the last one ends."""
     loader = data.train_dataloader()
     number = min(number, len(loader))
     return [data.on_after_batch_transfer(batch, 0) for _, batch in zip(range(number), loader, strict=False)]
 
 
-def write(folder: Path, diagnosis: Diagnosis, found: Sequence[Finding], title: str) -> None:
-    """All numbers and findings as JSON, and the picture."""
-    values = {"title": title, "findings": [vars(finding) for finding in found], **diagnosis.as_json()}
+def write(folder: Path, diagnosis: Diagnosis, title: str) -> None:
+    """Write all numbers and findings as JSON, and the picture."""
+    values = {"title": title, "findings": [vars(finding) for finding in diagnosis.findings], **diagnosis.as_json()}
     with whole_file(folder / "diagnosis.json") as temporary:
         temporary.write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
-    save(diagnosis_figure(diagnosis, title), folder / "diagnosis.png")
+    save(diagnosis.figure(title), folder / "diagnosis.png")
 
 
 def _check(options: Any, rest: list[str]) -> None:
@@ -131,12 +132,12 @@ def _check(options: Any, rest: list[str]) -> None:
     if not options.config and options.ckpt is None:
         raise UserError("diagnose needs a model: give --config conf/quickstart.yaml, or --ckpt RUN")
     for word in rest:
-        if (option := word.split("=")[0]) in OWN:
-            raise UserError(f"{option} is no option of diagnose: {OWN[option]}")
+        if (option := word.split("=")[0]) in INSTEAD:
+            raise UserError(f"{option} is no option of diagnose: {INSTEAD[option]}")
 
 
 def _configs(given: list[str] | None, checkpoint: Path | None) -> list[str]:
-    """Those that were given, or that of the run that the checkpoint lies in."""
+    """The given configurations, or that of the run that the checkpoint lies in."""
     if given or checkpoint is None:
         return given or []
     if (path := config_of(checkpoint)) is not None:

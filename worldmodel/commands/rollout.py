@@ -1,4 +1,4 @@
-"""`worldmodel rollout`: what a trained model predicts of chosen episodes, from actions alone."""
+"""`worldmodel rollout`: predictions of chosen episodes by a trained model, from actions alone."""
 
 import csv
 from argparse import SUPPRESS
@@ -9,14 +9,12 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from worldmodel.callbacks.rollout import MULTIPLES, RolloutEvaluation
 from worldmodel.data.episodes import Episodes
 from worldmodel.errors import UserError
-from worldmodel.evaluation.figures import rollout_figure, save
-from worldmodel.evaluation.film import save_animation
-from worldmodel.evaluation.horizon import HorizonCurves, curves_from
+from worldmodel.evaluation.curves import HorizonCurves, curves_from
+from worldmodel.evaluation.figures import rollout_figure, save, save_animation
 from worldmodel.evaluation.rollouts import Example, Start
-from worldmodel.evaluation.selection import Plan, plan_rollouts
+from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, Selection, select_rollouts
 from worldmodel.experiments.result import horizon_lines, horizon_table
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
@@ -25,35 +23,35 @@ from worldmodel.runs.checkpoint import config_of, find_checkpoint, read_checkpoi
 from worldmodel.runs.folder import file_name, new_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
-OF_THE_DATA = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # not of another dataset
+OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # dropped for another
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, roll out, write and draw it, and say what came of it."""
+    """Roll the model out, write the results and pictures, and print the errors."""
     arguments, path, config = _arguments(argv)
     data = EpisodeDataModule(**arguments.data.as_dict())
     data.prepare_data()
     model, rule = _model(path, data)
     split, episodes = _split(data, arguments.split)
     asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
-    plan = plan_rollouts(episodes, data.steps, *asked)
-    starts = [Start(i, plan.burn_in, length) for i, length in enumerate(plan.lengths)]
-    threshold = config.get("rollout", {}).get("threshold", RolloutEvaluation().threshold)
-    how: Any = {"threshold": threshold, "kept": list(range(len(starts))), "reference": episodes}
-    curves = curves_from(model, plan.episodes, starts, data.steps, plan.burn_in, **how)
+    selection = select_rollouts(episodes, data.steps, *asked)
+    starts = [Start(i, selection.burn_in, length) for i, length in enumerate(selection.lengths)]
+    threshold = config.get("rollout", {}).get("threshold", RolloutOptions.threshold)
+    how = starts, data.steps, selection.burn_in, threshold, list(range(len(starts))), episodes
+    curves = _named(curves_from(model, selection.episodes, *how), selection)
     seed = f"-s{config['seed_everything']}" if config else ""
     folder = new_folder("rollout", f"{rule}-{file_name(data.env_id)}{seed}", arguments.out, "--out")
-    files = _write(folder, _named(curves, plan), plan.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
-    for note in plan.notes:
+    files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
+    for note in selection.notes:
         print(note)
-    of = data.test_path if split == "test" and data.test_path else data.path
-    _print(curves, data.steps, f"{len(starts)} of the {len(episodes)} episodes of the {split} split of {of}")
+    source = data.test_path if split == "test" and data.test_path else data.path
+    _print(curves, data.steps, f"{len(starts)} of the {len(episodes)} episodes of the {split} split of {source}")
     print(f"files: {', '.join(files)}")
     print(f"rollout: {folder}")
 
 
 def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
-    """The options, those of the data as in the run unless they are given; the checkpoint; the run's configuration."""
+    """The options, with the run's data options as defaults; the checkpoint; the run's configuration."""
     argv = [f"--data.path{word[6:]}" if word == "--data" or word.startswith("--data=") else word for word in argv]
     given: Any = _parser(None).parse_args(argv)
     if given.ckpt is None:
@@ -62,27 +60,27 @@ def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
     config = _config_of(path)
     known = config["data"] if config else {"steps": _trained_steps(path)}
     if given.data.path is not None:
-        known = {key: value for key, value in known.items() if key not in OF_THE_DATA}
+        known = {key: value for key, value in known.items() if key not in OF_ONE_DATASET}
     elif config is None:
         raise UserError(f"{path} has no config.yaml of its run beside it: say which data with --data PATH")
     return _parser(known).parse_args(argv), path, config or {}
 
 
 def _parser(data: dict[str, Any] | None) -> TrainingParser:
-    """With the data's options as they were in the run, where they are known."""
+    """With the data options of the run as defaults, where they are known."""
     parser = TrainingParser(
         prog="worldmodel rollout", description="Open-loop predictions of a trained model on chosen episodes."
     )
     add: Any = parser.add_argument
     add("--ckpt", type=Path, default=None, help="a run's folder, or a checkpoint")
-    add("--horizon", type=int, default=None, help="steps to predict; default: 10 T, or what the episodes hold")
-    add("--episodes", type=str, default=None, help="numbers in the split, or names: 0,3; default: a few long")
+    add("--horizon", type=int, default=None, help="steps to predict; default: 10 T, fewer in short episodes")
+    add("--episodes", type=str, default=None, help="numbers in the split, or names: 0,3; default: a few long ones")
     add("--split", type=Literal["test", "val", "train"], default=None, help="default: test, or val without one")
     add("--start", type=int, default=None, help="the last frame that the model sees; default: burn_in")
-    add("--burn_in", type=int, default=None, help="frames seen before it; default: T, or all before --start")
+    add("--burn_in", type=int, default=None, help="frames seen before --start; default: all, or T without --start")
     add("--out", type=Path, default=None, help="a new folder; default: runs/rollout/<rule>-<environment>")
     parser.add_class_arguments(EpisodeDataModule, "data", skip={"path"})
-    add("--data.path", type=Path, default=None, help="another dataset than the run's; --data PATH is the same")
+    add("--data.path", type=Path, default=None, help="a dataset other than the run's; --data PATH is the same")
     parser._option_string_actions["--data"].help = SUPPRESS  # jsonargparse would read a file of options
     try:
         parser.set_defaults({f"data.{key}": value for key, value in (data or {}).items()})
@@ -92,7 +90,7 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
 
 
 def _config_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The configuration of the run that a checkpoint lies in; None, where there is none."""
+    """The configuration of the run that a checkpoint lies in, or None."""
     path = config_of(checkpoint)
     if path is None:
         return None
@@ -105,12 +103,12 @@ def _config_of(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _trained_steps(path: Path) -> int:
-    """T, as a checkpoint without its run knows it."""
+    """T, as the checkpoint itself records it."""
     return read_checkpoint(path).get("EpisodeDataModule", {}).get("stream", {}).get("steps", 32)
 
 
 def _model(path: Path, data: EpisodeDataModule) -> tuple[Model, str]:
-    """The model of a checkpoint in evaluation mode, if the data is of its kind; and its rule."""
+    """The model of a checkpoint in evaluation mode, and its rule; a UserError if the data does not fit it."""
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["hyper_parameters"]
     sizes = {name: arguments.get(name) for name in ("obs_dim", "action_dim")}
@@ -139,15 +137,15 @@ def _split(data: EpisodeDataModule, asked: Literal["test", "val", "train"] | Non
     return split, data.splits[split]
 
 
-def _named(curves: HorizonCurves, plan: Plan) -> HorizonCurves:
-    """Examples that are called by the episode's own frames, where the model did not see the first ones."""
-    frame = plan.first + plan.burn_in
-    names = [f"{name.split('/')[-1]}, from frame {frame}" for name in plan.episodes.names]
+def _named(curves: HorizonCurves, selection: Selection) -> HorizonCurves:
+    """Examples named by frames of the whole episode, of which the model may not have seen the first ones."""
+    frame = selection.first + selection.burn_in
+    names = [f"{name.split('/')[-1]}, from frame {frame}" for name in selection.episodes.names]
     return replace(curves, examples=[replace(e, name=n) for e, n in zip(curves.examples, names, strict=True)])
 
 
 def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, title: str) -> list[str]:
-    """The rollouts as numbers and as pictures; returns the files' names."""
+    """Write the rollouts as numbers and as pictures; returns the files' names."""
     layout = episodes.layout
     curves.write_csv(folder / "rollout.csv")
     files = ["rollout.csv"]
@@ -164,7 +162,7 @@ def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, 
 
 
 def _write_trajectories(path: Path, examples: list[Example], episodes: Episodes) -> None:
-    """Rows of episode, step, entry, truth, prediction; of vectors, images are in the animation."""
+    """Write rows of episode, step, entry, truth, prediction; of vectors only, since images are in the animation."""
     entries = [f"{key}[{i}]" for key, size in episodes.layout.vectors.items() for i in range(size)]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -173,16 +171,14 @@ def _write_trajectories(path: Path, examples: list[Example], episodes: Episodes)
             for step, (truth, prediction) in enumerate(
                 zip(example.truth[1:], example.prediction, strict=True), start=1
             ):
-                pairs = zip(entries, truth.tolist(), prediction.tolist(), strict=False)  # pixels lie behind the vector
+                pairs = zip(entries, truth.tolist(), prediction.tolist(), strict=False)  # pixels come after the vector
                 writer.writerows((name, step, entry, *values) for entry, *values in pairs)
 
 
-def _print(curves: HorizonCurves, steps: int, of: str) -> None:
+def _print(curves: HorizonCurves, steps: int, source: str) -> None:
     last = len(curves.horizon)
     horizons = sorted({m * steps for m in MULTIPLES if m * steps <= last} | {last})
-    names = ("nmse", "copy_last", "mean")
-    errors = {f"rollout/{name}@{n}": float(getattr(curves, name)[n - 1]) for n in horizons for name in names}
     console = Console(soft_wrap=True, highlight=False)
-    console.print(horizon_table(errors, steps))
-    for line in [*horizon_lines(curves), of]:
+    console.print(horizon_table(curves.metrics(horizons), steps))
+    for line in [*horizon_lines(curves), source]:
         console.print(line, markup=False)

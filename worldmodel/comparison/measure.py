@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.comparison.results import Curve, Curves, Errors, ExampleRollout, Reference
 from worldmodel.envs import LINEAR_GAUSSIAN
 from worldmodel.envs.linear import LinearSystem, linear_system
 from worldmodel.evaluation.baselines import AutoRegression, CopyLast, Mean
-from worldmodel.evaluation.closed_loop import closed_loop_curve
-from worldmodel.evaluation.horizon import horizon_curves
+from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
-from worldmodel.evaluation.rollouts import Example, Model
+from worldmodel.evaluation.rollouts import Example, Forecaster
+from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 
@@ -34,7 +33,7 @@ class Measurement:
     examples: list[ExampleRollout]
 
 
-def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -> Measurement:
+def measure(model: Forecaster, data: EpisodeDataModule, rollout: RolloutOptions) -> Measurement:
     """Errors in closed and open loop.
 
     Args:
@@ -43,11 +42,10 @@ def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -
         rollout: how far, from where and on how many episodes.
     """
     whole = data.splits["test"] if len(data.splits["test"]) else data.splits["val"]
-    episodes = whole.select(range(min(rollout.max_episodes, len(whole))))
+    episodes = rollout.first_episodes(whole)
     longest = max(rollout.multiples) * data.steps
     closed = closed_loop_curve(model, episodes, data.steps, longest, whole)
-    how = (rollout.multiples, rollout.burn_in, rollout.starts, rollout.threshold, rollout.examples)
-    opened = horizon_curves(model, episodes, data.steps, *how, reference=whole)
+    opened = horizon_curves(model, episodes, data.steps, rollout, whole)
     horizons = [multiple * data.steps for multiple in rollout.multiples]
     curves: Curves = {
         "closed": _curve(closed.nmse, closed.hidden_norm, closed.episodes),
@@ -69,10 +67,10 @@ def measure(model: Model, data: EpisodeDataModule, rollout: RolloutEvaluation) -
     )
 
 
-def references(data: EpisodeDataModule, rollout: RolloutEvaluation) -> list[Reference]:
+def references(data: EpisodeDataModule, rollout: RolloutOptions) -> list[Reference]:
     """Predictors without training: copy-last, mean, linear autoregression; for a known system, the Kalman filter."""
     train = data.splits["train"]
-    models: dict[str, tuple[str, Model]] = {
+    models: dict[str, tuple[str, Forecaster]] = {
         "copy_last": ("copy last", CopyLast()),
         "mean": ("mean", Mean(train)),
     }

@@ -16,12 +16,11 @@ from rich.table import Table
 
 from worldmodel import __version__
 from worldmodel.arguments import Parser
-from worldmodel.callbacks.rollout import RolloutEvaluation
 from worldmodel.comparison.design import MATCHES, axes_of, runs_of, seeds_of, sizes_of, variants_of
 from worldmodel.comparison.folder import read_config
 from worldmodel.comparison.launch import LAUNCHERS, Launcher, Resources, side_by_side
 from worldmodel.errors import UserError, at_least
-from worldmodel.evaluation.horizon import default_burn_in
+from worldmodel.evaluation.selection import RolloutOptions, default_burn_in
 from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
 from worldmodel.rules import RULES
@@ -92,9 +91,9 @@ class CompareCLI(ConfigCLI, TrainingCLI):
         super().before_instantiate_classes()
 
     @property
-    def rollout(self) -> RolloutEvaluation:
+    def rollout(self) -> RolloutOptions:
         """How far, from where and on how many episodes runs are evaluated."""
-        return self._get(self.config_init, "rollout")
+        return self._get(self.config_init, "rollout").options
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
         write_json(folder / "trained.json", cost)
         began = time.monotonic()
     model = cli.model.to(cli.trainer.strategy.root_device).eval()
-    measurement = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"])
+    measurement = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"].options)
     write_curves(folder / "curves.csv", measurement.curves)
     write_examples(folder / "examples.npz", measurement.examples)
     cost["seconds"] += time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Pictures of rollouts and of the error against the horizon."""
+"""Pictures of rollouts, of errors against the horizon, of recall, and of learning curves."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
-from worldmodel.evaluation.film import draw_film
-from worldmodel.evaluation.horizon import HorizonCurves
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.rollouts import Example
 from worldmodel.tasks.recall import RecallScores
 
-TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: told apart by the colour-blind
+TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: safe for the colour-blind
+GAP = 4  # pixels between two pictures of an animation
 
 
 def rollout_figure(
@@ -23,9 +24,9 @@ def rollout_figure(
     Args:
         curves: of a model.
         steps: T, the trained horizon, marked in every panel.
-        title: above all.
-        max_entries: observation entries that are drawn.
-        shown: steps of a rollout that are drawn; None: 10 T.
+        title: of the figure.
+        max_entries: observation entries drawn.
+        shown: steps drawn of a rollout; None: 10 T.
     """
     examples = curves.examples
     layout = examples[0].layout
@@ -40,7 +41,7 @@ def rollout_figure(
     if layout.images:
         films = examples[:2]
         for axes, example in zip(upper[-1].subplots(1, len(films), squeeze=False)[0], films, strict=True):
-            draw_film(axes, example)
+            _film_strip(axes, example)
     error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
     _error(error, curves, steps)
     _norm(norm, curves, steps)
@@ -48,7 +49,7 @@ def rollout_figure(
 
 
 def recall_figure(recalled: RecallScores, steps: int, title: str) -> Figure:
-    """Accuracy on a sequence task against the length of its sequences; steps: T, the trained horizon."""
+    """Accuracy on a sequence task against the length of its sequences; `steps` is T, the trained horizon."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(recalled.lengths, recalled.accuracy, marker="o", label="model")
@@ -64,7 +65,7 @@ def recall_figure(recalled: RecallScores, steps: int, title: str) -> Figure:
 
 
 def learning_figure(trained: list[tuple[int, float]], played: list[tuple[int, float]], title: str) -> Figure:
-    """Mean returns against environment steps: of the last training episodes, and of validations."""
+    """Mean returns of recent training episodes and of validations, against environment steps."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for points, color, label, marker in ((trained, COPY, "training", ""), (played, MODEL, "validation", "o")):
@@ -79,6 +80,76 @@ def learning_figure(trained: list[tuple[int, float]], played: list[tuple[int, fl
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG."""
     figure.savefig(path, dpi=110)
+
+
+def save_animation(examples: list[Example], path: Path, steps: int, side: int = 128, max_frames: int = 200) -> None:
+    """Write a GIF: a row per example, with truth, prediction, difference; the caption counts the unseen steps.
+
+    Args:
+        examples: of a model with images; the first image key is shown.
+        path: of the file.
+        steps: T, the trained horizon: the caption says when it is passed.
+        side: pixels of a picture's shorter side, at least.
+        max_frames: of the animation.
+    """
+    shown = min(max(len(example.prediction) for example in examples), max_frames)
+    films = [_film(example, np.arange(1, len(example.prediction) + 1)) for example in examples]
+    height, width = films[0][0].shape[1:3]
+    zoom = max(1, -(-side // min(height, width)))
+    frames = [_frame([[part[min(t, len(part) - 1)] for part in film] for film in films], zoom) for t in range(shown)]
+    for t, frame in enumerate(frames):
+        beyond = " (beyond the trained horizon)" if t >= steps else ""
+        caption = f"truth | model, open loop | difference     step {t + 1}{beyond}"
+        ImageDraw.Draw(frame).text((GAP, frame.height - 16), caption, fill="white")
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0)
+
+
+def difference(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Grey (127) where both agree, brighter where the prediction is, darker where the truth is: uint8."""
+    return ((prediction.astype(np.int16) - truth + 255) // 2).astype(np.uint8)
+
+
+def _film(example: Example, ahead: np.ndarray) -> list[np.ndarray]:
+    """Truth, prediction and their difference `ahead` steps (N,) after the start, (N, H, W, 3) uint8 each."""
+    truth, prediction = _images(example, example.truth[ahead]), _images(example, example.prediction[ahead - 1])
+    return [truth, prediction, difference(truth, prediction)]
+
+
+def _images(example: Example, rows: np.ndarray) -> np.ndarray:
+    """The images (N, H, W, 3) uint8 of the first image key in observations (N, O); values out of range are clipped."""
+    left, shape = example.layout.vector_dim, next(iter(example.layout.images.values()))
+    pixels = np.nan_to_num(rows[:, left : left + int(np.prod(shape))], nan=0, posinf=255, neginf=0)
+    images = pixels.clip(0, 255).round().astype(np.uint8).reshape(len(rows), *shape)
+    if shape[2] == 1:
+        return images.repeat(3, axis=-1)
+    missing = max(0, 3 - shape[2])  # two channels are shown as red and green
+    return np.pad(images[..., :3], ((0, 0), (0, 0), (0, 0), (0, missing)))
+
+
+def _frame(rows: list[list[np.ndarray]], zoom: int) -> Image.Image:
+    height, width = (zoom * size + GAP for size in rows[0][0].shape[:2])
+    canvas = Image.new("RGB", (width * len(rows[0]) + GAP, height * len(rows) + GAP + 18))
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            big = Image.fromarray(picture).resize((width - GAP, height - GAP), Image.Resampling.NEAREST)
+            canvas.paste(big, (GAP + j * width, GAP + i * height))
+    return canvas
+
+
+def _film_strip(axes: Axes, example: Example, columns: int = 8) -> None:
+    """Truth, prediction and difference of the first image key, some steps ahead."""
+    ahead = np.unique(np.geomspace(1, len(example.prediction), columns).round().astype(int))
+    film = _film(example, ahead)
+    height, width = film[0].shape[1:3]
+    axes.imshow(np.concatenate([np.concatenate(list(part), axis=1) for part in film]), interpolation="nearest")
+    axes.set_xticks(width * (np.arange(len(ahead)) + 0.5), [f"+{t}" for t in ahead])
+    axes.set_yticks(height * (np.arange(3) + 0.5), ["truth", "model", "difference"])
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_title(example.name, fontsize=9)
+    for edge in range(1, 3):
+        axes.axhline(edge * height - 0.5, color="white", linewidth=1.5)
+    for edge in range(1, len(ahead)):
+        axes.axvline(edge * width - 0.5, color="white", linewidth=1.5)
 
 
 def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int, shown: int) -> None:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from worldmodel.envs.linear import LinearSystem
-from worldmodel.evaluation.rollouts import Predicted
+from worldmodel.evaluation.rollouts import Forecast
 
 LONGEST = 100_000  # frames after which a gain that still changes is taken as settled
-MOST = 1 << 24  # entries of all covariances together: likewise
+MOST = 1 << 24  # entries of all covariances together, after which likewise
 
 
 class KalmanFilter:
-    """The filter with the interface of a trained model (see rollouts.Model), so that both are measured by one code.
+    """The filter with the interface of a trained model (rollouts.Forecaster), so that one code measures both.
 
     Its latent is the observation; after a rollout's first step, none: NaN. Its state is (x, n): the mean of the hidden
     state before frame n of the episode given all frames before, and n, which tells the gain. The state before an
@@ -49,7 +49,7 @@ class KalmanFilter:
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As WorldModel.closed_loop: predictions of each next observation (B, T, O), states (B, T, N + 1), carry."""
-        state = self._start(obs) if h is None else h
+        state = torch.zeros(len(obs), len(self._A) + 1, dtype=torch.float64) if h is None else h
         states = []
         for t in range(obs.shape[1]):
             state = state.masked_fill(is_first[:, t, None], 0.0)
@@ -65,7 +65,7 @@ class KalmanFilter:
         _, h, carry = self.closed_loop(obs, action, is_first, h)
         return obs.double(), h, carry
 
-    def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Predicted:
+    def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Forecast:
         """As WorldModel.open_loop: from an observation (B, O) and the state before it, under actions (B, H, A)."""
         seen = ~z.isnan().any(dim=-1, keepdim=True)
         states = []
@@ -74,10 +74,8 @@ class KalmanFilter:
             h = self._advance(corrected, action[:, t])
             states.append(h)
         h = torch.stack(states, dim=1)
-        return Predicted(h[..., :-1] @ self._C.T, torch.full_like(h[..., :-1] @ self._C.T, torch.nan), h)
-
-    def _start(self, obs: Tensor) -> Tensor:
-        return torch.zeros(len(obs), len(self._A) + 1, dtype=torch.float64)
+        obs = h[..., :-1] @ self._C.T
+        return Forecast(obs, torch.full_like(obs, torch.nan), h)
 
     def _correct(self, state: Tensor, obs: Tensor) -> Tensor:
         """The mean given this frame too."""

@@ -1,4 +1,4 @@
-"""Open-loop rollouts of a model on episodes, measured as they go, so that no prediction has to be kept."""
+"""Open-loop rollouts of a model on episodes, measured as they go, so that predictions need not be kept."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -12,8 +12,8 @@ from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.statistics import observation_moments
 from worldmodel.losses import part_weights
 
-BLOCK = 1 << 23  # observation entries that are predicted at once: 32 MB
-MOST_SHOWN = 1 << 22  # of an example, which is 340 images of 64x64x3
+BLOCK = 1 << 23  # observation entries predicted at once: 32 MB
+MOST_SHOWN = 1 << 22  # observation entries kept of an example: 340 images of 64x64x3
 
 
 class Rollout(Protocol):
@@ -27,16 +27,16 @@ class Rollout(Protocol):
     def h(self) -> Tensor: ...  # (B, H, D)
 
 
-class Predicted(NamedTuple):
-    """A Rollout of a model that has nothing else to tell."""
+class Forecast(NamedTuple):
+    """A Rollout with nothing else in it."""
 
     obs: Tensor  # (B, H, O)
     z: Tensor  # (B, H, Z)
     h: Tensor  # (B, H, D)
 
 
-class Model(Protocol):
-    """What is asked of a model: functions in the units of the data, as WorldModel has them."""
+class Forecaster(Protocol):
+    """What an evaluation asks of a model: functions in the units of the data, as WorldModel has them."""
 
     @property
     def device(self) -> torch.device: ...
@@ -51,7 +51,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One rollout, to be looked at. Frame 0 is the last that the model saw."""
+    """One rollout, for a picture. Frame 0 is the last that the model saw."""
 
     name: str
     truth: np.ndarray  # (H + 1, O)
@@ -60,7 +60,7 @@ class Example:
 
 
 class Start(NamedTuple):
-    """Where a rollout begins: it predicts frames start + 1 .. start + length of the episode."""
+    """Where a rollout begins: it predicts frames frame + 1 .. frame + length of the episode."""
 
     episode: int
     frame: int
@@ -68,9 +68,9 @@ class Start(NamedTuple):
 
 
 class Ruler:
-    """The normalised error: squared, divided by the variance of reference episodes; the mean over an observation.
+    """The normalised error: squared error over the variance of reference episodes, averaged over an observation.
 
-    What never varies is left out. An image counts as much as the whole vector.
+    Entries that never vary are left out. An image counts as much as the whole vector.
     """
 
     def __init__(self, reference: Episodes) -> None:
@@ -84,15 +84,15 @@ class Ruler:
         self.weights = weights / np.where(weights > 0, var, 1)
 
     def error(self, pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """(..., O), (..., O) -> (...): infinite where the prediction is not finite."""
+        """(..., O), (..., O) -> (...); infinite where the prediction is not finite."""
         with np.errstate(over="ignore", invalid="ignore"):  # a state that explodes is a result, not a fault
             squared = np.square(pred - truth, dtype=np.float64) @ self.weights
         return np.nan_to_num(squared, nan=np.inf, posinf=np.inf)
 
 
 @dataclass
-class Measured:
-    """Of R rollouts, H steps ahead; what lies behind a rollout's length means nothing."""
+class RolloutErrors:
+    """Of R rollouts, H steps ahead; entries after the end of a rollout are meaningless."""
 
     nmse: np.ndarray  # (R, H)
     copy_last: np.ndarray  # (R, H)
@@ -102,83 +102,65 @@ class Measured:
 
 
 def roll_out(
-    model: Model, episodes: Episodes, plan: list[Start], steps: int, ruler: Ruler, kept: list[int]
-) -> Measured:
-    """Let the model see each episode up to the starts, and go on from actions alone.
+    model: Forecaster, episodes: Episodes, starts: list[Start], steps: int, ruler: Ruler, kept: list[int]
+) -> RolloutErrors:
+    """Show the model each episode up to a start, then let it predict from actions alone.
 
     Args:
         model: in evaluation mode.
-        episodes: that the plan speaks of.
-        plan: the rollouts.
-        steps: that are computed at once.
+        episodes: that the starts refer to.
+        starts: of the rollouts.
+        steps: computed at once.
         ruler: for the errors.
         kept: rollouts whose predictions are kept as examples, in this order.
     """
-    z, h = _states_at(model, episodes, plan, steps)
-    horizon = max(start.length for start in plan)
-    measured = Measured(*(np.full((len(plan), horizon), np.nan) for _ in range(4)), examples=[])
+    z, h = _states_at(model, episodes, starts, steps)
+    lengths = np.array([start.length for start in starts])
+    first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
+    errors = RolloutErrors(*(np.full((len(starts), lengths.max()), np.nan) for _ in range(4)), examples=[])
     predictions: dict[int, list[np.ndarray]] = {i: [] for i in kept}
     group = max(1, BLOCK // (steps * episodes.layout.obs_dim))
-    for first in range(0, len(plan), group):
-        some = slice(first, first + group)
-        _roll_group(model, episodes, plan, z[some], h[some], some, steps, ruler, measured, predictions)
-    for i in kept:
-        episode, frame, length = plan[i]
-        pred = np.concatenate(predictions[i])[:length]
-        rows = int(episodes.starts[episode]) + frame + np.arange(len(pred) + 1)
+    for some in (slice(first, first + group) for first in range(0, len(starts), group)):
+        z_now, h_now, last = z[some], h[some], episodes.obs(first_rows[some])[:, None]
+        for begin in range(0, int(lengths[some].max()), steps):
+            ahead = np.arange(begin, min(begin + steps, lengths[some].max()))
+            rows = first_rows[some, None] + np.minimum(ahead, lengths[some, None] - 1)
+            rollout = model.open_loop(z_now, h_now, to_model(episodes.action(rows), model))
+            z_now, h_now = rollout.z[:, -1], rollout.h[:, -1]
+            pred, truth = rollout.obs.float().cpu().numpy(), episodes.obs(rows + 1)
+            block = (some, slice(begin, begin + len(ahead)))
+            errors.nmse[block] = ruler.error(pred, truth)
+            errors.copy_last[block] = ruler.error(last, truth)
+            errors.mean[block] = ruler.error(ruler.mean, truth)
+            errors.hidden_norm[block] = rollout.h.norm(dim=-1).float().cpu().numpy()
+            for i, parts in predictions.items():
+                if some.start <= i < some.stop and sum(part.size for part in parts) < MOST_SHOWN:
+                    parts.append(pred[i - some.start].copy())
+    for i, parts in predictions.items():
+        episode, frame, length = starts[i]
+        pred = np.concatenate(parts)[:length]
         name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
-        measured.examples.append(Example(name, episodes.obs(rows), pred, episodes.layout))
-    return measured
+        truth = episodes.obs(int(first_rows[i]) + np.arange(len(pred) + 1))
+        errors.examples.append(Example(name, truth, pred, episodes.layout))
+    return errors
 
 
-def _roll_group(
-    model: Model,
-    episodes: Episodes,
-    plan: list[Start],
-    z: Tensor,
-    h: Tensor,
-    some: slice,
-    steps: int,
-    ruler: Ruler,
-    measured: Measured,
-    predictions: dict[int, list[np.ndarray]],
-) -> None:
-    """The rollouts `some` of the plan, `steps` steps at a time."""
-    first_row = np.array([episodes.starts[episode] + frame for episode, frame, _ in plan[some]])
-    lengths = np.array([length for _, _, length in plan[some]])
-    last = episodes.obs(first_row)[:, None]
-    for begin in range(0, int(lengths.max()), steps):
-        ahead = np.arange(begin, min(begin + steps, lengths.max()))
-        rows = first_row[:, None] + np.minimum(ahead, lengths[:, None] - 1)
-        rollout = model.open_loop(z, h, to_model(episodes.action(rows), model))
-        z, h = rollout.z[:, -1], rollout.h[:, -1]
-        pred, truth = rollout.obs.float().cpu().numpy(), episodes.obs(rows + 1)
-        here = (some, slice(begin, begin + len(ahead)))
-        measured.nmse[here] = ruler.error(pred, truth)
-        measured.copy_last[here] = ruler.error(last, truth)
-        measured.mean[here] = ruler.error(ruler.mean, truth)
-        measured.hidden_norm[here] = rollout.h.norm(dim=-1).float().cpu().numpy()
-        for i, kept in predictions.items():
-            if some.start <= i < some.stop and sum(part.size for part in kept) < MOST_SHOWN:
-                kept.append(pred[i - some.start].copy())
-
-
-def _states_at(model: Model, episodes: Episodes, wanted: list[Start], steps: int) -> tuple[Tensor, Tensor]:
-    """For each start: its frame's latent, and the state that saw all frames before it."""
+def _states_at(model: Forecaster, episodes: Episodes, wanted: list[Start], steps: int) -> tuple[Tensor, Tensor]:
+    """For each start: the latent of its frame, and the state after all frames before it."""
     ids = sorted({start.episode for start in wanted})
     group = max(1, BLOCK // (steps * episodes.layout.obs_dim))
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    states: dict[int, tuple[Tensor, Tensor]] = {}
     for first in range(0, len(ids), group):
         chosen = ids[first : first + group]
         numbers = [i for i, start in enumerate(wanted) if start.episode in chosen]
-        latents, states = _states_of(model, episodes, chosen, [wanted[i] for i in numbers], steps)
-        found |= {i: (latents[n], states[n]) for n, i in enumerate(numbers)}
-    z, h = zip(*(found[i] for i in range(len(wanted))), strict=True)
+        z, h = _states_of(model, episodes, chosen, [wanted[i] for i in numbers], steps)
+        states |= {i: (z[n], h[n]) for n, i in enumerate(numbers)}
+    z, h = zip(*(states[i] for i in range(len(wanted))), strict=True)
     return torch.stack(z), torch.stack(h)
 
 
 def _states_of(
-    model: Model, episodes: Episodes, ids: list[int], wanted: list[Start], steps: int
+    model: Forecaster, episodes: Episodes, ids: list[int], wanted: list[Start], steps: int
 ) -> tuple[Tensor, Tensor]:
     lane_of = {episode: lane for lane, episode in enumerate(ids)}
     frames, first_rows = episodes.num_frames[ids], episodes.starts[ids]
@@ -204,6 +186,6 @@ def _states_of(
     return z, h_at
 
 
-def to_model(values: np.ndarray, model: Model) -> Tensor:
-    """A copy on the model's device."""
+def to_model(values: np.ndarray, model: Forecaster) -> Tensor:
+    """Copy to the model's device."""
     return torch.from_numpy(np.array(values)).to(model.device)  # a broadcast array is not writable

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldmodel.envs.play import EpisodeReturns
-from worldmodel.evaluation.horizon import HorizonCurves
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.tasks.recall import RecallScores
 
 FILES = (

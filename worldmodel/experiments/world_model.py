@@ -4,8 +4,7 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from worldmodel.callbacks.recall import RecallEvaluation
-from worldmodel.callbacks.rollout import RolloutEvaluation
+from worldmodel.callbacks.evaluation import RecallEvaluation, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldmodel.data.check.finding import Finding, Fragment, Recording
-from worldmodel.data.check.regression import Moments, Scale, outer, products
 from worldmodel.data.episode import ALIGNMENT, Episode, Source
+from worldmodel.regression import Moments, Scale, outer, products
 
 CLEAR = 0.10  # share of the unexplained variance that a misplaced action must explain
 SCREENED = 0.2  # share of that which the action in the right place may still add

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from worldmodel.data.check.finding import Finding, Fragment, Recording
-from worldmodel.data.check.regression import Moments, Scale, outer, products
 from worldmodel.data.episode import Episode, Source
+from worldmodel.regression import Moments, Scale, outer, products
 
 SAME = 0.01  # relative difference below which two rates are the same
 WIDE, SQUARED = 24, 12  # entries of an observation used, and of these in products

@@ -1,84 +1,108 @@
-"""All measurements of one model on a few batches."""
+"""All measurements of one model on a few batches: as numbers, on a terminal, as a figure, and what they mean."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
-import torch
+from matplotlib.figure import Figure
+from rich.console import Console
 
 from worldmodel.batch import Batch
-from worldmodel.evaluation.diagnosis.clock import Clock, clock
-from worldmodel.evaluation.diagnosis.dependency import Dependency, dependency
-from worldmodel.evaluation.diagnosis.gates import Gates, gates
-from worldmodel.evaluation.diagnosis.gradients import Gradients, gradients
-from worldmodel.evaluation.diagnosis.growth import Growth, growth
-from worldmodel.evaluation.diagnosis.jacobian import Spectrum, spectrum
-from worldmodel.evaluation.diagnosis.lag import Reach, reach
-from worldmodel.evaluation.diagnosis.representation import Representation, representation
-from worldmodel.evaluation.diagnosis.stretch import Model, flat, follow, join
+from worldmodel.evaluation.diagnosis.clock import Clock
+from worldmodel.evaluation.diagnosis.gates import Gates
+from worldmodel.evaluation.diagnosis.gradients import Gradients
+from worldmodel.evaluation.diagnosis.growth import Growth
+from worldmodel.evaluation.diagnosis.jacobian import Spectrum
+from worldmodel.evaluation.diagnosis.lags import Lags
+from worldmodel.evaluation.diagnosis.measurement import BLUE, RED, Diagnosable, Finding, Measurement, Subject, table
+from worldmodel.evaluation.diagnosis.representation import Representations
+
+# In the order in which they are measured, printed and drawn.
+MEASUREMENTS: tuple[type[Measurement], ...] = (Gradients, Growth, Spectrum, Lags, Representations, Gates, Clock)
+COLUMNS = 3  # of panels in the figure
+
+M = TypeVar("M", bound=Measurement)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was measured; None where the batches do not allow it, or parameters are not finite."""
+    """Results of the measurements; where parameters are not finite, of `Gradients` alone."""
 
-    rule: str
-    gradient: str  # how it goes through time in training: tbptt, ...
-    horizon: int  # T
-    steps: int  # of the stretch, all batches together
-    lanes: int
-    gradients: Gradients
-    growth: Growth | None = None
-    spectrum: Spectrum | None = None
-    reach: Reach | None = None
-    dependency: Dependency | None = None
-    state: Representation | None = None
-    latent: Representation | None = None
-    observation: Representation | None = None
-    gates: Gates | None = None
-    clock: Clock | None = None
+    subject: Subject
+    results: dict[type[Measurement], Measurement | None]
+
+    def __getitem__(self, kind: type[M]) -> M | None:
+        return cast(M | None, self.results.get(kind))
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Faults, the weightiest first; empty for a healthy model."""
+        results = [result for result in self.results.values() if result is not None]
+        found = [finding for result in results for finding in result.findings(self.subject)]
+        return sorted(found, key=lambda finding: -finding.weight)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data: what is not finite is null, as JSON wants it."""
-        return _plain(asdict(self))
+        """Plain data; what is not finite is null, as JSON wants it."""
+        lanes, steps = self.subject.stretch["valid"].shape
+        values: dict[str, Any] = {"rule": self.subject.rule, "gradient": self.subject.gradient}
+        values |= {"horizon": self.subject.horizon, "steps": steps, "lanes": lanes}
+        for kind in MEASUREMENTS:
+            values |= kind.entries(self[kind])
+        return _plain(values)
+
+    def print(self, console: Console) -> None:
+        """Print gradients by part and by term, the measurements, and the findings."""
+        grid = table("Measured", ["what", "value"])
+        for kind in MEASUREMENTS:
+            result = self[kind]
+            for own in result.tables() if result else ():
+                console.print(own)
+            missing = [kind.absent if kind in self.results else Measurement.absent] * len(kind.labels)
+            values = result.values(self.subject) if result else missing
+            for label, value in zip(kind.labels, values, strict=True):
+                grid.add_row(label.format(horizon=self.subject.horizon), value)
+        console.print(grid)
+        findings = self.findings
+        console.print("Findings, the weightiest first" if findings else "nothing found", style="bold")
+        for number, finding in enumerate(findings, start=1):
+            console.print(f"{number}. {finding.kind}: {finding.seen}", markup=False)
+            console.print(f"   {finding.means}", markup=False)
+            console.print(f"   change: {finding.change}", markup=False)
+
+    def figure(self, title: str) -> Figure:
+        """A panel per measurement that has one."""
+        drawn = [kind for kind in MEASUREMENTS if kind.panel]
+        rows = -(-len(drawn) // COLUMNS)
+        figure = Figure(figsize=(14, 4.25 * rows), layout="constrained")
+        figure.suptitle(title, fontsize=13)
+        for place, kind in enumerate(drawn, start=1):
+            axes = figure.add_subplot(rows, COLUMNS, place)
+            axes.set(**dict(zip(("title", "xlabel", "ylabel"), kind.panel or (), strict=True)))
+            axes.set_prop_cycle(color=(BLUE, RED))
+            if (result := self[kind]) is not None:
+                result.draw(axes, self.subject)
+            axes.grid(alpha=0.25)
+            axes.title.set_fontsize(10)
+        return figure
 
 
 def diagnose(
-    model: Model, batches: Sequence[Batch], rule: str, carry: bool = True, gradient: str = "tbptt"
+    model: Diagnosable, batches: Sequence[Batch], rule: str, carry: bool = True, gradient: str = "tbptt"
 ) -> Diagnosis:
     """Measure everything.
 
     Args:
         model: in evaluation mode, on the CPU. Its parameters and their gradients are left as they are.
-        batches: consecutive, from the beginning of a stream. With one only, nothing is said of lags beyond T.
+        batches: consecutive, from the beginning of a stream. With only one, lags beyond T are not measured.
         rule: its name.
         carry: whether training carries the state from batch to batch.
         gradient: the model's: where it is exact, no horizon is too short.
     """
-    steps, stretch = batches[0]["valid"].shape[1], join(batches)
-    lanes, length = stretch["valid"].shape
-    found = gradients(model, batches, carry)
-    sizes = rule, gradient, steps, length, lanes, found
-    if found.not_finite:
-        return Diagnosis(*sizes)
-    trajectory = follow(model, stretch)
-    with torch.no_grad():
-        _, h, _ = model.losses(stretch)
-        values = model.gate(stretch, h)
-    valid = stretch["valid"]
-    return Diagnosis(
-        *sizes,
-        growth(model, stretch, trajectory, steps),
-        spectrum(trajectory),
-        reach(model, stretch, steps),
-        dependency(model, stretch, steps),
-        representation(flat(trajectory.h, valid)),
-        representation(flat(trajectory.z, valid)),
-        representation(flat(stretch["obs"][:, :-1], valid)) if stretch["obs"].shape[-1] <= 1024 else None,
-        gates(values, valid),
-        clock(trajectory, stretch),
-    )
+    subject = Subject(model, batches, rule, carry, gradient)
+    finite = all(bool(p.isfinite().all()) for _, p in model.named_parameters() if p.requires_grad)
+    kinds = MEASUREMENTS if finite else (Gradients,)
+    return Diagnosis(subject, {kind: kind.measure(subject) for kind in kinds})
 
 
 def _plain(value: Any) -> Any:

@@ -1,15 +1,23 @@
 """How the state's norm grows over a long closed loop, and by which law."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from worldmodel.batch import Batch
-from worldmodel.evaluation.diagnosis.stretch import Model, Trajectory, ages, follow_unbroken
+from worldmodel.evaluation.diagnosis.measurement import (
+    NOT_MEASURED,
+    Finding,
+    Measurement,
+    Subject,
+    Trajectory,
+    follow_unbroken,
+)
+from worldmodel.rules import BOUNDS
 
 Law = Literal["bounded", "sqrt", "linear", "exponential"]
 
@@ -19,10 +27,12 @@ POINTS = 32  # of the curve that are fitted, evenly on a log scale: neighbours s
 SETTLED = 4  # a bounded curve has come to rest in a quarter of the steps; a slower one is not told from growth
 RISE = 1.1  # what grows by less than this over the last three quarters is bounded for every purpose
 FLOOR = 1e-6  # relative residual: below it all fits are perfect
+GROWN = 1.5  # times the norm at T, of the state and of what heads see of it: less is no problem, whatever its law
+LARGE = 100.0  # root mean square of an entry of h, as HiddenNormMonitor has it
 
 
 @dataclass(frozen=True)
-class Growth:
+class Growth(Measurement):
     """mean ||h_t|| over lanes, t steps after the state's zero start.
 
     The laws are a + b (1 - e^{-t/tau}), a + b sqrt(t), a + b t and a + b e^{rate t}.
@@ -34,42 +44,82 @@ class Growth:
     rate: float  # per step, of `exponential`; else 0
     residuals: dict[Law, float]  # root mean square of the relative residual of each law's best fit
     finite: bool
-    unbroken: bool  # the episodes were too short, and were gone through as one
-    unit: float  # the root mean square of an entry of h at the end
+    unbroken: bool  # the episodes were too short, and were followed as one
+    unit: float  # root mean square of an entry of h at the end
     read: list[float]  # mean ||read(h_t)||, of what heads see; some cells keep to themselves what grows
     read_law: Law
 
-    def grown(self, steps: int) -> float:
-        """The norm at the end relative to that after `steps` steps."""
-        return _grown(self.norm, steps)
+    key = "growth"
+    labels = ("growth of ‖h‖",)
+    panel = "the state's norm", "steps", "mean ‖h‖"
 
-    def read_grown(self, steps: int) -> float:
-        """The same of what heads see."""
-        return _grown(self.read, steps)
+    @classmethod
+    def measure(cls, subject: Subject) -> "Growth":
+        trajectory = subject.trajectory
+        norm = _norms(trajectory, trajectory.h)
+        unbroken = len(norm) < min(LONG * subject.horizon, trajectory.valid.shape[1])
+        if unbroken:
+            trajectory = follow_unbroken(subject.model, subject.stretch)
+            norm = _norms(trajectory, trajectory.h)
+        read = _norms(trajectory, trajectory.predictor.cell.read(trajectory.h))
+        norm, read = norm[: _whole(norm)], read[: _whole(read)]
+        unit = float(norm[-1]) / trajectory.h.shape[-1] ** 0.5 if len(norm) else float("nan")
+        shape = *law_of(norm), trajectory.finite, unbroken, unit
+        return cls(norm.tolist(), *shape, read.tolist(), law_of(read)[0])
+
+    def values(self, subject: Subject) -> tuple[str]:
+        if not self.norm:
+            return (NOT_MEASURED,)
+        text = f"{self.law}, t^{self.exponent:.2g}"
+        if self.law == "exponential":
+            text += f", {100 * self.rate:.3g}% a step"
+        text += f"; {self.norm[-1]:.3g} after {len(self.norm)} steps"
+        text += " (episodes gone through as one)" if self.unbroken else ""
+        return (text if self.finite else f"{text}, then not finite",)
+
+    def draw(self, axes: Axes, subject: Subject) -> None:
+        axes.set_title(f"the state's norm: {self.law}")
+        if not self.norm:
+            return
+        axes.plot(np.arange(1, len(self.norm) + 1), self.norm)
+        axes.axvline(subject.horizon, color="0.2", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log")
+        if self.law != "bounded":
+            axes.set_yscale("log")
+
+    def findings(self, subject: Subject) -> Iterator[Finding]:
+        if not self.norm:
+            return
+        grown = _grown(self.norm, subject.horizon)
+        long = len(self.norm) > subject.horizon and "bounded" not in (self.law, self.read_law)
+        grows = long and min(grown, _grown(self.read, subject.horizon)) > GROWN
+        if self.finite and not grows and self.unit < LARGE:
+            return
+        law = {"sqrt": "as sqrt(t)", "linear": "linearly", "exponential": "exponentially", "bounded": "and rests"}
+        way = f"||h|| grows {law[self.law]} (t^{self.exponent:.2g})"
+        if self.law == "exponential":
+            way = f"||h|| grows exponentially, by {100 * self.rate:.3g}% a step"
+        end = f"after {len(self.norm)} steps it is {self.norm[-1]:.3g}, {grown:.3g} times that at T = {subject.horizon}"
+        change = "--model.rule gated_norm, whose state is bounded for any finite input"
+        if subject.rule in BOUNDS:
+            change = "first weights of a smaller scale, a lower --model.learning_rate"
+        yield Finding(
+            "exploding state",
+            75,
+            f"{way}: {end}" + ("" if self.finite else ", then not finite"),
+            "predictions far beyond the trained horizon start from states that no training has seen",
+            f"{change}; train with --tbptt.start carry, so that old states are seen",
+        )
 
 
 def _grown(norm: list[float], steps: int) -> float:
+    """The norm at the end relative to that after `steps` steps."""
     return norm[-1] / max(norm[min(steps, len(norm)) - 1], 1e-30) if norm else float("nan")
-
-
-def growth(model: Model, stretch: Batch, trajectory: Trajectory, steps: int) -> Growth:
-    """Of a model over a stretch of several times T = `steps` steps, and its trajectory there."""
-    norm = _norms(trajectory, trajectory.h)
-    unbroken = len(norm) < min(LONG * steps, stretch["valid"].shape[1])
-    if unbroken:
-        trajectory = follow_unbroken(model, stretch)
-        norm = _norms(trajectory, trajectory.h)
-    read = _norms(trajectory, trajectory.predictor.cell.read(trajectory.h))
-    norm, read = norm[: _whole(norm)], read[: _whole(read)]
-    unit = float(norm[-1]) / trajectory.h.shape[-1] ** 0.5 if len(norm) else float("nan")
-    law, exponent, rate, residuals = law_of(norm)
-    shape = law, exponent, rate, residuals, trajectory.finite, unbroken, unit
-    return Growth(norm.tolist(), *shape, read.tolist(), law_of(read)[0])
 
 
 def _norms(trajectory: Trajectory, states: Tensor) -> np.ndarray:
     """(N,) means over all states (B, S, X) of one age, as long as there are several."""
-    age, norm = ages(trajectory.is_first)[trajectory.valid], states.detach().norm(dim=-1)[trajectory.valid]
+    age, norm = trajectory.ages[trajectory.valid], states.detach().norm(dim=-1)[trajectory.valid]
     if not len(age):
         return np.zeros(0)
     count = torch.bincount(age)
@@ -121,7 +171,7 @@ def _best(
     t: np.ndarray, y: np.ndarray, curve: Callable[[float], np.ndarray], shapes: np.ndarray
 ) -> tuple[float, float]:
     """The least relative residual of a + b curve(shape) with b >= 0, and the shape that has it."""
-    found = []
+    fits = []
     for shape in shapes:
         values = curve(shape)
         inputs = np.stack([1 / y, values / values[-1] / y], axis=1)  # of the relative residual
@@ -130,5 +180,5 @@ def _best(
         if weights[1] < 0:
             weights = np.array([scale[0] ** -2 * inputs[:, 0].sum(), 0.0])
         residual = float(np.sqrt(np.mean(np.square(inputs @ weights - 1))))
-        found.append((residual, float(shape)))
-    return min(found)
+        fits.append((residual, float(shape)))
+    return min(fits)

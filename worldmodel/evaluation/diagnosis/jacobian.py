@@ -1,53 +1,88 @@
 """What a step does to a small change of the state: eigenvalues and the largest Lyapunov exponent."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from worldmodel.evaluation.diagnosis.stretch import Trajectory
+from worldmodel.evaluation.diagnosis.measurement import NOT_MEASURED, Finding, Measurement, Subject, Trajectory
 
+EXPANSION = 100.0  # of a gradient over T steps; clipping at a usual norm then sees nothing but this
 TRANSIENT = 8  # steps in which a random direction turns to the one that grows most
 ENTRIES = 1 << 22  # of all Jacobians together
 MOST = 32  # Jacobians
 
 
 @dataclass(frozen=True)
-class Spectrum:
-    """Of dh_{t+1} / dh_t along real trajectories, in float64."""
+class Spectrum(Measurement):
+    """Of dh_{t+1} / dh_t along real trajectories, in float64.
+
+    The exponent is that of the adjoint product w_t = J_t' w_{t+1}, normalised at every step (the power method of
+    Benettin et al. 1980, which a product of Jacobians and its transpose share). It is what backpropagation multiplies,
+    and every cell has it, even one with a custom gradient.
+    """
 
     radius_mean: float  # of the largest |eigenvalue|, over states
     radius_max: float
-    lyapunov: float  # log growth a step of a change of the state; NaN where no episode is long enough
+    lyapunov: float  # log growth per step of a change of the state; NaN where no episode is long enough
     spread: float  # standard deviation of the exponent over lanes
-    eigenvalues: list[tuple[float, float]]  # of the states looked at, real and imaginary part
+    eigenvalues: list[tuple[float, float]]  # of the sampled states, real and imaginary part
+
+    key = "spectrum"
+    labels = ("state's Jacobian",)
+    panel = "eigenvalues of the state's Jacobian", "", ""
+
+    @classmethod
+    def measure(cls, subject: Subject) -> "Spectrum":
+        trajectory, generator = subject.trajectory, torch.Generator().manual_seed(0)
+        states = _sampled(trajectory, generator)
+        if not len(states):
+            return cls(math.nan, math.nan, math.nan, math.nan, [])
+        values = torch.linalg.eigvals(torch.stack([jacobian(trajectory, b, t) for b, t in states.tolist()]))
+        radius = values.abs().amax(dim=-1)
+        pairs = [(x, y) for x, y in torch.view_as_real(values).flatten(0, 1).tolist()]
+        return cls(float(radius.mean()), float(radius.max()), *_lyapunov(trajectory, generator), pairs)
 
     def growth(self, steps: int) -> float:
         """The factor by which a gradient grows over so many steps."""
         return math.exp(min(self.lyapunov * steps, 700.0))
 
+    def values(self, subject: Subject) -> tuple[str]:
+        if math.isnan(self.radius_mean):
+            return (NOT_MEASURED,)
+        text = f"spectral radius {self.radius_mean:.3g}, at most {self.radius_max:.3g}"
+        if math.isnan(self.lyapunov):
+            return (f"{text}; episodes are too short for a Lyapunov exponent",)
+        return (f"{text}; largest Lyapunov exponent {self.lyapunov:.3g} ± {self.spread:.1g} a step",)
 
-def spectrum(trajectory: Trajectory, seed: int = 0) -> Spectrum:
-    """Measure.
+    def draw(self, axes: Axes, subject: Subject) -> None:
+        angle = np.linspace(0, 2 * np.pi, 200)
+        axes.plot(np.cos(angle), np.sin(angle), color="0.6", linewidth=0.8)
+        axes.set_aspect("equal", adjustable="datalim")
+        if self.eigenvalues:
+            axes.plot(*zip(*self.eigenvalues, strict=True), ".", markersize=3, alpha=0.5)
+            axes.set_xlabel(f"radius {self.radius_mean:.3g}, Lyapunov exponent {self.lyapunov:.3g} a step")
 
-    The exponent is that of the adjoint product w_t = J_t' w_{t+1}, normalised at every step (the power method of
-    Benettin et al. 1980, which a product of Jacobians and its transpose share). It is what backpropagation multiplies,
-    and every cell has it, also one with a custom gradient.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    states = _sampled(trajectory, generator)
-    if not len(states):
-        return Spectrum(math.nan, math.nan, math.nan, math.nan, [])
-    values = torch.linalg.eigvals(torch.stack([jacobian(trajectory, b, t) for b, t in states.tolist()]))
-    radius = values.abs().amax(dim=-1)
-    pairs = torch.view_as_real(values).flatten(0, 1).tolist()
-    mean, spread = _lyapunov(trajectory, generator)
-    return Spectrum(float(radius.mean()), float(radius.max()), mean, spread, [(x, y) for x, y in pairs])
+    def findings(self, subject: Subject) -> Iterator[Finding]:
+        factor = self.growth(subject.horizon)
+        if self.lyapunov > 0 and factor > EXPANSION:
+            yield Finding(
+                "exploding gradient",
+                70,
+                f"the largest Lyapunov exponent is {self.lyapunov:.3g} a step: a factor of {factor:.3g}"
+                f" over T = {subject.horizon}",
+                "a small change of the state is blown up, and so is its gradient:"
+                " clipping then decides what is learned",
+                "recurrent weights of a smaller scale, a shorter --data.steps, or --model.rule gated_norm or gru",
+            )
 
 
 def _sampled(trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-    """(n, 2) lanes and steps, not at a start of an episode: there the state is set, not made from another."""
+    """(n, 2) lanes and steps, not at a start of an episode: there the state does not depend on another."""
     finite = trajectory.before.isfinite().all(dim=-1) & trajectory.h.isfinite().all(dim=-1)
     places = torch.nonzero(trajectory.valid & ~trajectory.is_first & finite)
     number = max(4, min(MOST, ENTRIES // trajectory.h.shape[-1] ** 2))
@@ -65,7 +100,7 @@ def jacobian(trajectory: Trajectory, lane: int, step: int) -> Tensor:
 
 
 def _lyapunov(trajectory: Trajectory, generator: torch.Generator) -> tuple[float, float]:
-    """Mean and spread over lanes; steps of which the direction is still turning, or that are padding, do not count."""
+    """Mean and spread over lanes; padding does not count, nor do steps at which the direction is still turning."""
     lanes, steps, dim = trajectory.h.shape
 
     def random() -> Tensor:

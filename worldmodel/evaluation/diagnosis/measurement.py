@@ -1,20 +1,27 @@
-"""What is diagnosed: a model, and a few consecutive batches, which are also one long stretch of every lane."""
+"""What is diagnosed, and what every measurement of it offers: a result, its rows and panel, the faults it shows."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from einops import rearrange
+from matplotlib.axes import Axes
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 from torch import Tensor, nn
 
 from worldmodel.batch import Batch
 from worldmodel.predictor import LatentPredictor
 
+NOT_MEASURED = "not measured"
+BLUE, RED = "#0072b2", "#d55e00"  # Okabe-Ito: safe for the colour-blind
 
-class Model(Protocol):
-    """What is asked of a model; see WorldModel."""
+
+class Diagnosable(Protocol):
+    """What a diagnosis asks of a model; see WorldModel."""
 
     @property
     def encoder(self) -> nn.Module: ...  # normalised observations (..., O) -> latents (..., Z)
@@ -41,7 +48,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     """
     for before, after in zip(batches, batches[1:], strict=False):
         if not torch.equal(before["obs"][:, -1], after["obs"][:, 0]):
-            raise ValueError(f"batch {after['position']} does not go on where batch {before['position']} ends")
+            raise ValueError(f"batch {after['position']} does not continue where batch {before['position']} ends")
     frames = [*(batch["obs"][:, :-1] for batch in batches), batches[-1]["obs"][:, -1:]]
     steps = ("action", "reward", "terminated", "is_first", "valid", "episode", "step")
     joined: dict[str, object] = {name: torch.cat([batch[name] for batch in batches], dim=1) for name in steps}
@@ -51,7 +58,7 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 def some_lanes(batch: Batch, lanes: Tensor) -> Batch:
-    """The batch with these lanes (n,) only, its steps counted anew."""
+    """The batch with these lanes (n,) only; `num_valid` is counted again."""
     parts = {name: value[lanes] for name, value in batch.items() if isinstance(value, Tensor) and value.ndim}
     return cast(Batch, {**batch, **parts, "num_valid": parts["valid"].sum().float()})
 
@@ -76,12 +83,17 @@ class Trajectory:
     step: Tensor  # (B, S): frames of the episode before this one
 
     @property
+    def ages(self) -> Tensor:
+        """(B, S): steps since the last reset."""
+        return ages(self.is_first)
+
+    @property
     def finite(self) -> bool:
         return bool(self.h.isfinite().all())
 
 
 @torch.no_grad()
-def follow(model: Model, batch: Batch) -> Trajectory:
+def follow(model: Diagnosable, batch: Batch) -> Trajectory:
     """Run the model over a stretch; float64 keeps a state that grows from overflowing too soon to be measured."""
     predictor = deepcopy(model.predictor).double()
     z = model.encode(batch["obs"][:, :-1]).double()
@@ -100,10 +112,10 @@ def follow(model: Model, batch: Batch) -> Trajectory:
 
 
 @torch.no_grad()
-def follow_unbroken(model: Model, batch: Batch) -> Trajectory:
-    """As `follow`, through the starts of episodes as if there were none: for states older than any episode is.
+def follow_unbroken(model: Diagnosable, batch: Batch) -> Trajectory:
+    """As `follow`, ignoring the starts of episodes: for states older than any episode.
 
-    Lanes with padding are left out; where all have some, the steps before the first padding of any are followed.
+    Lanes with padding are left out; where all have some, only the steps before any padding are followed.
     """
     real = batch["episode"] >= 0
     lanes = torch.nonzero(real.all(dim=1)).flatten()
@@ -127,3 +139,85 @@ def flat(values: Tensor, where: Tensor) -> Tensor:
     """(B, S, X) at (B, S) bool -> (N, X), finite rows only."""
     rows = rearrange(values, "b s x -> (b s) x")[where.flatten()]
     return rows[rows.isfinite().all(dim=-1)]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault. The weight orders findings: from 100, a model that cannot learn, to 30, one that learns badly."""
+
+    kind: str
+    weight: int
+    seen: str
+    means: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in evaluation mode on the CPU, and consecutive batches from the beginning of a stream."""
+
+    model: Diagnosable
+    batches: Sequence[Batch]
+    rule: str
+    carry: bool = True  # whether training carries the state from batch to batch
+    gradient: str = "tbptt"  # how it goes through time in training
+
+    @property
+    def horizon(self) -> int:
+        """T."""
+        return self.batches[0]["valid"].shape[1]
+
+    @cached_property
+    def stretch(self) -> Batch:
+        """The batches as one."""
+        return join(self.batches)
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """The model's closed loop along the stretch."""
+        return follow(self.model, self.stretch)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The result of one measurement. A new one is a subclass in a file of its own, named in diagnosis.MEASUREMENTS."""
+
+    key: ClassVar[str] = ""  # of the result in diagnosis.json; "": each of its fields stands there
+    labels: ClassVar[tuple[str, ...]] = ()  # of its rows in the table; {horizon} becomes T
+    absent: ClassVar[str] = NOT_MEASURED  # what the rows say where the result is None
+    panel: ClassVar[tuple[str, str, str] | None] = None  # title and axis labels of its panel in the figure; None: none
+
+    @classmethod
+    def measure(cls, subject: Subject) -> Self | None:
+        """The result; None where the batches do not allow it. The model's parameters and gradients are left alone."""
+        raise NotImplementedError
+
+    def values(self, subject: Subject) -> Sequence[str]:
+        """A value for each label."""
+        return ()
+
+    def tables(self) -> Sequence[Table]:
+        """Tables of its own."""
+        return ()
+
+    def draw(self, axes: Axes, subject: Subject) -> None:
+        """Draw the panel."""
+
+    def findings(self, subject: Subject) -> Iterator[Finding]:
+        """The faults that the result shows."""
+        yield from ()
+
+    @classmethod
+    def entries(cls, result: "Measurement | None") -> dict[str, Any]:
+        """What stands in diagnosis.json."""
+        if cls.key:
+            return {cls.key: None if result is None else asdict(result)}
+        return {field.name: None for field in fields(cls)} if result is None else asdict(result)
+
+
+def table(title: str, headings: Sequence[str]) -> Table:
+    """An empty table; numbers, where it has several columns, are aligned on the right."""
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, heading in enumerate(headings):
+        grid.add_column(heading, justify="right" if i and len(headings) > 2 else "left")
+    return grid
