@@ -86,8 +86,8 @@ def over_floor(errors: Band, floor: Points) -> Band:
     """A band of errors divided by the floor's at the same steps, as far as the floor reaches."""
     known = errors.step <= floor[0][-1]
     below = np.maximum(np.interp(errors.step[known], *floor), TINY)
-    parts = (part[..., known] / below for part in (errors.middle, errors.low, errors.high, errors.values))
-    return Band(errors.step[known], *parts, gone=errors.gone[:, known])
+    parts = {name: getattr(errors, name)[..., known] / below for name in ("middle", "low", "high", "values")}
+    return Band(step=errors.step[known], gone=errors.gone[:, known], **parts)
 
 
 def stateful(runs: Iterable[Curves], loop: Loop) -> list[Curves]:
