@@ -74,6 +74,13 @@ def test_a_box_learns_its_spread():
     assert policy.log_std.grad.tolist() == [21.0, 21.0]
 
 
+def test_observations_are_clipped_ten_deviations_out_and_a_box_starts_half_as_wide():
+    policy = make(space=BOX)
+    torch.testing.assert_close(policy.log_std.exp(), torch.full((2,), 0.5, dtype=torch.float64))
+    near, at, beyond = (policy.encode(torch.full((1, 4), value, dtype=torch.float64)) for value in (9.0, 10.0, 1e9))
+    assert torch.equal(at, beyond) and not torch.equal(near, at)
+
+
 def test_the_scale_of_returns_changes_and_no_value_does():
     policy, (obs, last, is_first) = make(), segment()
     h = policy.states(obs, last, is_first)
@@ -82,6 +89,9 @@ def test_the_scale_of_returns_changes_and_no_value_does():
     policy.update_returns(returns, torch.ones(3, 7, dtype=torch.bool))
     torch.testing.assert_close(policy.value(h), before)
     assert abs(policy.normalize_returns(returns).mean()) < 1e-6 and policy.return_norm.scale > 10
+    for _ in range(20):
+        policy.update_returns(torch.full((3, 7), -5.0).double(), torch.ones(3, 7, dtype=torch.bool))
+    assert abs(policy.return_norm.mean + 5) < 0.5 * abs(returns.mean() + 5), "recent returns count for most"
 
 
 def test_running_statistics_are_those_of_all_that_was_seen():

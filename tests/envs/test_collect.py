@@ -146,7 +146,7 @@ def test_an_appended_collection_repeats_nothing(tmp_path):
 
 def test_episodes_of_mixed_lengths_make_every_age_as_frequent(tmp_path):
     """In each doubling of the length as many episodes; otherwise nothing but where episodes end is different."""
-    options = CollectOptions(env_id="Pendulum-v1", steps=20_000, num_envs=4, max_episode_steps=160)
+    options = CollectOptions(env_id="Pendulum-v1", steps=10_000, num_envs=4, max_episode_steps=160)
     collect({**options, "min_episode_steps": 10}, tmp_path / "mixed")
     collect({**options, "min_episode_steps": 10, "steps": 2000}, tmp_path / "same")
     collect({**options, "steps": 1000}, tmp_path / "long")

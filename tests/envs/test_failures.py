@@ -163,9 +163,11 @@ def test_a_folder_that_vanishes_is_named(tmp_path):
         (["--out", "x", "--observe", "a,,b"], "'a,,b' is not a list"),
     ],
 )
-def test_mistakes_on_the_command_line(worldmodel, arguments, message):
-    process = worldmodel("collect", "Pendulum-v1", *arguments)
-    assert process.returncode == 2 and message in process.stderr and len(process.stderr.splitlines()) == 1
+def test_mistakes_on_the_command_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["collect", "Pendulum-v1", *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and message in line
 
 
 def test_a_full_disk_keeps_what_was_acknowledged(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from worldmodel.envs.make import make_simulator
 from worldmodel.envs.observe import ObservationVectors
 from worldmodel.losses import gae
 from worldmodel.modules.collector import Collector
+from worldmodel.modules.experience_data import ExperienceDataModule
 from worldmodel.modules.policy import Policy
 
 LIMIT = 6  # steps: most episodes of the toy are cut off, some end
@@ -238,6 +239,17 @@ def test_a_change_of_weights_mends_the_state(how):
     else:
         torch.testing.assert_close(made.agent.h, expected[how], rtol=1e-10, atol=1e-12)
     made.collect(3)
+
+
+def test_the_budget_is_validated_ten_times_and_counts_its_batches():
+    data = ExperienceDataModule("CartPole-v1", num_envs=4, rollout_steps=100, total_steps=10_000)
+    assert data.val_every == 1000 and data.planned_batches == 25 * 4 * 4
+    assert len(data.train_dataloader()) == 2 * 4 * 4
+
+
+def test_a_checkpoint_names_the_network_s_arguments_that_were_not_given():
+    _, policy = collector("gru")
+    assert {"rule": "gru", "width": 10, "depth": 1, "gate_bias": -1.0}.items() <= dict(policy.hparams).items()
 
 
 class Cliff(gym.Env):

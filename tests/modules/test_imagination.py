@@ -99,6 +99,24 @@ def test_terms_by_hand(world):
     assert float(terms["return"]) == 1.0
 
 
+@pytest.mark.parametrize("world", ["Pendulum-v1"], indirect=True)
+def test_the_range_of_returns_is_averaged_and_has_a_minimum(world):
+    module = Imagine(str(world[0]), **SMALL)
+    returns = torch.linspace(0, 1, 101)
+    assert module.eval()._range(returns) == pytest.approx(0.01), "nothing is learned in evaluation"
+    assert module.train()._range(returns) == pytest.approx(0.9), "from 5% to 95%"
+    assert module._range(torch.zeros(101)) == pytest.approx(0.9 * 0.99)
+
+
+@pytest.mark.parametrize("world", ["Pendulum-v1"], indirect=True)
+def test_a_box_s_actions_scatter_within_limits(world):
+    module = Imagine(str(world[0]), **SMALL)
+    for bias, log_std in ((-1e3, -3.0), (1e3, 0.0)):
+        torch.nn.init.constant_(module.actor[-1].bias, bias)
+        distribution = module.distribution(torch.zeros(2, module.actor[0].in_features))
+        assert distribution.log_std.tolist() == [[log_std]] * 2
+
+
 def test_rollouts_start_from_states_of_real_frames_with_the_state_carried(world):
     module = Imagine(str(world[0]), **SMALL).eval()
     first, second = batches_of(world[1], 2)

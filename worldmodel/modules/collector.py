@@ -136,12 +136,12 @@ class Collector:
             before = nothing if last is None else getattr(last, name)[:, -1 - earlier : -1]
             by_lane[name] = torch.cat([before, values], dim=1)
         mask = by_lane.pop("mask", None)
-        self._last = made = Experience(mask=mask, **by_lane)
+        self._last = experience = Experience(mask=mask, **by_lane)
         if self._history is not None:
             now = slice(earlier, -1)
-            frames = {"obs": made.obs, "action": made.last_action, "is_first": made.is_first}
-            self._history.add({name: values[:, now] for name, values in frames.items()})
-        return made
+            inputs = {"obs": experience.obs, "action": experience.last_action, "is_first": experience.is_first}
+            self._history.add({name: values[:, now] for name, values in inputs.items()})
+        return experience
 
     def _count(self, reward: np.ndarray, over: np.ndarray, valid: np.ndarray) -> None:
         self._return += np.where(valid, reward, 0.0)
