@@ -177,6 +177,7 @@ class ExperimentCLI(LightningCLI):
                 f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a run's folder or a checkpoint"
             )
         self.check_options()
+        self.datamodule.prepare_data()  # before the run's folder is made, which is named after the data
         self.folder = resumed or self._make_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
         callbacks = self.first_callbacks()
