@@ -31,7 +31,6 @@ class ConfigCLI(ExperimentCLI):
         for option, taken in {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint}.items():
             if taken is not None:
                 raise UserError(f"{option} is no option of {self.command}: {self.not_here[option]}")
-        self.check_options()
         trainer = self.checked_trainer(logger=False, **kwargs)
         if isinstance(trainer.strategy, FullySharded):
             raise UserError(f"{self.command} takes whole models, and fsdp2 divides them: use --trainer.strategy ddp")

@@ -157,7 +157,7 @@ class ExperimentCLI(LightningCLI):
                 raise SystemExit(0)
         elif self.subcommand != "fit":
             raise UserError(f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a folder or a checkpoint")
-        self.check_options()
+        self.datamodule.prepare_data()  # before the run's folder is made, which is named after the data
         self.folder = resumed or self._new_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
         if job == "fit" and is_first_rank():
@@ -198,9 +198,6 @@ class ExperimentCLI(LightningCLI):
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         """A message if the checkpoint's run has nothing left to train, else None."""
         return finished(checkpoint, self._get(self.config_init, "trainer"))
-
-    def check_options(self) -> None:
-        """Raise UserError if options of model, data and callbacks, each valid alone, contradict each other."""
 
     def names(self) -> tuple[str, str]:
         """The run's name in W&B, and the name of the variant, by which runs are grouped there."""

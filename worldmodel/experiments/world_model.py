@@ -1,5 +1,6 @@
 """`worldmodel fit | validate | test | predict`: LightningCLI around WorldModel and EpisodeDataModule."""
 
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -20,10 +21,6 @@ class TrainingParser(ExperimentParser):
 
     further_keys = tuple(f"--data.collect.{name}" for name in CollectOptions.__annotations__)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.add_instantiator(_prepared, EpisodeDataModule, prepend=True)
-
 
 class TrainingCLI(ExperimentCLI):
     """The four subcommands of a world model."""
@@ -41,7 +38,7 @@ class TrainingCLI(ExperimentCLI):
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
         parser.add_lightning_class_args(RecallEvaluation, "recall")
         for name in ("obs_dim", "action_dim", "images"):
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+            parser.link_arguments("data", f"model.{name}", compute_fn=partial(_collected, name), apply_on="instantiate")
         parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=_needs_whole_episodes)
 
     def before_instantiate_classes(self) -> None:
@@ -95,11 +92,10 @@ def check_gradient(model: WorldModel, starts: list[str]) -> None:
         )
 
 
-def _prepared(data: type[EpisodeDataModule], **options: Any) -> EpisodeDataModule:
-    """With its dataset collected: the model takes its sizes from the data."""
-    module = data(**options)
-    module.prepare_data()
-    return module
+def _collected(name: str, data: EpisodeDataModule) -> Any:
+    """An attribute of the data, once it is collected: the model takes its sizes from it."""
+    data.prepare_data()
+    return getattr(data, name)
 
 
 def _needs_whole_episodes(gradient: str) -> bool:

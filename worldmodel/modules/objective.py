@@ -52,8 +52,9 @@ class Objective:
 
     def weights(self, model: Model) -> dict[str, float]:
         """The weight of each term of the loss."""
-        hp = self.hparams
-        weights = {} if model.heads is None else {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
+        hp, weights = self.hparams, dict[str, float]()
+        if model.heads is not None:
+            weights |= {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
         if model.value_head is not None:
             weights["value"] = hp["reward_weight"]
         return weights | ({"open_loop": hp["open_loop_weight"]} if hp["open_loop_steps"] else {})
@@ -113,7 +114,7 @@ class Latent(Objective):
 
     def weights(self, model: Model) -> dict[str, float]:
         names = ("variance", "covariance") if self.hparams["anti_collapse"] == "variance_covariance" else ("sigreg",)
-        own = {"prediction": 1.0, "probe": 1.0} | dict.fromkeys(names, self.hparams["anti_collapse_weight"])
+        own = {"prediction": 1.0, "probe": 1.0, **dict.fromkeys(names, float(self.hparams["anti_collapse_weight"]))}
         return own | super().weights(model)
 
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:

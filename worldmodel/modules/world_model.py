@@ -41,6 +41,7 @@ class WorldModel(Model, pl.LightningModule):
     Args:
         obs_dim: Number of entries of an observation: the vector, then the pixels of the images.
         action_dim: Number of entries of an action (one-hot where discrete).
+        images: Shape [H, W, C] of each image in an observation; null: no images.
         gradient: How gradients pass through time. `tbptt` cuts them where a segment starts; `rtrl` is exact through any
             number of segments, for small models; `eligibility`, for the rule diagonal, is exact for the cell's last
             layer, at a fraction of the cost; `bptt` trains each episode as one segment.
@@ -73,6 +74,7 @@ class WorldModel(Model, pl.LightningModule):
         self,
         obs_dim: int,
         action_dim: int,
+        images: list[tuple[int, int, int]] | None = None,
         *,
         gradient: Literal["tbptt", "rtrl", "eligibility", "bptt"] = "tbptt",
         open_loop_steps: int = 0,
@@ -92,8 +94,8 @@ class WorldModel(Model, pl.LightningModule):
         cuda_graph: bool = False,
         **model: Any,
     ) -> None:
-        super().__init__(obs_dim, action_dim, **model)
-        model = {**DEFAULTS, **model}  # a checkpoint names all arguments
+        super().__init__(obs_dim, action_dim, images, **model)
+        model = {name: value for name, value in {**DEFAULTS, **model}.items() if name != "images"}  # hparams name all
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
         self._graph: StepGraph | None = None
@@ -103,7 +105,7 @@ class WorldModel(Model, pl.LightningModule):
         if not learning_rate > 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
         self.objective = OBJECTIVES[model["objective"]](self.hparams)
-        self.register_buffer("obs_weights", losses.part_weights(obs_dim, model["images"] or []), persistent=False)
+        self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
         self.estimator = None if exact is None else exact(self.encoder, self.predictor)
