@@ -53,7 +53,8 @@ class SaveConfig(SaveConfigCallback):
 
     def __init__(self, *args: Any, metrics: Iterable[str], best: Literal["min", "max"]) -> None:
         super().__init__(*args, overwrite=True)
-        self.metrics, self.best = list(metrics), best
+        self.metrics = list(metrics)
+        self.best: Literal["min", "max"] = best
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         config = self.config.as_dict()
