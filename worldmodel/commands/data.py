@@ -101,9 +101,9 @@ def _check(arguments: argparse.Namespace) -> None:
     source = _open(arguments)
 
     def splits(episodes: int) -> dict[str, Any]:
+        how = arguments.val_fraction, arguments.test_fraction, arguments.split_seed
         try:
-            fractions = arguments.val_fraction, arguments.test_fraction
-            return {**split_episodes(episodes, *fractions, arguments.split_seed)}
+            return {str(name): indices for name, indices in split_episodes(episodes, *how).items()}
         except UserError:  # too few to split, so nothing can leak
             return {}
 

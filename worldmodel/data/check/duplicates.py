@@ -70,12 +70,8 @@ class Duplicates:
         copies, overlaps = self._copies(), self._overlaps()
         return [
             *self._divided(copies + overlaps, recording.splits),
-            *self._finding(
-                "warning", "duplicated episodes", copies, "drop the copies: they count twice in every score"
-            ),
-            *self._finding(
-                "warning", "overlapping episodes", overlaps, "cut without overlap, or keep all in one split"
-            ),
+            *self._finding("warning", "duplicated episodes", copies, "drop the copies: they count twice"),
+            *self._finding("warning", "overlapping episodes", overlaps, "cut without overlap, or use one split"),
         ]
 
     @property

@@ -41,7 +41,7 @@ def open_source(
         schema = _read_schema(Path(schema))
     name = choose("format", format, FORMATS) if format else "hdf5" if schema else _recognise(path)
     reader = _reader(name)
-    options = {"alignment": alignment, "schema": schema}
+    options: dict[str, Any] = {"alignment": alignment, "schema": schema}
     for option, value in options.items():
         if value is not None and option not in reader.options:
             raise UserError(f"{path} is of the format {name}, which takes no {option}: leave it out")
