@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-PYTEST := $(BIN)/pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled when it is first imported, and only then
 
