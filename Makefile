@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PYTEST := $(BIN)/pytest -n 2 --dist worksteal
+JOBS ?= 2
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes
+unexport PYTHONDONTWRITEBYTECODE  # a module is compiled when it is first imported, and only then
 
 .PHONY: fit results-quick test test-full check mutants faults browser format clean
 

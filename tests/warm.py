@@ -28,6 +28,7 @@ from typing import Any
 TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
 WIDTH = 8  # of a number that the server sends
+REDRAWN = ("rollout.png", "recall.png")  # after each validation
 UNREAD = {"PYTEST_CURRENT_TEST"}  # changes with every test; the program does not read it
 
 
@@ -210,6 +211,20 @@ def execute(words: list[str]) -> None:
         runpy.run_path(what, run_name="__main__")
 
 
+def draw_less() -> None:
+    """Draw a run's pictures once and without a layout; three of them take longer than a small fit."""
+    from matplotlib.figure import Figure
+
+    savefig = Figure.savefig
+
+    def savefig_once(self: Figure, file: Any, **options: Any) -> None:
+        if not (isinstance(file, Path) and file.name in REDRAWN and file.exists()):
+            savefig(self, file, **options)
+
+    Figure.set_layout_engine = lambda self, *arguments, **options: None
+    Figure.savefig = savefig_once
+
+
 def main() -> None:
     """Import the program and serve it; an import must have left no thread, which a fork would lose."""
     for room in ("commands", "experiments"):
@@ -218,10 +233,9 @@ def main() -> None:
             import_module(module.name)
     import numpy as np
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
-    from matplotlib.figure import Figure
 
     assert len(os.listdir("/proc/self/task")) == 1
-    Figure.set_layout_engine = lambda self, *arguments, **options: None  # layouts take longer than a small fit
+    draw_less()
     gc.freeze()
     words = serve(socket.socket(fileno=int(sys.argv[1])))
     rank_zero_only.rank = int(os.environ.get("RANK", 0))  # as Lightning does where it is imported

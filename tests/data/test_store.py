@@ -83,6 +83,12 @@ def test_round_trip(tmp_path, options, files):
     assert len(listed) == files + 1
 
 
+def test_a_shard_is_filled_to_its_limit(tmp_path):
+    written = [episode(5, seed) for seed in range(3)]
+    folder = write(tmp_path / "d", written, shard_bytes=2 * shards.num_bytes(written[0]))
+    assert [entry["episodes"] for entry in read_manifest(folder)["files"]] == [2, 1]
+
+
 def test_without_hdf5plugin_lzf_serves(tmp_path, monkeypatch):
     written = [episode(length) for length in LENGTHS]
     zstd = write(tmp_path / "zstd", written)

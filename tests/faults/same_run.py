@@ -1,4 +1,4 @@
-"""Two runs, bit for bit: weights, moments, carried states, generators, counters, and every number logged."""
+"""Compares two runs bit for bit: weights, moments, carried states, generators, counters, all logged numbers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 
 def leaves(x: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number of a checkpoint, by its path."""
+    """Every value of a checkpoint, with its path."""
     if isinstance(x, dict):
         for key, value in x.items():
             yield from leaves(value, f"{name}.{key}")
@@ -20,13 +20,13 @@ def leaves(x: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(run: Path, expected: Path) -> list[str]:
-    """What is not equal, bit for bit."""
-    found, wanted = (
+    """The names of what differs between two runs' last checkpoints and files."""
+    values, wanted = (
         dict(leaves(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))) for folder in (run, expected)
     )
-    differ = sorted(found.keys() ^ wanted.keys())
-    for name in found.keys() & wanted.keys():
-        one, other = found[name], wanted[name]
+    differ = sorted(values.keys() ^ wanted.keys())
+    for name in values.keys() & wanted.keys():
+        one, other = values[name], wanted[name]
         if not (torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other):
             differ.append(name)
     files = ("metrics.csv", "rollout.csv")

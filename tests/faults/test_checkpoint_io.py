@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: whole or not at all, damage seen, nothing in them run."""
+"""Checkpoints on disk: whole or absent, damage is noticed, and nothing in them is run."""
 
 import os
 import pickle
@@ -36,7 +36,7 @@ def test_what_is_saved_comes_back(path):
 @pytest.mark.fault(7)
 @pytest.mark.parametrize("with_digest", [True, False])
 def test_no_flip_and_no_cut_is_silent(path, often, seen, with_digest):
-    """Without the digest beside it, the archive's own checksums are left: what they do not cover changes nothing."""
+    """Without the digest, the archive's own checksums remain; what they do not cover changes no weight."""
     whole = path.read_bytes()
     if not with_digest:
         path.with_name("last.ckpt.sha256").unlink()
@@ -62,7 +62,7 @@ def test_no_flip_and_no_cut_is_silent(path, often, seen, with_digest):
 
 
 def test_between_two_renames_every_file_has_its_digest(path):
-    """A process may die between the digest and the file: both the old and the new file are right then."""
+    """A process may die between the digest and the file: then both the old and the new file are valid."""
     old = digests(path)
     write_digests(path, ["0" * 64, *old])
     assert damage(path) is None
@@ -83,7 +83,7 @@ def pickled(path):
 
 
 def packed(path):
-    """A hundred megabytes of zeros, in a hundred kilobytes."""
+    """A hundred megabytes of zeros in a hundred kilobytes."""
     torch.save(CHECKPOINT, path.with_suffix(".plain"))
     with zipfile.ZipFile(path.with_suffix(".plain")) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
         for entry in plain.infolist():
@@ -110,7 +110,7 @@ HOSTILE = {
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch, name, signed):
-    """Nor unfolded: with a digest that is right, as an attacker would write it, and without."""
+    """Nor unpacked; with the right digest, as an attacker would write it, and without."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.ckpt"
     HOSTILE[name](path)
@@ -139,7 +139,7 @@ except UserError as error:
 
 @pytest.mark.fault(5)
 def test_a_full_disk_leaves_the_checkpoint_before(path, seen):
-    """The limit on a file's size stands for the disk: the write fails half-way in both cases."""
+    """A limit on the size of a file stands for a full disk: the write fails half-way."""
     process = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True)
     assert (
         process.returncode == 1 and f"the checkpoint {path} of about 120,000 bytes cannot be written" in process.stderr

@@ -1,4 +1,4 @@
-"""Disks that are full and folders that nobody may write to."""
+"""Full disks, and folders without permission to write."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from warm import variables
 
 SMALL_DISK = "1600k"
 
-# In a mount namespace of its own, so that no user needs to be root and nothing stays mounted.
+# In a mount namespace of its own, so that root is not needed and nothing stays mounted.
 IN_A_SMALL_DISK = """
 set -e
 mount -t tmpfs -o size={size} tmpfs "$1"
@@ -28,7 +28,6 @@ import torch
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
-from warm import variables
 
 folder = Path(sys.argv[1])
 path, io = folder / "last.ckpt", DurableCheckpointIO()
@@ -49,7 +48,7 @@ print("failed and whole:", failed)
 
 
 def in_a_small_disk(folder: Path, size: str, command: list[str]) -> list[str]:
-    """The command, with a file system of this size at the folder."""
+    """The command that runs a command with a file system of this size at the folder."""
     user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
     script = IN_A_SMALL_DISK.format(size=size)
     return ["unshare", *user, "--mount", "sh", "-c", script, "sh", str(folder), *map(str, command)]
@@ -59,14 +58,14 @@ def in_a_small_disk(folder: Path, size: str, command: list[str]) -> list[str]:
 def can_mount(tmp_path_factory) -> None:
     command = in_a_small_disk(tmp_path_factory.mktemp("mount"), "100k", ["true"])
     if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this system lets nobody mount a tmpfs: test_checkpoint_io has a limit on a file's size instead")
+        pytest.skip("no tmpfs can be mounted here: test_checkpoint_io limits the size of a file instead")
 
 
 @pytest.mark.fault(5)
 def test_a_full_disk_leaves_the_checkpoint_before_a_hundred_times(can_mount, tmp_path, seen):
     """The disk of the run is full, that of TMPDIR is not."""
     command = in_a_small_disk(tmp_path, "1200k", [sys.executable, "-c", FILL, tmp_path])
-    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": "/tmp"})
+    process = subprocess.run(command, capture_output=True, text=True, env=variables(TMPDIR="/tmp"))
     assert "failed and whole: 100" in process.stdout, process.stderr
     seen("tmpfs: of 100 saves none fits, and the checkpoint before loads 100 times of 100")
 
@@ -82,10 +81,7 @@ def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
     left += f" --run_dir {tmp_path / 'v'} --ckpt_path {disk / 'run'} > v.log 2>&1"
     program = f'{sys.executable} -m worldmodel "$@"; status=$?; {left}; echo $? > {tmp_path / "v.status"}; exit $status'
     command = in_a_small_disk(disk, SMALL_DISK, ["sh", "-c", program, "sh", *arguments])
-    process = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True,
-        env=variables(TMPDIR="/tmp"),
-    )  # fmt: skip
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=variables(TMPDIR="/tmp"))
     said = one_line(process)
     assert str(disk / "run" / "checkpoints") in said and "bytes cannot be written" in said and "--resume" in said
     assert (tmp_path / "v.status").read_text().strip() == "0", (tmp_path / "v.log").read_text()
@@ -93,8 +89,8 @@ def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
 
 
 @contextmanager
-def nobodys_folder():
-    """A folder that another user than root, or this one, may read and not write."""
+def read_only_folder():
+    """A folder that only root may write to."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "runs").mkdir()
@@ -105,10 +101,10 @@ def nobodys_folder():
 
 
 @pytest.mark.fault(6)
-def test_a_folder_without_permission_is_told_before_the_first_step(config, seen):
-    """Root may write everywhere: without that right it is a user like others."""
+def test_a_folder_without_permission_is_an_error_before_the_first_step(config, seen):
+    """Root may write everywhere, so it gives up that right."""
     unprivileged = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"]
-    with nobodys_folder() as folder:
+    with read_only_folder() as folder:
         command = [sys.executable, "-m", "worldmodel", "fit", "--config", config]
         command += ["--run_dir", folder / "runs" / "new", "--trainer.max_steps", "3"]
         process = subprocess.run(
@@ -117,4 +113,4 @@ def test_a_folder_without_permission_is_told_before_the_first_step(config, seen)
         )  # fmt: skip
         assert "cannot" in one_line(process) and str(folder / "runs") in process.stderr
         assert "model:" not in process.stdout, "before the first step"
-    seen("told before step 1, status 2")
+    seen("an error before step 1, status 2")

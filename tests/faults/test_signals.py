@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C, SIGUSR1: a checkpoint within a step; the second one does not wait."""
+"""SIGTERM, Ctrl-C, SIGUSR1: a checkpoint within a step; a second signal stops at once."""
 
 import signal
 
@@ -20,7 +20,7 @@ def test_a_signal_saves_within_a_step(config, whole, tmp_path, seen, name, statu
     folder = next((tmp_path / "runs" / "x").iterdir())
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 16
     seen(f"{name}: a checkpoint of that step, status {status}")
-    if name == "SIGTERM":  # the newest run of this name is found by itself
+    if name == "SIGTERM":  # the newest run of this name is found
         assert run([*arguments, "--ckpt_path", "last"], tmp_path).returncode == 0
         assert not differences(folder, whole)
 

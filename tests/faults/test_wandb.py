@@ -1,4 +1,4 @@
-"""A W&B server that refuses, stalls or dies: the run ends as without it, and its numbers are on the disk."""
+"""Whether a W&B server refuses, stalls or dies, the run ends as without it, with all numbers on disk."""
 
 import time
 
@@ -15,14 +15,12 @@ WAYS = {
     "dies in mid-run": ("file_stream", "die"),
     "answers with errors in mid-run": ("file_stream", "error"),
 }
-
-
-IN_SHORT = "stalls as the run is opened"
+USUAL = "stalls as the run is opened"
 
 
 @pytest.mark.slow
 @pytest.mark.fault(14)
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == IN_SHORT else pytest.mark.full) for way in WAYS])
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == USUAL else pytest.mark.full) for way in WAYS])
 def test_whatever_the_server_does_the_run_ends(config, whole, tmp_path, seen, way):
     arguments = ["fit", "--config", config, "--run_dir", "run", "--wandb", "online"]
     with wandb_server(*WAYS[way]) as server:

@@ -1,4 +1,4 @@
-"""As much of a W&B server as its client needs for a run; and it can refuse, stall or die."""
+"""As much of a W&B server as its client needs for a run; it can refuse, stall or die."""
 
 import json
 import threading
@@ -12,10 +12,10 @@ INFO = {"cliVersionInfo": {"max_cli_version": "9.0"}, "latestLocalVersionInfo": 
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Answers until `fails_at` is asked for: viewer, upsertBucket (a run is opened) or file_stream (a run logs).
+    """Answers until `fails_at` is requested: viewer, upsertBucket (a run is opened) or file_stream (a run logs).
 
-    From then on each request waits for the server's end (`how` is stall), gets status 500 (error), or nobody listens
-    any more (die).
+    From then on, by `how`: requests wait for the server's end (stall), get status 500 (error), or find nobody
+    listening (die).
     """
 
     daemon_threads = True
@@ -80,7 +80,7 @@ def _data(asked: str, content: bytes) -> dict:
 
 @contextmanager
 def wandb_server(fails_at: str | None = None, how: str = "stall"):
-    """One that runs; `die` before anything is asked is one that never was."""
+    """A running server; one that dies before the first request was never there."""
     server = WandbServer(fails_at, how)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -93,7 +93,6 @@ class DiagnoseCLI(TrainingCLI):
         self.checkpoint, self.config["fit"]["ckpt_path"] = None, None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.check_options()
         return self.checked_trainer(logger=False, **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
