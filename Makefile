@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: fit test check browser results-quick faults format clean
+.PHONY: fit test check browser docs results-quick faults format clean
 
 fit: .venv/installed
 	$(BIN)/worldmodel fit --config conf/quickstart.yaml
 
 test: check browser
 	$(BIN)/pytest -n 2
+
+docs: .venv/installed-docs  # the pages and an API reference, in build/docs; a warning or a broken link is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning docs build/docs
 
 results-quick: .venv/installed  # a small version of docs/results, in a few minutes; goes on where it was interrupted
 	$(BIN)/worldmodel compare --config conf/linear.yaml --rules residual,gated_norm --start carry,zero --seeds 0,1 \
@@ -40,6 +43,10 @@ clean:
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable .
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
