@@ -53,6 +53,8 @@ def _plain(app, what, name, obj, options, lines):
 
     An indented block after a blank line is shown as it stands, unless it belongs to a section such as "Args:".
     """
+    if lines and lines[0].startswith("Alias for field number"):  # of a NamedTuple
+        lines.clear()
     plain, section, literal = [], False, False
     for before, line in zip(["", *lines], lines, strict=False):
         indented = line.startswith("    ")
