@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled when it is first imported, and only then
 
-.PHONY: fit results-quick test test-full check mutants faults browser format clean
+.PHONY: fit results-quick test test-full check mutants docs faults browser format clean
 
 # --- to use ----------------------------------------------------------------------------------------------------------
 
@@ -40,6 +40,9 @@ check: .venv/installed-dev
 mutants: .venv/installed-dev  # whether the tests notice each mistake of tests/mutants.txt: a few minutes
 	$(BIN)/python tests/mutants.py
 
+docs: .venv/installed-docs  # the pages and an API reference, in build/docs; a warning or a broken link is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning docs build/docs
+
 faults: .venv/installed-dev  # makes every fault of docs/reliability.md happen, and writes its table: half an hour
 	$(BIN)/python benchmarks/faults.py
 
@@ -60,6 +63,10 @@ clean:
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable .
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
