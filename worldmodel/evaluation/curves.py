@@ -99,8 +99,10 @@ def curves_from(
 
     count = valid.sum(axis=0)
     measured = errors.nmse, errors.copy_last, errors.mean, errors.hidden_norm
-    means = [np.where(valid, values, 0).sum(axis=0) / count for values in measured]
-    return HorizonCurves(ahead, *means, count, float(time.mean()), threshold, burn_in, errors.examples)
+    nmse, copy_last, mean, norm = (np.where(valid, values, 0).sum(axis=0) / count for values in measured)
+    return HorizonCurves(
+        ahead, nmse, copy_last, mean, norm, count, float(time.mean()), threshold, burn_in, errors.examples
+    )
 
 
 @dataclass(frozen=True)
