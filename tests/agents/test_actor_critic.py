@@ -91,7 +91,7 @@ def test_the_scale_of_returns_changes_and_no_value_does():
     assert abs(policy.normalize_returns(returns).mean()) < 1e-6 and policy.return_norm.scale > 10
     for _ in range(20):
         policy.update_returns(torch.full((3, 7), -5.0).double(), torch.ones(3, 7, dtype=torch.bool))
-    assert abs(policy.return_norm.mean + 5) < 0.5 * abs(returns.mean() + 5), "recent returns count for most"
+    assert abs(policy.return_norm.mean + 5) < 0.04 * abs(returns.mean() + 5), "recent returns count for most"
 
 
 def test_running_statistics_are_those_of_all_that_was_seen():
