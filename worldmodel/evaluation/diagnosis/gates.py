@@ -76,7 +76,7 @@ def gates(values: Tensor | None, valid: Tensor) -> Gates | None:
     if not len(rows):
         return None
     sides = (rows < LOW).double(), (rows > HIGH).double()
-    shares = [float(side.mean()) for side in sides]
-    stuck = [float((side.mean(dim=0) >= ALWAYS).double().mean()) for side in sides]
+    shut, wide = (float(side.mean()) for side in sides)
+    low, high = (float((side.mean(dim=0) >= ALWAYS).double().mean()) for side in sides)
     histogram = torch.histc(rows.flatten(), BINS, 0.0, 1.0) / rows.numel()
-    return Gates(*shares, *stuck, float(rows.mean()), histogram.tolist())
+    return Gates(shut, wide, low, high, float(rows.mean()), histogram.tolist())
