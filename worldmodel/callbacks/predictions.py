@@ -32,8 +32,7 @@ class PredictionWriter(pl.Callback):
         if batch["obs"].shape[-1] > size:
             kept |= {"pixels": _uint8(outputs["obs"][..., size:]), "next_pixels": _uint8(batch["obs"][:, 1:, size:])}
         kept |= {name: outputs[name] for name in ("reward", "continue") if name in outputs}
-        kept |= {"true_reward": batch["reward"]}
-        kept |= {name: batch[name] for name in ("episode", "step")}
+        kept |= {"true_reward": batch["reward"], "episode": batch["episode"], "step": batch["step"]}
         for name, values in kept.items():
             self._rows[name].append(torch.as_tensor(values)[batch["valid"]].cpu().numpy())
 

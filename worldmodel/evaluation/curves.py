@@ -90,19 +90,16 @@ def curves_from(
 ) -> HorizonCurves:
     """As `horizon_curves`, from chosen starts; `kept` are the rollouts that become examples."""
     ruler = Ruler(episodes if reference is None else reference)
-    errors = roll_out(model, episodes, starts, steps, ruler, kept)
+    measured, examples = roll_out(model, episodes, starts, steps, ruler, kept)
     lengths = np.array([start.length for start in starts])
     ahead = np.arange(1, lengths.max() + 1)
     valid = ahead <= lengths[:, None]
-    above = (errors.nmse > threshold) & valid
+    above = (measured[0] > threshold) & valid
     time = np.where(above.any(axis=1), above.argmax(axis=1) + 1, lengths)
-
     count = valid.sum(axis=0)
-    measured = errors.nmse, errors.copy_last, errors.mean, errors.hidden_norm
-    nmse, copy_last, mean, norm = (np.where(valid, values, 0).sum(axis=0) / count for values in measured)
-    return HorizonCurves(
-        ahead, nmse, copy_last, mean, norm, count, float(time.mean()), threshold, burn_in, errors.examples
-    )
+    nmse, copy_last, mean, norm = np.where(valid, measured, 0).sum(axis=1) / count
+    valid_time = float(time.mean())
+    return HorizonCurves(ahead, nmse, copy_last, mean, norm, count, valid_time, threshold, burn_in, examples)
 
 
 @dataclass(frozen=True)

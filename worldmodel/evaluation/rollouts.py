@@ -90,34 +90,19 @@ class Ruler:
         return np.nan_to_num(squared, nan=np.inf, posinf=np.inf)
 
 
-@dataclass
-class RolloutErrors:
-    """Of R rollouts, H steps ahead; entries after the end of a rollout are meaningless."""
-
-    nmse: np.ndarray  # (R, H)
-    copy_last: np.ndarray  # (R, H)
-    mean: np.ndarray  # (R, H)
-    hidden_norm: np.ndarray  # (R, H)
-    examples: list[Example]
-
-
 def roll_out(
     model: Forecaster, episodes: Episodes, starts: list[Start], steps: int, ruler: Ruler, kept: list[int]
-) -> RolloutErrors:
-    """Show the model each episode up to a start, then let it predict from actions alone.
+) -> tuple[np.ndarray, list[Example]]:
+    """Show the model each episode up to a start, then let it predict from actions alone, `steps` steps at a time.
 
-    Args:
-        model: in evaluation mode.
-        episodes: that the starts refer to.
-        starts: of the rollouts.
-        steps: computed at once.
-        ruler: for the errors.
-        kept: rollouts whose predictions are kept as examples, in this order.
+    Returns (4, R, H), of R rollouts H steps ahead: the normalised errors of the model, of the last observation and of
+    the mean, and the norm of the state; meaningless after the end of a rollout. And the rollouts `kept` as examples.
     """
     z, h = _states_at(model, episodes, starts, steps)
     lengths = np.array([start.length for start in starts])
     first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
-    errors = RolloutErrors(*(np.full((len(starts), lengths.max()), np.nan) for _ in range(4)), examples=[])
+    measured = np.full((4, len(starts), lengths.max()), np.nan)
+    examples: list[Example] = []
     predictions: dict[int, list[np.ndarray]] = {i: [] for i in kept}
     group = max(1, BLOCK // (steps * episodes.layout.obs_dim))
     for some in (slice(first, first + group) for first in range(0, len(starts), group)):
@@ -128,11 +113,8 @@ def roll_out(
             rollout = model.open_loop(z_now, h_now, to_model(episodes.action(rows), model))
             z_now, h_now = rollout.z[:, -1], rollout.h[:, -1]
             pred, truth = rollout.obs.float().cpu().numpy(), episodes.obs(rows + 1)
-            block = (some, slice(begin, begin + len(ahead)))
-            errors.nmse[block] = ruler.error(pred, truth)
-            errors.copy_last[block] = ruler.error(last, truth)
-            errors.mean[block] = ruler.error(ruler.mean, truth)
-            errors.hidden_norm[block] = rollout.h.norm(dim=-1).float().cpu().numpy()
+            errors = [ruler.error(values, truth) for values in (pred, last, ruler.mean)]
+            measured[:, some, begin : begin + len(ahead)] = *errors, rollout.h.norm(dim=-1).float().cpu().numpy()
             for i, parts in predictions.items():
                 if some.start <= i < some.stop and sum(part.size for part in parts) < MOST_SHOWN:
                     parts.append(pred[i - some.start].copy())
@@ -141,8 +123,8 @@ def roll_out(
         pred = np.concatenate(parts)[:length]
         name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
         truth = episodes.obs(int(first_rows[i]) + np.arange(len(pred) + 1))
-        errors.examples.append(Example(name, truth, pred, episodes.layout))
-    return errors
+        examples.append(Example(name, truth, pred, episodes.layout))
+    return measured, examples
 
 
 def _states_at(model: Forecaster, episodes: Episodes, wanted: list[Start], steps: int) -> tuple[Tensor, Tensor]:
