@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from warm import variables
 
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.durable import digests, keep_as, sha256, write_digests
@@ -140,7 +141,8 @@ except UserError as error:
 @pytest.mark.fault(5)
 def test_a_full_disk_leaves_the_checkpoint_before(path, seen):
     """A limit on the size of a file stands for a full disk: the write fails half-way."""
-    process = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True)
+    command = [sys.executable, "-c", FULL, path]
+    process = subprocess.run(command, capture_output=True, text=True, env=variables())
     assert (
         process.returncode == 1 and f"the checkpoint {path} of about 120,000 bytes cannot be written" in process.stderr
     )

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TESTS
 from faults.processes import start
 from memory import box
+from warm import variables
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.writer import EpisodeWriter
@@ -48,7 +48,7 @@ def peak(folder, length, steps) -> int:
         )
     writer.finish()
     command = [sys.executable, "-c", RUN, str(folder), str(steps)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=TESTS, timeout=500)
+    process = subprocess.run(command, capture_output=True, text=True, env=variables(), timeout=500)
     assert process.returncode == 0, process.stderr[-2000:]
     return int(process.stdout.split("peak")[1])
 

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -123,5 +121,5 @@ model = WorldModel(2, 1)
 model.forgotten = torch.nn.Parameter(torch.ones(3))
 shard(model, dist.init_device_mesh("cpu", (1,)))
 """
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    process = warm.run([], tmp_path, program=["-c", code])
     assert "RuntimeError: these parameters are not divided among the ranks: forgotten" in process.stderr
