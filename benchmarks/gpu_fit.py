@@ -21,8 +21,8 @@ import lightning.pytorch as pl
 import torch
 from timing import options_parser, save
 
-from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.commands.fit import main as training
+from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.modules.step_graph import StepGraph
 
 WARM, BARE = 50, 100

@@ -24,8 +24,8 @@ import yaml
 from timing import options_parser, save
 
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.commands.fit import main as training
+from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.modules.optimizer import adamw
 
 WARM, LANES, SEGMENT, GOAL = 20, 16, 64, 0.05
