@@ -12,6 +12,14 @@ from worldmodel.errors import nearest
 SUBCOMMANDS = ("fit", "validate", "test")
 # Old names of options, for one release: a command takes the new name alone, and a message points to it
 RENAMED = {
+    "data.max_kl": "data.target_kl",
+    "data.on_weight_change": "data.stale_state",
+    "data.on_weight_change_steps": "data.stale_state_steps",
+    "data.passes": "data.update_epochs",
+    "model.clip": "model.clip_coef",
+    "model.entropy_weight": "model.ent_coef",
+    "model.trace": "model.gae_lambda",
+    "model.value_weight": "model.vf_coef",
     "tbptt.on_weight_change": "tbptt.stale_state",
 }
 # What other programs call these options; the last part of a key, or all of it

@@ -221,7 +221,7 @@ def test_burn_in_mends_a_stale_state_and_has_no_gradient():
 
 @pytest.mark.parametrize("how", ["keep", "zero", "burn_in", "replay"])
 def test_a_change_of_weights_mends_the_state(how):
-    made, policy = collector(on_weight_change=how, burn_in_steps=8, limit=40)
+    made, policy = collector(stale_state=how, burn_in_steps=8, limit=40)
     made.collect(9)
     rollout = made.collect(9)
     assert not made.refresh_state()

@@ -30,7 +30,7 @@ class Collector:
         vectors: of their observations.
         seed: environment i starts from `seed + i`.
         earlier: L, frames to keep before each piece.
-        on_weight_change: `keep` a stale state, `zero` it, or recompute it with the new weights: `burn_in` over the last
+        stale_state: `keep` a stale state, `zero` it, or recompute it with the new weights: `burn_in` over the last
             frames from zeros, `replay` over each episode from its start.
         burn_in_steps: of `burn_in`.
     """
@@ -42,18 +42,18 @@ class Collector:
         vectors: ObservationVectors,
         seed: int,
         earlier: int = 0,
-        on_weight_change: StaleState = "burn_in",
+        stale_state: StaleState = "burn_in",
         burn_in_steps: int = 32,
     ) -> None:
         self.policy, self.vectors, self.earlier = policy, vectors, earlier
-        self.on_weight_change: StaleState = on_weight_change
+        self.stale_state: StaleState = stale_state
         self.stepper = Stepper(simulator.envs, seed)
         self.num_envs = simulator.envs.num_envs
         self.agent = PolicyAgent(policy, vectors, self.num_envs)
         self.returns: deque[float] = deque(maxlen=RECENT)  # of the last finished episodes
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self._return, self._length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
-        self._history = history_for(on_weight_change, burn_in_steps)
+        self._history = history_for(stale_state, burn_in_steps)
         self._last: Experience | None = None
         self._watch = LoadCounter()
         self._watch.follow(policy)
@@ -73,7 +73,7 @@ class Collector:
         if not self.is_stale:
             return False
         self._loads = self._watch.loads
-        self.agent.h = refreshed(self.agent.h, self.on_weight_change, self._history, self.policy.observe).clone()
+        self.agent.h = refreshed(self.agent.h, self.stale_state, self._history, self.policy.observe).clone()
         return True
 
     def collect(self, steps: int, generator: torch.Generator | None = None) -> Experience:

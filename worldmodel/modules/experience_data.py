@@ -46,9 +46,9 @@ class ExperienceDataModule(pl.LightningDataModule):
         burn_in_steps: Frames before a chunk that the stored state is run through, without gradient.
         refresh: Recompute the stored states after each pass.
         target_kl: Start no further pass once the approximate KL divergence exceeds this; null: always.
-        on_weight_change: What to do with the state when weights are loaded: keep it, zero it, or recompute it over the
+        stale_state: What to do with the state when weights are loaded: keep it, zero it, or recompute it over the
             last frames (burn_in) or each episode (replay).
-        on_weight_change_steps: Frames of that burn_in.
+        stale_state_steps: Frames of that burn_in.
         episodes: Episodes of a validation and of a test.
         deterministic: Take the most likely actions in validation and test, instead of drawing them.
         val_every: Environment steps between two validations; null: a tenth of total_steps.
@@ -72,8 +72,8 @@ class ExperienceDataModule(pl.LightningDataModule):
         burn_in_steps: int = 0,
         refresh: bool = False,
         target_kl: float | None = None,
-        on_weight_change: StaleState = "burn_in",
-        on_weight_change_steps: int = 32,
+        stale_state: StaleState = "burn_in",
+        stale_state_steps: int = 32,
         episodes: int = 20,
         deterministic: bool = True,
         val_every: int | None = None,
@@ -83,7 +83,7 @@ class ExperienceDataModule(pl.LightningDataModule):
         super().__init__()
         at_least(1, "data.", num_envs=num_envs, total_steps=total_steps, rollout_steps=rollout_steps)
         at_least(1, "data.", update_epochs=update_epochs, minibatches=minibatches, chunk_steps=chunk_steps)
-        at_least(1, "data.", on_weight_change_steps=on_weight_change_steps, episodes=episodes, val_every=val_every)
+        at_least(1, "data.", stale_state_steps=stale_state_steps, episodes=episodes, val_every=val_every)
         at_least(1, "data.", reset_every=reset_every, max_episode_steps=max_episode_steps)
         at_least(0, "data.", burn_in_steps=burn_in_steps, seed=seed)
         if target_kl is not None and not target_kl > 0:
@@ -107,8 +107,8 @@ class ExperienceDataModule(pl.LightningDataModule):
             target_kl,
         )
         self.chunk_steps, self.burn_in_steps = chunk_steps, burn_in_steps
-        self.on_weight_change: StaleState = on_weight_change
-        self.on_weight_change_steps = on_weight_change_steps
+        self.stale_state: StaleState = stale_state
+        self.stale_state_steps = stale_state_steps
         self.episodes, self.deterministic, self.reset_every = episodes, deterministic, reset_every
         self.val_every = val_every or max(1, total_steps // VALIDATIONS)
         self.seed = seed if seed is not None else torch.initial_seed() % 2**31
@@ -181,8 +181,8 @@ class ExperienceDataModule(pl.LightningDataModule):
         policy = self._policy()
         first = self.seed + self.num_envs * self.rollouts  # a resumed fit does not repeat its first episodes
         self._collector = Collector(
-            policy, self.simulator, self.vectors, first, self.burn_in_steps, self.on_weight_change,
-            self.on_weight_change_steps,
+            policy, self.simulator, self.vectors, first, self.burn_in_steps, self.stale_state,
+            self.stale_state_steps,
         )  # fmt: skip
         self.returns = self._collector.returns
         while not self.rollouts or self.steps + self.num_envs * self.rollout_steps <= self.total_steps:
