@@ -81,7 +81,7 @@ def test_no_worker_outlives_a_killed_run(config, tmp_path, seen):
 @pytest.mark.parametrize("who", [pytest.param("the first rank", marks=pytest.mark.full), "the second rank"])
 def test_a_rank_that_dies_alone(config, tmp_path, often, seen, who):
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--checkpoint_every", "2"]
-    ranks += ["--trainer.max_steps", often(200, 80)]
+    ranks += ["--trainer.max_steps", often(200, 40)]
     process, started = training(config, tmp_path, *ranks)
     second = workers_of(process.pid) or started
     before = time.monotonic()
