@@ -50,7 +50,7 @@ class TrainingCLI(ExperimentCLI):
         check_gradient(model, [config["tbptt"]["start"]])
 
     def compared(self) -> list[str]:
-        multiples = self._get(self.config_init, "rollout").multiples
+        multiples = self._get(self.config_init, "rollout").options.multiples
         return ["val/loss", *(f"rollout/nmse@{multiple * self.datamodule.steps}" for multiple in multiples)]
 
     def names(self) -> tuple[str, str]:

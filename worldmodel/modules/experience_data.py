@@ -100,12 +100,8 @@ class ExperienceDataModule(pl.LightningDataModule):
         self._make_options: dict[str, Any] = {"max_episode_steps": max_episode_steps, "env_kwargs": env_kwargs}
         self._make_options |= {"vectorization": vectorization, "masks": True}
         self.total_steps, self.rollout_steps = total_steps, rollout_steps
-        self.update_epochs, self.minibatches, self.refresh, self.target_kl = (
-            update_epochs,
-            minibatches,
-            refresh,
-            target_kl,
-        )
+        self.update_epochs, self.minibatches = update_epochs, minibatches
+        self.refresh, self.target_kl = refresh, target_kl
         self.chunk_steps, self.burn_in_steps = chunk_steps, burn_in_steps
         self.stale_state: StaleState = stale_state
         self.stale_state_steps = stale_state_steps

@@ -93,12 +93,12 @@ class Policy(ActorCritic, pl.LightningModule):
 
     def _states(self, batch: dict[str, Tensor], burn_in: int) -> Tensor:
         """The states after all frames, (B, L + C, D), with a gradient from the chunk's first frame on."""
-        frames = batch["obs"], batch["last_action"], batch["is_first"]
+        obs, last_action, is_first = batch["obs"], batch["last_action"], batch["is_first"]
         if not burn_in:
-            return self.states(*frames, batch["carry"])
+            return self.states(obs, last_action, is_first, batch["carry"])
         with torch.no_grad():
-            before = self.states(*(part[:, :burn_in] for part in frames), h=batch["carry"])
-        chunk = self.states(*(part[:, burn_in:] for part in frames), h=before[:, -1])
+            before = self.states(obs[:, :burn_in], last_action[:, :burn_in], is_first[:, :burn_in], batch["carry"])
+        chunk = self.states(obs[:, burn_in:], last_action[:, burn_in:], is_first[:, burn_in:], before[:, -1])
         return torch.cat([before, chunk], dim=1)
 
     def loss(self, terms: dict[str, Tensor]) -> Tensor:
