@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from worldmodel.callbacks.exchange import Exchange
 from worldmodel.experiments.policies import ImagineCLI, PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
-from worldmodel.population.member import NEVER, PolicyMember, WorldModelMember
+from worldmodel.population.member import NEVER, MemberCLI
 
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}
 USER = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
@@ -89,11 +89,11 @@ def test_the_callbacks_of_a_fit(order, cli, name, expected):
 
 @pytest.mark.parametrize(
     ("cli", "name", "expected"),
-    [(WorldModelMember, "world_model", "PredictionWriter " + WORLD_MODEL), (PolicyMember, "policy", POLICY)],
+    [(TrainingCLI, "world_model", "PredictionWriter " + WORLD_MODEL), (PolicyCLI, "policy", POLICY)],
     ids=["world_model", "policy"],
 )
 def test_a_member_exchanges_after_all_that_carry_something_and_before_it_is_saved(order, cli, name, expected):
-    found, made = order(cli, name, member=("m", exchange))
+    found, made = order(type("Member", (MemberCLI, cli), {}), name, member=("m", exchange))
     assert found == " ".join(expected.replace("LastCheckpoint", "Exchange LastCheckpoint").split())
     guard = next(callback for callback in made.trainer.callbacks if type(callback).__name__ == "NumericalGuard")
     assert guard.max_skipped == NEVER and made.exchange in made.trainer.callbacks
