@@ -1,26 +1,35 @@
-# `make fit` and `make test` work on a bare clone and do all of their own set-up, in .venv.
+# `make fit` and `make test` work on a bare clone: they set everything up themselves, in .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+JOBS ?= 2
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: fit test check browser docs results-quick faults format clean
+unexport PYTHONDONTWRITEBYTECODE  # a module is compiled when it is first imported, and only then
+
+.PHONY: fit results-quick test test-full check mutants faults browser docs format clean
+
+# --- to use ----------------------------------------------------------------------------------------------------------
 
 fit: .venv/installed
 	$(BIN)/worldmodel fit --config conf/quickstart.yaml
 
-test: check browser
-	$(BIN)/pytest -n 2
-
-docs: .venv/installed-docs  # the pages and an API reference, in build/docs; a warning or a broken link is an error
-	$(BIN)/sphinx-build --quiet --fail-on-warning docs build/docs
-
-results-quick: .venv/installed  # a small version of docs/results, in a few minutes; goes on where it was interrupted
+results-quick: .venv/installed  # a small version of docs/results, in a few minutes; an interrupted one resumes
 	$(BIN)/worldmodel compare --config conf/linear.yaml --rules residual,gated_norm --start carry,zero --seeds 0,1 \
 		--trainer.max_steps 1000 --out runs/results-quick
 
-faults: .venv/installed-dev  # makes nineteen faults happen, in full, and writes docs/reliability.md; about half an hour
-	$(BIN)/python benchmarks/faults.py
+# --- to change -------------------------------------------------------------------------------------------------------
+
+test: .venv/installed-dev browser  # what CI runs; the static checks run beside the tests, and are shown after them
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+	@($(BIN)/pyright && $(BIN)/lint-imports) > .venv/check.log 2>&1 & checks=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$checks; checks=$$?; cat .venv/check.log; \
+	exit $$((tests || checks))
+
+test-full: .venv/installed-dev browser  # the exhaustive forms of the tests too: about an hour
+	$(PYTEST) --full
 
 check: .venv/installed-dev
 	$(BIN)/ruff check
@@ -28,8 +37,17 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-browser: .venv/installed-dev  # for the tests of reports; gets one, without root, where none is on PATH
+mutants: .venv/installed-dev  # whether the tests notice each mistake of tests/mutants.txt: a few minutes
+	$(BIN)/python tests/mutants.py
+
+faults: .venv/installed-dev  # makes every fault of docs/reliability.md happen, and writes its table: half an hour
+	$(BIN)/python benchmarks/faults.py
+
+browser: .venv/installed-dev  # for the tests of reports: installs one in .venv where none is on PATH
 	$(BIN)/python tests/browser.py
+
+docs: .venv/installed-docs  # the pages and an API reference, in build/docs; a warning or a broken link is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning docs build/docs
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix
@@ -38,6 +56,8 @@ format: .venv/installed-dev
 clean:
 	rm -rf .venv build *.egg-info
 
+# --- set-up ----------------------------------------------------------------------------------------------------------
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -45,10 +65,6 @@ clean:
 	$(PIP) --editable .
 	touch $@
 
-.venv/installed-docs: .venv/installed
-	$(PIP) --editable '.[docs]'
-	touch $@
-
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
-	touch $@
+	touch .venv/installed $@
