@@ -65,6 +65,10 @@ clean:
 	$(PIP) --editable .
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch .venv/installed $@
