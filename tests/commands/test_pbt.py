@@ -212,7 +212,7 @@ def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_pat
         (["--config", "CONF", "--mutate", "model.reward_weight=0.1..1"], "lowest weight would win: .* rollout/nmse@8"),
         (["--config", "CONF", "--run_dir", "x"], "--run_dir is no option of pbt: .* with --out"),
         (["--config", "CONF", "--trainer.devices", "2"], "one device: use --trainer.devices 1"),
-        (["--config", "CONF", "--out", "full"], "full holds files, and no population: choose another --out"),
+        (["--config", "CONF", "--out", "full"], "full holds files, but no population: choose another --out"),
         (["--config", "CONF", "--trains", "polcy"], "did you mean 'policy'"),
         (["--config", "CONF", "--trains"], "--trains: expected one argument"),
         (["--config"], "--config"),
