@@ -178,7 +178,7 @@ def unreached(base: CompareCLI) -> str | None:
     data, rollout = base.datamodule, base.rollout
     split = "test" if len(data.splits["test"]) else "val"
     whole = data.splits[split]
-    episodes = whole.select(range(min(rollout.max_episodes, len(whole))))
+    episodes = rollout.first_episodes(whole)
     longest = int(episodes.num_frames.max()) - 1
     if longest < data.steps:
         raise UserError(
