@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(config, items):
 
     Each test reports its rows of docs/reliability.md to benchmarks/faults.py.
     """
-    chosen = items if config.getoption("--full") else [item for item in items if "full" not in item.keywords]
+    chosen = items if config.getoption("--full") else [item for item in items if not item.get_closest_marker("full")]
     rows = {int(row) for row in (config.getoption("--faults") or "").split(",") if row}
     rows_of = {item: [row for mark in item.iter_markers("fault") for row in mark.args] for item in items}
     for item in items:
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config, items):
     if rows:
         chosen = [item for item in chosen if rows & set(rows_of[item])]
     config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
-    slow = {item.path for item in chosen if "slow" in item.keywords}
+    slow = {item.path for item in chosen if item.get_closest_marker("slow")}
     items[:] = sorted(chosen, key=lambda item: item.path not in slow)
 
 
