@@ -62,15 +62,11 @@ def _run(command: str, argv: list[str]) -> None:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: worldmodel COMMAND [OPTIONS]",
-            "",
-            "Trains recurrent latent world models, and shows how far they can be trusted.",
-            "",
-            *lines,
-            "",
-            "`worldmodel COMMAND --help` lists a command's options.",
-        ]
-    )
+    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    return f"""usage: worldmodel COMMAND [OPTIONS]
+
+Trains recurrent latent world models, and shows how far they can be trusted.
+
+{commands}
+
+`worldmodel COMMAND --help` lists a command's options."""

@@ -90,8 +90,6 @@ class ActorCritic(nn.Module):
         """D, width of the state."""
         return self.cell.state_dim
 
-    # --- the memory ----------------------------------------------------------------------------------------------
-
     def encode(self, obs: Tensor) -> Tensor:
         """Observations (..., O) -> latents (..., Z)."""
         return self.encoder(self.obs_norm(obs).clamp(-OBS_CLIP, OBS_CLIP))
@@ -133,8 +131,6 @@ class ActorCritic(nn.Module):
 
     def _last_action(self, last_action: Tensor, is_first: Tensor) -> Tensor:
         return last_action[..., : self.last_action_dim].masked_fill(is_first.unsqueeze(-1), 0.0)
-
-    # --- actor and critic ----------------------------------------------------------------------------------------
 
     def distribution(self, h: Tensor, mask: Tensor | None = None) -> Categorical | Gaussian:
         """Of the next action, from states (..., D) and the mask (..., P) bool of valid choices."""

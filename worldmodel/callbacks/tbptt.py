@@ -80,8 +80,6 @@ class TruncatedBPTT(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._counter.leave()
 
-    # --- training ------------------------------------------------------------------------------------------------
-
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._counter.follow(pl_module)  # by now configure_model has built all of it
 
@@ -154,8 +152,6 @@ class TruncatedBPTT(pl.Callback):
         while not history.complete and (earlier := position - history.batches) >= 0:
             segments = data.training_segments() if segments is None else segments
             history.add_before(_on_device(trainer, segments[earlier]))
-
-    # --- evaluation ----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation = _Carry()

@@ -110,9 +110,6 @@ def _horizons(text: str) -> list[int]:
     return horizons
 
 
-# --- workspace and report --------------------------------------------------------------------------------------------
-
-
 def build_workspace(project: str, entity: str, group: str | None, horizons: Sequence[int]) -> "Workspace":
     """A workspace with curves averaged over the runs of a variant, and a table of the runs.
 

@@ -91,9 +91,6 @@ class Verdict:
         return next((t.estimate for t in self.traits if (t.variant, t.name) == (variant, name)), None)
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Duel:
     """A pair before its p is corrected."""
@@ -162,9 +159,6 @@ def _decide(each: Duel) -> tuple[float, int]:
     if by_errors == -by_count:
         return (math.nan if p_errors <= ALPHA else p_count), by_count
     return (p_count if math.isnan(p_errors) else min(1.0, 2 * min(p_count, p_errors))), by_count
-
-
-# --- rankings --------------------------------------------------------------------------------------------------------
 
 
 def rank(cells: list[Cell], pairs: list[Pair]) -> Ranking | None:

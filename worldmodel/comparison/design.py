@@ -24,9 +24,6 @@ MATCHES: tuple[Match, ...] = ("params", "hidden", "flops")
 TOLERANCE = 0.02
 
 
-# --- axes and seeds --------------------------------------------------------------------------------------------------
-
-
 def axes_of(rules: str, start: str | None, vary: list[str], config_start: str) -> dict[str, list[str]]:
     """The axes and their values: `rule`, `start`, then those of --vary.
 
@@ -72,9 +69,6 @@ def _values(option: str, text: str) -> list[str]:
     if twice := [value for value in values if values.count(value) > 1]:
         raise UserError(f"{option} {text}: {twice[0]} is given twice")
     return values
-
-
-# --- variants and runs -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -128,9 +122,6 @@ def _argv(out: Path, variant: Variant, hidden_dim: int, seed: int, experiment: s
         words += [f"--{key}={value}"] if value.startswith("-") else [f"--{key}", value]
     words += ["--seed_everything", str(seed), "--run_dir", str(run_folder(out, variant.slug, seed))]
     return [*words, "--experiment", experiment]
-
-
-# --- sizes -----------------------------------------------------------------------------------------------------------
 
 
 def sizes_of(

@@ -104,9 +104,6 @@ def launch(out: Path, runs: list[dict[str, Any]], launcher: Launcher, jobs: int,
     return failures
 
 
-# --- engines ---------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
     """Yield a function that starts a task as soon as one of `jobs` places is free. An exception ends all runs."""
@@ -163,9 +160,6 @@ def devices_of(place: int, gpus: int) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = visible.split(",") if visible else list(map(str, range((place + 1) * gpus)))
     return ",".join(ids[place * gpus : (place + 1) * gpus])
-
-
-# --- one process -----------------------------------------------------------------------------------------------------
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":

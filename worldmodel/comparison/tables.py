@@ -73,9 +73,6 @@ def _side(estimate: Estimate) -> str:
     return f"±{percent:.2g}%" if percent < 99.5 else "±>99%"
 
 
-# --- on a terminal ----------------------------------------------------------------------------------------------------
-
-
 def print_verdict(verdict: Verdict, comparison: Comparison, console: Console) -> None:
     """Print both loops, regret where there is a floor, the traits, and last, where it is seen first, the summary.
 
@@ -122,9 +119,6 @@ def _rich(title: str, headings: list[str], rows: Rows) -> Table:
     return table
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
 def error_rows(
     verdict: Verdict, comparison: Comparison, loop: Loop, regret: bool = False, detail: Detail = "full"
 ) -> tuple[list[str], Rows]:
@@ -165,9 +159,6 @@ def trait_rows(verdict: Verdict, comparison: Comparison, detail: Detail = "full"
         values = [interval(estimate, detail=detail) if estimate else "-" for estimate in measured]
         rows.append([variant, *values, *(f"{estimate.mean:.0f}" if estimate else "-" for estimate in counts)])
     return ["variant", *("\n".join(words) for words in TRAITS.values()), *COUNTS.values()], rows
-
-
-# --- as Markdown ------------------------------------------------------------------------------------------------------
 
 
 def version_rows(design: Mapping[str, Any]) -> Rows:

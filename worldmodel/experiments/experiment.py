@@ -180,8 +180,6 @@ class ExperimentCLI(LightningCLI):
                 self.folder.rmdir()  # nothing is in it yet
             raise
 
-    # --- what differs --------------------------------------------------------------------------------------------
-
     def callbacks(self, **further: Any) -> list[Callback]:
         """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""
         job = str(self.subcommand)
@@ -206,8 +204,6 @@ class ExperimentCLI(LightningCLI):
     def tags(self) -> list[str]:
         """The run's tags in W&B, beside the environment."""
         return [self.model.hparams["rule"]]
-
-    # --- what all kinds share ------------------------------------------------------------------------------------
 
     def checked_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer from the configuration and these options, which come first.

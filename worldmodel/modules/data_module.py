@@ -110,8 +110,6 @@ class EpisodeDataModule(pl.LightningDataModule):
             if path is not None and options is not None:
                 collect_once(options, path)
 
-    # --- what the data is ----------------------------------------------------------------------------------------
-
     @cached_property
     def source(self) -> Source:
         """The dataset."""
@@ -196,8 +194,6 @@ class EpisodeDataModule(pl.LightningDataModule):
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of the training split's observations, actions and rewards."""
         return normalization(self.splits["train"])
-
-    # --- batches -------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Batch]:
         segments = self.training_segments()

@@ -117,8 +117,6 @@ class ExperienceDataModule(pl.LightningDataModule):
         self._stream: Iterator[Chunks] | None = None
         self._vectors: ObservationVectors | None = None
 
-    # --- the environments ----------------------------------------------------------------------------------------
-
     @property
     def simulator(self) -> Simulator:
         """The training environments, made when first asked for."""
@@ -155,8 +153,6 @@ class ExperienceDataModule(pl.LightningDataModule):
         if self._simulator is not None:
             close(self._simulator.envs)
         self._simulator = self._collector = self._stream = None
-
-    # --- training ------------------------------------------------------------------------------------------------
 
     @property
     def planned_batches(self) -> int:
@@ -245,8 +241,6 @@ class ExperienceDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self.steps, self.rollouts = state_dict["steps"], state_dict["rollouts"]
-
-    # --- whole episodes ------------------------------------------------------------------------------------------
 
     def val_dataloader(self) -> "_Batches":
         return _Batches(lambda: self._play("val"), 1)

@@ -87,8 +87,6 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         self.imagined_return = MeanMetric()
         self.episode_returns: EpisodeReturns | None = None  # of the last validation or test
 
-    # --- losses --------------------------------------------------------------------------------------------------
-
     def begin(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, T, Z) of a batch's frames, the states before (B, T, D) and after them, the carry (B, D)."""
         with torch.no_grad():
@@ -136,8 +134,6 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         from_z, from_h, generator = self._starts(batch, z, before)
         terms = self.losses(self.imagine(from_z, from_h, self.hparams["horizon"], generator))
         return terms, {"carry": carry, "h": h}
-
-    # --- Lightning -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Check that the data fits the world model."""

@@ -111,8 +111,6 @@ class Policy(ActorCritic, pl.LightningModule):
         divergences, self._kl = self._kl, []
         return float(torch.stack(divergences).mean()) if divergences else 0.0
 
-    # --- Lightning -----------------------------------------------------------------------------------------------
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         terms, h = self.terms(batch)
         logged = {name: value.detach() for name, value in terms.items()}

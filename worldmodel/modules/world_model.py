@@ -133,8 +133,6 @@ class WorldModel(Model, pl.LightningModule):
         if (steps := self.hparams["open_loop_steps"]) and length % steps:
             raise UserError(f"model.open_loop_steps {steps} does not divide the segment of {length} steps (data.steps)")
 
-    # --- losses --------------------------------------------------------------------------------------------------
-
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The terms of the loss, the states (B, T, D) and the carry (B, D), or wider, of a segment."""
         obs, action = self.obs_norm(batch["obs"]), self.action_norm(batch["action"])
@@ -166,8 +164,6 @@ class WorldModel(Model, pl.LightningModule):
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The loss: the terms of `losses`, weighted."""
         return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
-
-    # --- Lightning -----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""

@@ -67,9 +67,6 @@ class PopulationProgress:
         return sum(report.step for report in self._lineage.last().values())
 
 
-# --- the end ---------------------------------------------------------------------------------------------------------
-
-
 def conclude(population: Population, lineage: Lineage) -> None:
     """Copy the best member's run to best/, draw the picture, and print a table."""
     out, metric, last = population.out, population.metric, lineage.last()
@@ -116,9 +113,6 @@ def _copy(run: Path, place: Path) -> None:
     shutil.copytree(run, partial_copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
     shutil.rmtree(place, ignore_errors=True)
     partial_copy.rename(place)
-
-
-# --- the picture -----------------------------------------------------------------------------------------------------
 
 
 def population_figure(lineage: Lineage, metric: str, title: str, log: frozenset[str] = frozenset()) -> Figure:

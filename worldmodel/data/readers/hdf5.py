@@ -176,9 +176,6 @@ def _with_final(values: np.ndarray, following: np.ndarray, name: str, where: str
     return np.concatenate([values, following[-1:]])
 
 
-# --- where the episodes lie ------------------------------------------------------------------------------------------
-
-
 def _spans(file: h5py.File, path: Path, layout: Schema) -> list[Span]:
     """The episodes in a file, in the order of their numbers; a UserError if lengths contradict each other."""
     if layout.groups:

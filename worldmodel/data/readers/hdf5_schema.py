@@ -165,9 +165,6 @@ def _path(raw: Any, where: str) -> str:
     return raw.strip("/")
 
 
-# --- the layouts of known programs ------------------------------------------------------------------------------------
-
-
 def known_layout(file: h5py.File) -> tuple[str, Json] | None:
     """(format, schema) of a file that D4RL, robomimic or stable-worldmodel wrote; None for any other."""
     if isinstance(file.get("observations"), h5py.Dataset) and {"actions", "rewards", "terminals"} <= file.keys():

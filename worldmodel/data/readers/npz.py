@@ -191,9 +191,6 @@ def _flag(columns: Columns, names: Sequence[str]) -> np.ndarray:
     return np.zeros(len(columns["action"]), bool)
 
 
-# --- one file --------------------------------------------------------------------------------------------------------
-
-
 def _members(path: Path) -> dict[str, Member]:
     """Name -> (shape, dtype) of every array in the file, from the headers alone; a UserError if they cannot be true."""
     with _open(path) as archive:
