@@ -42,7 +42,7 @@ class Clock(Measurement):
 
     @property
     def excess(self) -> float:
-        """What heads are told of time beyond what can be seen."""
+        """What the heads know of time beyond what can be seen."""
         return min(self.state, self.read) - max(self.observation, 0.0)
 
     def values(self, subject: Subject) -> tuple[str]:
