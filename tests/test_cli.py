@@ -122,7 +122,8 @@ def test_every_conf_runs(worldmodel, conf, tmp_path):
         fewer = {"steps": 1600, "max_episode_steps": min(200, collect.get("max_episode_steps", 200))}
         options += [f"--data.{name}", json.dumps(collect | fewer)]
     options += ["--trainer.max_steps", "4", "--trainer.accelerator", "cpu", "--wandb", "disabled"]
-    options += ["--rollout.examples", "1"]
+    options += ["--trainer.limit_val_batches", "2", "--recall.sequences", "8", "--recall.limit", "50"]
+    options += ["--rollout.examples", "1", "--rollout.starts", "2", "--rollout.max_episodes", "4"]
     process = worldmodel("fit", "--config", conf, *options)
     assert (tmp_path / run_of(process) / ("recall.png" if is_task else "rollout.png")).exists()
     if conf.stem == "quickstart":
