@@ -147,4 +147,4 @@ def test_an_environment_that_fails_is_named(here, conf, what, message, capsys):
 def test_a_policy_sees_images_and_nested_observations(here, conf):
     options = ["--data.env_id", "envs.odd_envs:Robot-v0", "--data.observe", "null", "--trainer.max_steps", "2"]
     printed = here("--config", conf, *QUICK, *options, "--data.episodes", "2")
-    assert "221 entries seen, actions Box" in printed and folder_in(printed)
+    assert "221 entries observed, actions Box" in printed and folder_in(printed)

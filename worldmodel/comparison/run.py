@@ -77,6 +77,9 @@ class RunCLI(TrainingCLI):
 class TrainedCLI(TrainingCLI):
     """The data and the last weights of a run that is already trained."""
 
+    def check_run_dir(self, run_dir: Path) -> None:
+        """The folder holds the run."""
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return self.checked_trainer(logger=False, **kwargs)
 

@@ -56,6 +56,8 @@ def training_errors(argv: list[str]) -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     except Exception as error:
+        if isinstance(error.__cause__, UserError):  # jsonargparse wraps what is raised while it links arguments
+            raise error.__cause__ from None
         if (message := explained(error)) is None:
             raise
         for worker in multiprocessing.active_children():  # the process would wait for one that hangs

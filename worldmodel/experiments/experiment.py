@@ -144,7 +144,11 @@ class ExperimentCLI(LightningCLI):
             config["experiment"] = Path(str(config["config"][0])).stem if config.get("config") else "worldmodel"
         self.run_dir, config["run_dir"] = config["run_dir"], None
         if self.run_dir is not None and not self.resume and is_first_rank():
-            check_free(self.run_dir, "--run_dir")  # before any data is collected
+            self.check_run_dir(self.run_dir)
+
+    def check_run_dir(self, run_dir: Path) -> None:
+        """Raise UserError if the folder that the user chose holds files; before any data is collected."""
+        check_free(run_dir, "--run_dir")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         resumed = self._resumed_folder() if self.resume else None
