@@ -4,6 +4,7 @@ import os
 import sys
 from importlib import import_module
 
+from worldmodel import __version__
 from worldmodel.arguments import fail
 from worldmodel.errors import UserError, nearest
 
@@ -34,8 +35,6 @@ def main(argv: list[str] | None = None) -> None:
     if command in ("-h", "--help", "help"):
         print(_help())
     elif command == "--version":
-        from worldmodel import __version__
-
         print(f"worldmodel {__version__}")
     elif command not in COMMANDS:
         fail(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
@@ -45,12 +44,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(command: str, argv: list[str]) -> None:
     try:
-        if command in TRAINING:
-            from worldmodel.commands.fit import main as fit
-
-            fit(argv)
-        else:
-            import_module(f"worldmodel.commands.{command}").main(argv[1:])
+        name, rest = ("fit", argv) if command in TRAINING else (command, argv[1:])
+        import_module(f"worldmodel.commands.{name}").main(rest)
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
