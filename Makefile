@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= 2
+JOBS ?= 3  # on two cores: some tests wait, for Ray or a server
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 

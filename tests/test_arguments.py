@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from worldmodel import arguments
-from worldmodel.arguments import RENAMED, SYNONYMS, explain
+from worldmodel.arguments import explain
 from worldmodel.errors import UserError, at_least
 
 OPTIONS = ["--data.lanes", "--data.steps", "--model.learning_rate", "--tbptt.stale_state", "--data.seed"]
@@ -36,17 +36,6 @@ def test_a_name_that_this_command_lacks_is_not_offered(monkeypatch):
     message = explain("unrecognized arguments: --data.max_kl=3", OPTIONS)
     assert message.startswith("unknown option --data.max_kl: did you mean")
     assert "called --data.target_kl" in explain("unrecognized arguments: --data.max_kl=3", ["--data.target_kl"])
-
-
-def test_renamed_options_exist_under_the_new_name_and_not_under_the_old_one(worldmodel):
-    """Of the options of `fit`; the other commands' are of their own."""
-    shown = {name: worldmodel(*name.split(), "--help").stdout for name in ("fit", "policy fit", "imagine fit")}
-    for old, new in RENAMED.items():
-        assert any(f"--{new} " in text for text in shown.values()), new
-        for name, text in shown.items():
-            assert not (f"--{new} " in text and f"--{old} " in text), f"{name} has {old} and {new}"
-    for known in SYNONYMS.values():
-        assert f"--{known} " in shown["fit"], known
 
 
 def test_a_number_that_is_too_small_is_named():

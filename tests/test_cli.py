@@ -52,7 +52,10 @@ def test_help_imports_nothing_heavy(command):
     assert process.stdout.startswith("usage: worldmodel") and "fit" in process.stdout
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "collect"])
+FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("validate", "test", "predict")]  # of fit's parser
+
+
+@pytest.mark.parametrize("command", ["fit", "collect", *FULL])
 def test_every_command_answers_help(worldmodel, command):
     process = worldmodel(command, "--help")
     assert process.returncode == 0 and "usage: worldmodel" in process.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from worldmodel.arguments import RENAMED, SYNONYMS
 from worldmodel.cli import COMMANDS, main
 
 WIDTH = 120
@@ -109,3 +110,14 @@ def test_every_option_that_is_named_exists(options):
                 assert not word.startswith("--") or option in known or nested, f"{path}: worldmodel {command} {word}"
             seen.add(command)
     assert seen == set(COMMANDS)  # every command is shown somewhere
+
+
+def test_renamed_options_exist_under_the_new_name_and_not_under_the_old_one(options):
+    """Of the options of `fit`; the other commands' are of their own."""
+    shown = {name: options(name) for name in ("fit", "policy fit", "imagine fit")}
+    for old, new in RENAMED.items():
+        assert any(f"--{new}" in names for names in shown.values()), new
+        for name, names in shown.items():
+            assert not {f"--{new}", f"--{old}"} <= names, f"{name} has {old} and {new}"
+    for known in SYNONYMS.values():
+        assert f"--{known}" in shown["fit"], known
