@@ -1,5 +1,6 @@
 """Shared fixtures: small real datasets, and the program as a user runs it."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from worldmodel.envs.collect import CollectOptions, collect
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+ENVIRONMENT = dict(os.environ)
 TOY = CollectOptions(
     env_id="toy_env:Toy-v0", steps=600, num_envs=3, max_episode_steps=40, policy="toy_env:integer_actions"
 )
@@ -53,6 +55,20 @@ def seen(record_property):
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_environment():
+    """Undo what a library set in the environment: the programs that later tests start would all be started cold."""
+    _restore()  # what a fixture of the session left
+    yield
+    _restore()
+
+
+def _restore() -> None:
+    os.environ.update(ENVIRONMENT)
+    for name in os.environ.keys() - ENVIRONMENT.keys() - warm.UNREAD:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -50,3 +50,9 @@ def test_a_changed_environment_needs_a_cold_start(monkeypatch):
     assert server.fits(warm.variables())
     monkeypatch.setenv("HOME", os.devnull)
     assert not server.fits(warm.variables())
+
+
+@pytest.mark.parametrize("time", ["once", "again"])
+def test_a_variable_ends_with_the_test_that_set_it(time):
+    assert "SET_BY_A_TEST" not in os.environ
+    os.environ["SET_BY_A_TEST"] = time
