@@ -7,6 +7,7 @@ environment, so a program whose environment differs from the server's is started
 
 import atexit
 import gc
+import io
 import json
 import os
 import runpy
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -23,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
@@ -211,6 +213,15 @@ def execute(words: list[str]) -> None:
         runpy.run_path(what, run_name="__main__")
 
 
+def end(code: int) -> NoReturn:
+    """End as an interpreter does, but leave its objects: to delete them is to copy all memory that the fork shares."""
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def draw_less() -> None:
     """Draw a run's pictures once and without a layout; three of them take longer than a small fit."""
     from matplotlib.figure import Figure
@@ -223,6 +234,9 @@ def draw_less() -> None:
 
     Figure.set_layout_engine = lambda self, *arguments, **options: None
     Figure.savefig = savefig_once
+    figure = Figure()
+    figure.subplots().set(xscale="log", yscale="log", xlabel="steps", ylim=(1e-9, 1e9))
+    figure.savefig(io.BytesIO())  # a fork knows the fonts, and how a power of ten is set
 
 
 def main() -> None:
@@ -240,7 +254,13 @@ def main() -> None:
     words = serve(socket.socket(fileno=int(sys.argv[1])))
     rank_zero_only.rank = int(os.environ.get("RANK", 0))  # as Lightning does where it is imported
     np.random.seed()  # Python seeds its generator after a fork itself; torch's starts with a constant
-    execute(words)
+    try:
+        execute(words)
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        end(error.code or 0)
+    end(0)
 
 
 if __name__ == "__main__":

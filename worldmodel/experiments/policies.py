@@ -23,12 +23,7 @@ from worldmodel.runs.folder import is_first_rank
 class EpisodesCLI(ExperimentCLI):
     """Three subcommands, in one process. The policy with the highest return is the best."""
 
-    best = "max"
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        every = ExperimentCLI.subcommands()
-        return {name: every[name] for name in SUBCOMMANDS}
+    best, jobs = "max", SUBCOMMANDS
 
     def compared(self) -> list[str]:
         return ["val/return_mean"]

@@ -39,7 +39,7 @@ class TrainingCLI(ExperimentCLI):
         parser.add_lightning_class_args(RecallEvaluation, "recall")
         for name in ("obs_dim", "action_dim", "images"):
             parser.link_arguments("data", f"model.{name}", compute_fn=partial(_collected, name), apply_on="instantiate")
-        parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=_needs_whole_episodes)
+        parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=lambda gradient: gradient == "bptt")
 
     def before_instantiate_classes(self) -> None:
         """Check what needs no data, before any is collected; what is wrong raises UserError."""
@@ -96,7 +96,3 @@ def _collected(name: str, data: EpisodeDataModule) -> Any:
     """An attribute of the data, once it is collected: the model takes its sizes from it."""
     data.prepare_data()
     return getattr(data, name)
-
-
-def _needs_whole_episodes(gradient: str) -> bool:
-    return gradient == "bptt"

@@ -56,7 +56,8 @@ def _join(ray: Any, address: str, **options: Any) -> None:
         ray.init(address=address, **options)
     except Exception as error:  # Ray has no exception class of its own
         raise UserError(
-            f"no Ray cluster can be joined at RAY_ADDRESS {address}: unset it, and one is started on this machine"
+            f"no Ray cluster can be joined at RAY_ADDRESS {address}: unset it, and one is started on this machine;"
+            " a cluster that asks for a token also needs RAY_AUTH_MODE=token"
         ) from error
 
 
