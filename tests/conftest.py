@@ -12,7 +12,6 @@ from worldmodel.envs.collect import CollectOptions, collect
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-ENVIRONMENT = dict(os.environ)
 TOY = CollectOptions(
     env_id="toy_env:Toy-v0", steps=600, num_envs=3, max_episode_steps=40, policy="toy_env:integer_actions"
 )
@@ -66,8 +65,8 @@ def own_environment():
 
 
 def _restore() -> None:
-    os.environ.update(ENVIRONMENT)
-    for name in os.environ.keys() - ENVIRONMENT.keys() - warm.UNREAD:
+    os.environ.update(warm.ENVIRONMENT)
+    for name in os.environ.keys() - warm.ENVIRONMENT.keys() - warm.UNREAD:
         del os.environ[name]
 
 

@@ -52,6 +52,14 @@ def test_a_changed_environment_needs_a_cold_start(monkeypatch):
     assert not server.fits(warm.variables())
 
 
+def test_a_server_that_starts_in_a_changed_environment_does_not_keep_it(monkeypatch):
+    monkeypatch.setenv("HOME", os.devnull)
+    server = warm.Server()
+    server.close()
+    monkeypatch.undo()
+    assert server.fits(warm.variables())
+
+
 @pytest.mark.parametrize("time", ["once", "again"])
 def test_a_variable_ends_with_the_test_that_set_it(time):
     assert "SET_BY_A_TEST" not in os.environ

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -31,13 +31,14 @@ TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
 WIDTH = 8  # of a number that the server sends
 REDRAWN = ("rollout.png", "recall.png")  # after each validation
+ENVIRONMENT = dict(os.environ)  # as the tests were started
 UNREAD = {"PYTEST_CURRENT_TEST"}  # changes with every test; the program does not read it
 
 
-def variables(**further: str) -> dict[str, str]:
+def variables(environment: Mapping[str, str] = os.environ, **further: str) -> dict[str, str]:
     """The environment of the program under test: this checkout's package, whichever is installed."""
     path = f"{TESTS}{os.pathsep}{TESTS.parent}"
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | further
+    return {**environment} | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | further
 
 
 class Process:
@@ -131,7 +132,7 @@ class Server:
     """The tests' end of the process that forks."""
 
     def __init__(self) -> None:
-        self.environment = variables()
+        self.environment = variables(ENVIRONMENT)
         self.room, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:  # only we hold the other end, so the server ends with the tests
             self.process = subprocess.Popen(
