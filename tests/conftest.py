@@ -23,8 +23,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Choose tests by `--full` and `--faults`; files with slow tests come first, so that all workers end together.
+    """Choose tests by `--full` and `--faults`; each worker begins with a share of the files with slow tests.
 
+    Of its quick ones the others then take what they can, so that all workers end together.
     Each test reports its rows of docs/reliability.md to benchmarks/faults.py.
     """
     chosen = items if config.getoption("--full") else [item for item in items if not item.get_closest_marker("full")]
@@ -35,8 +36,13 @@ def pytest_collection_modifyitems(config, items):
     if rows:
         chosen = [item for item in chosen if rows & set(rows_of[item])]
     config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
-    slow = {item.path for item in chosen if item.get_closest_marker("slow")}
-    items[:] = sorted(chosen, key=lambda item: item.path not in slow)
+    slow = dict.fromkeys(item.path for item in chosen if item.get_closest_marker("slow"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker_of = {path: number % workers for number, path in enumerate(slow)}
+    quick = [item for item in chosen if item.path not in slow]
+    shares = [quick[number * len(quick) // workers : (number + 1) * len(quick) // workers] for number in range(workers)]
+    first = [[item for item in chosen if worker_of.get(item.path) == number] for number in range(workers)]
+    items[:] = [item for both in zip(first, shares, strict=True) for part in both for item in part]
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_rule_under_another_name_makes_no_difference(compare_here):
     output = compare_here("--rules", "gated_norm,copy", "--seeds", "0,1")
     verdict = read_json(Path("out") / "verdict.json")

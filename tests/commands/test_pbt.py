@@ -19,6 +19,10 @@ from worldmodel.runs.cluster import share
 
 MEMBERS, STEPS = 2, 24
 RATE = "model.learning_rate"
+CONFS = [  # of world models is also what most of these tests run
+    pytest.param(path.name, marks=[] if "policy" in path.name else pytest.mark.full)
+    for path in sorted((ROOT / "conf" / "pbt").glob("*.yaml"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +153,9 @@ def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conf", sorted((ROOT / "conf" / "pbt").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("conf", CONFS)
 def test_every_conf_evolves(conf, tmp_path):
+    conf = ROOT / "conf" / "pbt" / conf
     config = yaml.safe_load(conf.read_text())
     short = ["--data.total_steps", "1024", "--interval", "32"]  # two rollouts
     if collect := config["data"].get("collect"):

@@ -72,7 +72,7 @@ def test_it_learns_what_moves(dots, tmp_path):
     data = EpisodeDataModule(dots, steps=8, lanes=8, observations=["camera"])
     model = model_of(data, learning_rate=3e-3, open_loop_steps=8)
     evaluation = RolloutEvaluation(multiples=[1, 2, 4], starts=2)
-    trainer = trainer_of(tmp_path, max_steps=300, callbacks=[TruncatedBPTT(), evaluation], limit_val_batches=0)
+    trainer = trainer_of(tmp_path, max_steps=200, callbacks=[TruncatedBPTT(), evaluation], limit_val_batches=0)
     trainer.fit(model, data)
     curves = evaluation.curves
     assert curves.nmse[7] < 0.5 * curves.copy_last[7], (curves.nmse[7], curves.copy_last[7])
