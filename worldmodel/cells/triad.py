@@ -25,7 +25,7 @@ class Triad(Cell):
       the state for one step (zeros at an episode's start: no input was before);
     - gated channels are `gated_norm`, and do all the rest.
     Gated channels and heads read the gated channels, tanh(c) and the latches; with `tokens` heads also read
-    exp(-2 (c - k)^2) for k = -1, 0, 1 ("the count is k") and tanh(pending), which tells the current input. Nobody reads
+    exp(-2 (c - k)^2) for k = -1, 0, 1 ("the count is k") and tanh(pending), which gives the current input. Nobody reads
     c itself, so a count far beyond the trained ones looks like a large one. Everything that is read is at most
     max(1, sqrt(D - 1)) for any finite input, D = `hidden_dim`. All but the gated channels holds at any length; with
     `tokens` it is the `exact_dim` entries that a head tries first. The state is [gated, counters, latches, pending],

@@ -71,7 +71,7 @@ def collect(
         options: see `CollectOptions`.
         out: a folder without a dataset, or with one and `append`.
         vectorization: step the environments in this process, or each in its own.
-        keep_interrupted: False: leave no dataset behind if the collection ends early.
+        keep_interrupted: False: delete the dataset if the collection ends early.
         append: add to the dataset in `out`, of the same spaces, with seeds it has not used.
         on_steps: called with the number of new transitions after every step.
         on_acknowledged: called with the number of new episodes that are safe on the disk, when it changes.

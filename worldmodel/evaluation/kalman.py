@@ -18,7 +18,7 @@ class KalmanFilter:
     """The filter with the interface of a trained model (rollouts.Forecaster), so that one code measures both.
 
     Its latent is the observation; after a rollout's first step, none: NaN. Its state is (x, n): the mean of the hidden
-    state before frame n of the episode given all frames before, and n, which tells the gain. The state before an
+    state before frame n of the episode given all frames before, and n, on which the gain depends. The state before an
     episode's first frame is zeros.
 
     The one-step prediction of frame n + 1 after n + 1 frames has error covariance `innovation(n + 1)`; nothing that

@@ -19,7 +19,7 @@ class Clock(Measurement):
 
     state: float  # from h
     read: float  # from read(h), what heads see: a count that nobody reads does no harm
-    observation: float  # from the observation and action of the step, and their squares: what the data itself tells
+    observation: float  # from the observation and action of the step, and their squares: what the data alone gives
 
     key = "clock"
     labels = ("clock: R² of the step's number",)
@@ -53,7 +53,7 @@ class Clock(Measurement):
             yield Finding(
                 "clock",
                 50,
-                f"h tells the step in its episode with R^2 = {self.state:.2f}, the observation with"
+                f"h gives the step in its episode with R^2 = {self.state:.2f}, the observation with"
                 f" {max(self.observation, 0):.2f}",
                 "the state counts steps: what it learns of a step does not hold at others, nor beyond the longest"
                 " episode",

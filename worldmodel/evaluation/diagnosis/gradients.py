@@ -32,7 +32,7 @@ FAULTS: dict[State, tuple[str, int, str, str]] = {
              "weight the choice by a soft gate or pass its gradient straight through, or remove it"),
     "zero": ("zero gradient", 85, "its output is multiplied by zero, or feeds units that are dead or saturated",
              "start it elsewhere, or remove it"),
-    "vanishing": ("vanishing gradient", 30, "it lies behind saturated gates or activations, or a weight of nearly zero",
+    "vanishing": ("vanishing gradient", 30, "its cause is saturated gates or activations, or a weight of nearly zero",
                   "--model.gate_bias nearer to 0, --model.layers 1, or other first weights"),
 }  # fmt: skip
 

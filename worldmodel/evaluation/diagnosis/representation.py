@@ -70,7 +70,7 @@ class Representations(Measurement):
                     "collapsed latent",
                     65,
                     f"the effective rank of z is {latent.effective_rank:.3g} of {latent.dim}",
-                    "the encoder tells all observations apart by one number, or not at all",
+                    "the encoder separates all observations by one number, or not at all",
                     "--model.objective reconstruction, a higher --model.anti_collapse_weight, or other first weights",
                 )
         if state is not None and state.dim > 1 and state.effective_rank < (ONE_DIRECTION if varied else 1e-9):
