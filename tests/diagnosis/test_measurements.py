@@ -144,7 +144,7 @@ def test_what_truncation_hides_by_hand():
     assert measured.beyond == pytest.approx(2 / 8)
     assert measured.hidden == pytest.approx((4 / 8 + 2 / 8) / 2)  # at a segment's first step, and at its second
     assert measured.half_life == 2
-    assert not summary(torch.zeros(4), 2, 1).conclusive
+    assert not summary(torch.zeros(4), 2, 1).informative
 
 
 # --- representations, gates, clocks ----------------------------------------------------------------------------------
@@ -195,4 +195,4 @@ def test_a_diagnosis_leaves_the_model_as_it_was_and_is_plain_json(data):
 def test_one_batch_says_nothing_of_what_lies_beyond_it(data):
     diagnosis = of(new_model("gated_norm", data).eval(), some_batches(data, 1))
     lags = diagnosis[Lags]
-    assert lags.reach is not None and not lags.reach.conclusive and lags.dependency is None
+    assert lags.reach is not None and not lags.reach.informative and lags.dependency is None

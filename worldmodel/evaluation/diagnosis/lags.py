@@ -36,7 +36,7 @@ class Reach:
     errors: int  # steps t that were differentiated
 
     @property
-    def conclusive(self) -> bool:
+    def informative(self) -> bool:
         """Whether there are lags beyond T, and any gradient at all."""
         return len(self.gradient) > self.horizon and sum(self.gradient) > 0
 
@@ -73,7 +73,7 @@ class Lags(Measurement):
         half = "never below half"
         if self.reach.half_life is not None:
             half = f"below half from lag {self.reach.half_life}"
-        if not self.reach.conclusive:
+        if not self.reach.informative:
             return f"{half}; no lag beyond T = {self.reach.horizon} was there to see"
         return f"{half}; {self.reach.beyond:.1%} of it beyond T, truncation hides {self.reach.hidden:.1%} on average"
 
@@ -107,7 +107,7 @@ class Lags(Measurement):
                 f"the frame {far.lag} steps back explains {far.explains:.0%} of the model's error, beyond T = {steps}"
             )
         curve = self.reach
-        if curve is not None and curve.conclusive and curve.beyond > FAR_MASS and (curve.half_life or steps + 1) > steps:
+        if curve and curve.informative and curve.beyond > FAR_MASS and (curve.half_life or steps + 1) > steps:
             seen.append(
                 f"{curve.beyond:.0%} of the gradient lies {steps} steps back and more, where truncation cuts it"
             )
