@@ -81,16 +81,17 @@ def chosen(argv: list[str], group: str, usage: str) -> bool:
     return True
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """With the default, unless it is none, or that of a flag."""
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse.ArgumentParser without abbreviations, with the errors of this program."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         fail(explain(message, [name for name in self._option_string_actions if name.startswith("--")]))

@@ -37,24 +37,24 @@ def main(argv: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser("worldmodel collect", "Step a Gymnasium environment and write its episodes as a dataset.")
     add = parser.add_argument
-    add("env_id", metavar="ENV_ID", help="for example Pendulum-v1; module:ID where a module registers it")
-    add("--out", type=_folder, required=True, metavar="DIR", help="a new folder for the dataset")
-    add("--append", action="store_true", help="add to the dataset in --out, with another --seed")
-    add("--steps", type=int, default=100_000, metavar="N", help="transitions in all")
-    add("--seed", type=int, default=DEFAULTS["seed"], metavar="S", help="of the environments and the policy")
-    policy = "uniform, smooth, or your own module:function or file.py:function, "
-    policy += "called with the observations (N, ...) and is_first (N,) of all environments"
+    add("env_id", metavar="ENV_ID", help="Environment, such as Pendulum-v1, or module:ID where a module registers it.")
+    add("--out", type=_folder, required=True, metavar="DIR", help="New folder for the dataset.")
+    add("--append", action="store_true", help="Add to the dataset in --out, with another --seed.")
+    add("--steps", type=int, default=100_000, metavar="N", help="Number of transitions in all.")
+    add("--seed", type=int, default=DEFAULTS["seed"], metavar="S", help="Seed of the environments and the policy.")
+    policy = "What acts: uniform, smooth, or your own module:function or file.py:function, "
+    policy += "called with the observations (N, ...) and is_first (N,) of all environments."
     add("--policy", default=DEFAULTS["policy"], help=policy)
-    observe = "record only these entries of a vector observation, or these keys of a Dict"
+    observe = "Record only these entries of a vector observation, or these keys of a Dict."
     add("--observe", type=entries_or_keys, metavar="I,J", help=observe)
-    add("--pixels", type=_sides, metavar="SIDE", help="record rendered frames of SIDE x SIDE, or height,width: 64,96")
-    add("--keep_state", action="store_true", help="with --pixels, also record the observation")
-    add("--num_envs", type=int, default=DEFAULTS["num_envs"], metavar="N", help="environments that step together")
-    add("--max_episode_steps", type=int, metavar="N", help="time limit instead of the environment's own")
-    shortest = "draw each episode's time limit between this and --max_episode_steps, log-uniformly"
+    add("--pixels", type=_sides, metavar="SIDE", help="Record frames of SIDE x SIDE pixels, or height,width: 64,96.")
+    add("--keep_state", action="store_true", help="With --pixels, also record the observation.")
+    add("--num_envs", type=int, default=DEFAULTS["num_envs"], metavar="N", help="Environments, stepped together.")
+    add("--max_episode_steps", type=int, metavar="N", help="Time limit in steps instead of the environment's own.")
+    shortest = "Draw each episode's time limit in steps between this and --max_episode_steps, log-uniformly."
     add("--min_episode_steps", type=int, metavar="N", help=shortest)
-    add("--env_kwargs", type=_json, default={}, metavar="JSON", help="further arguments of gymnasium.make")
-    add("--vectorization", choices=("sync", "async"), default="sync", help="one process, or one for each environment")
+    add("--env_kwargs", type=_json, default={}, metavar="JSON", help="Further arguments of gymnasium.make.")
+    add("--vectorization", choices=("sync", "async"), default="sync", help="One process, or one each environment.")
     return parser
 
 

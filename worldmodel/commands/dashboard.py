@@ -92,11 +92,11 @@ def _cannot(error: Exception) -> str:
 def _parser() -> Parser:
     parser = Parser("worldmodel dashboard", "Make a workspace and a report in Weights & Biases that compare the rules.")
     add = parser.add_argument
-    add("--project", required=True, metavar="P", help="project in W&B, as in fit --project")
-    add("--entity", metavar="E", help="user or team that owns the project; without it, the account's own")
-    add("--group", metavar="G", help="only runs of this experiment or comparison; without it, all runs")
-    add("--horizons", type=_horizons, default=list(HORIZONS), metavar="H,H", help="horizons of rollout/nmse@H")
-    add("--spec", type=Path, metavar="FILE", help="write the specification as JSON; needs neither account nor network")
+    add("--project", required=True, metavar="P", help="Project in W&B, as in fit --project.")
+    add("--entity", metavar="E", help="User or team that owns the project. Default: the account's own.")
+    add("--group", metavar="G", help="Only runs of this experiment or comparison. Default: all runs.")
+    add("--horizons", type=_horizons, default=list(HORIZONS), metavar="H,H", help="Steps of rollout/nmse@H.")
+    add("--spec", type=Path, metavar="FILE", help="Write the specification as JSON, without account or network.")
     return parser
 
 

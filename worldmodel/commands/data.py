@@ -47,21 +47,21 @@ def main(argv: list[str]) -> None:
 def _parser(command: str) -> Parser:
     parser = Parser(f"worldmodel data {command}", COMMANDS[command])
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="a dataset: a folder or an HDF5 file")
+    add("path", type=Path, metavar="PATH", help="Dataset: a folder or an HDF5 file.")
     if command != "compact":
-        add("--format", choices=FORMATS, help="the dataset's format; recognised if omitted")
-        add("--alignment", choices=get_args(Alignment), help="of .npz rows: the action follows its row, or led to it")
-        add("--schema", metavar="FILE", help="YAML file that describes the layout of your own HDF5 file")
+        add("--format", choices=FORMATS, help="Format of the dataset; recognised if omitted.")
+        add("--alignment", choices=get_args(Alignment), help="Of .npz rows: an action follows its row, or led to it.")
+        add("--schema", metavar="FILE", help="YAML file that describes the layout of your own HDF5 file.")
     match command:
         case "info":
-            add("--picture", type=Path, metavar="FILE", help="PNG file for frames or curves of a few episodes")
+            add("--picture", type=Path, metavar="FILE", help="PNG file for frames or curves of a few episodes.")
         case "check":
-            add("--val_fraction", type=float, default=0.15, help="data.val_fraction of the training to come")
-            add("--test_fraction", type=float, default=0.15, help="data.test_fraction of the training to come")
-            add("--split_seed", type=int, default=0, help="data.split_seed of the training to come")
+            add("--val_fraction", type=float, default=0.15, help="Validation's share of the training to come.")
+            add("--test_fraction", type=float, default=0.15, help="Test's share of the training to come.")
+            add("--split_seed", type=int, default=0, help="Seed of the split of the training to come.")
         case "convert":
-            add("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new without --append")
-            add("--append", action="store_true", help="add to the dataset that DIR already holds")
+            add("--out", type=Path, required=True, metavar="DIR", help="Folder to write to; new, or with --append not.")
+            add("--append", action="store_true", help="Add to the dataset that DIR already holds.")
     return parser
 
 

@@ -64,11 +64,11 @@ def parser() -> Parser:
         "--config",
         action="append",
         metavar="CONF",
-        help="configuration, as for fit; default: that of the run of --ckpt",
+        help="Configuration, as for fit. Default: that of the run of --ckpt.",
     )
-    add("--ckpt", type=Path, metavar="P", help="a run's folder, or a checkpoint; default: first weights")
-    add("--batches", type=int, default=8, metavar="N", help="consecutive training batches; default: %(default)s")
-    add("--out", type=Path, metavar="DIR", help="a new folder; default: runs/diagnose/<rule>-<environment>")
+    add("--ckpt", type=Path, metavar="P", help="Folder of a run, or a checkpoint. Default: a new model.")
+    add("--batches", type=int, default=8, metavar="N", help="Consecutive training batches. Default: %(default)s.")
+    add("--out", type=Path, metavar="DIR", help="New folder. Default: runs/diagnose/<rule>-<environment>.")
     return parser
 
 

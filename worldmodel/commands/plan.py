@@ -146,24 +146,24 @@ def _print(played: dict[str, EpisodeReturns], data: np.ndarray | None, title: st
 def _parser() -> Parser:
     parser = Parser("worldmodel plan", "A trained model acts in the real environment, planning at every step.")
     add = parser.add_argument
-    add("--ckpt", type=Path, required=True, help="a run's folder, or a checkpoint")
-    add("--env", default=None, metavar="ID", help="environment to act in; default: that of the data")
-    add("--episodes", type=int, default=20, metavar="N", help="number of episodes")
-    how = "search method, or actor, the policy of a run of `imagine`; default: the actor if there is one, else cem"
+    add("--ckpt", type=Path, required=True, help="Folder of a run, or a checkpoint.")
+    add("--env", default=None, metavar="ID", help="Environment to act in. Default: that of the data.")
+    add("--episodes", type=int, default=20, metavar="N", help="Number of episodes.")
+    how = "Search method, or actor, the policy of a run of `imagine`. Default: the actor if there is one, else cem."
     add("--planner", default=None, metavar="|".join(CHOOSERS), help=how)
-    add("--horizon", type=int, default=20, metavar="H", help="steps that a plan looks ahead")
-    add("--candidates", type=int, default=200, help="sequences of actions for each environment and iteration")
-    add("--iterations", type=int, default=3, help="times that the plan is fitted to candidates, each step")
-    add("--elites", type=int, default=20, help="of cem: number of candidates that the plan is fitted to")
-    add("--temperature", type=float, default=0.3, help="of mppi, in standard deviations of the candidates' scores")
-    add("--persistence", type=float, default=0.5, help="correlation of a candidate's noise at neighbouring steps")
-    add("--discount", type=float, default=None, help="of rewards; default: that of the value head, or 1 without one")
-    add("--goal", default=None, metavar="O,O", help="an observation to reach instead of rewards; or a .npy file")
-    add("--observe", type=entries_or_keys, default=None, metavar="I,J", help="default: as in the data")
-    add("--num_envs", type=int, default=20, metavar="N", help="environments that step together")
-    add("--seed", type=int, default=1000, metavar="S", help="of the environments and the planner")
-    add("--threads", type=int, default=None, help="CPU threads of torch")
-    add("--no_film", action="store_true", help="save no film of the first environment")
-    where = "a new folder; default: runs/plan/<planner>-<environment>"
+    add("--horizon", type=int, default=20, metavar="H", help="Steps that a plan looks ahead.")
+    add("--candidates", type=int, default=200, help="Sequences of actions for each environment and iteration.")
+    add("--iterations", type=int, default=3, help="Number of times that the plan is fitted to candidates, each step.")
+    add("--elites", type=int, default=20, help="Number of candidates that cem fits the plan to.")
+    add("--temperature", type=float, default=0.3, help="Temperature of mppi, in deviations of the scores.")
+    add("--persistence", type=float, default=0.5, help="Correlation of the noise at neighbouring steps.")
+    add("--discount", type=float, default=None, help="Discount of rewards. Default: the value head's, else 1.")
+    add("--goal", default=None, metavar="O,O", help="Observation to reach instead of rewards, or a .npy file.")
+    add("--observe", type=entries_or_keys, default=None, metavar="I,J", help="Entries to see. Default: as in the data.")
+    add("--num_envs", type=int, default=20, metavar="N", help="Number of environments, stepped together.")
+    add("--seed", type=int, default=1000, metavar="S", help="Seed of the environments and the planner.")
+    add("--threads", type=int, default=None, help="Number of torch's threads on the CPU.")
+    add("--no_film", action="store_true", help="Save no film of the first environment.")
+    where = "New folder. Default: runs/plan/<planner>-<environment>."
     add("--out", type=Path, default=None, metavar="DIR", help=where)
     return parser

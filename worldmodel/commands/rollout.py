@@ -72,15 +72,15 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
         prog="worldmodel rollout", description="Open-loop predictions of a trained model on chosen episodes."
     )
     add: Any = parser.add_argument
-    add("--ckpt", type=Path, default=None, help="a run's folder, or a checkpoint")
-    add("--horizon", type=int, default=None, help="steps to predict; default: 10 T, fewer in short episodes")
-    add("--episodes", type=str, default=None, help="numbers in the split, or names: 0,3; default: a few long ones")
-    add("--split", type=Literal["test", "val", "train"], default=None, help="default: test, or val without one")
-    add("--start", type=int, default=None, help="the last frame that the model sees; default: burn_in")
-    add("--burn_in", type=int, default=None, help="frames seen before --start; default: all, or T without --start")
-    add("--out", type=Path, default=None, help="a new folder; default: runs/rollout/<rule>-<environment>")
+    add("--ckpt", type=Path, default=None, help="Folder of a run, or a checkpoint.")
+    add("--horizon", type=int, default=None, help="Steps to predict. Default: 10 T, fewer in short episodes.")
+    add("--episodes", type=str, default=None, help="Numbers in the split, or names: 0,3. Default: a few long ones.")
+    add("--split", type=Literal["test", "val", "train"], default=None, help="Split. Default: test, or val without one.")
+    add("--start", type=int, default=None, help="Last frame that the model sees. Default: --burn_in.")
+    add("--burn_in", type=int, default=None, help="Frames seen before --start. Default: all, or T without --start.")
+    add("--out", type=Path, default=None, help="New folder. Default: runs/rollout/<rule>-<environment>.")
     parser.add_class_arguments(EpisodeDataModule, "data", skip={"path"})
-    add("--data.path", type=Path, default=None, help="a dataset other than the run's; --data PATH is the same")
+    add("--data.path", type=Path, default=None, help="Dataset instead of the run's; --data PATH is the same.")
     parser._option_string_actions["--data"].help = SUPPRESS  # jsonargparse would read a file of options
     try:
         parser.set_defaults({f"data.{key}": value for key, value in (data or {}).items()})

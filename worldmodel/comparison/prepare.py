@@ -42,16 +42,16 @@ def parser() -> Parser:
         " continue an interrupted comparison; rules, starts, seeds and values may be added."
     )
     add = parser.add_argument
-    add("--config", action="append", metavar="CONF", help="configuration that all runs share")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
-    add("--rules", default=",".join(RULES), metavar="A,B", help="update rules; default: all (%(default)s)")
-    add("--seeds", default="0,1,2", metavar="N,N", help="seeds of each variant; default: %(default)s")
-    add("--start", metavar="carry,zero", help="state at a segment's start; default: tbptt.start of the configuration")
-    add("--vary", action="append", default=[], metavar="KEY=A,B", help="a further axis: --vary model.layers=1,2")
-    add("--match", choices=MATCHES, default="params", help="what hidden sizes make equal; default: %(default)s")
-    add("--launcher", choices=LAUNCHERS, default="local", help="local processes or a Ray cluster; default: %(default)s")
-    add("--jobs", type=int, metavar="N", help="runs side by side; default: cores / threads, or the number of GPUs")
-    add("--report_only", action="store_true", help="judge the finished runs in --out, and train nothing")
+    add("--config", action="append", metavar="CONF", help="Configuration that all runs share.")
+    add("--out", type=Path, required=True, metavar="DIR", help="Folder of the comparison.")
+    add("--rules", default=",".join(RULES), metavar="A,B", help="Update rules to compare. Default: all (%(default)s).")
+    add("--seeds", default="0,1,2", metavar="N,N", help="Seeds of each variant. Default: %(default)s.")
+    add("--start", metavar="carry,zero", help="State at a segment's start. Default: tbptt.start of the configuration.")
+    add("--vary", action="append", default=[], metavar="KEY=A,B", help="Option to vary too: model.layers=1,2.")
+    add("--match", choices=MATCHES, default="params", help="What hidden sizes make equal. Default: %(default)s.")
+    add("--launcher", choices=LAUNCHERS, default="local", help="Processes or a Ray cluster. Default: %(default)s.")
+    add("--jobs", type=int, metavar="N", help="Runs side by side. Default: cores / threads, or the number of GPUs.")
+    add("--report_only", action="store_true", help="Judge the finished runs in --out, and train nothing.")
     return parser
 
 

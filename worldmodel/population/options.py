@@ -28,35 +28,35 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--trains": {
         "type": str | None,
         "default": None,
-        "help": "kind of members: world_model or policy; default: policy if data.env_id names an environment",
+        "help": "Kind of members: world_model or policy. Default: policy if data.env_id names an environment.",
     },
-    "--population": {"type": int, "default": 4, "help": "number of members, side by side"},
+    "--population": {"type": int, "default": 4, "help": "Number of members, trained side by side."},
     "--interval": {
         "type": int | None,
         "default": None,
-        "help": "optimizer steps between two exchanges, of policies whole rollouts; default: a tenth of all steps",
+        "help": "Optimizer steps between two exchanges, of policies whole rollouts. Default: a tenth of all steps.",
     },
     "--mutate": {
         "type": str,
         "nargs": "+",
         "default": ["model.learning_rate=1e-4..1e-2:log"],
-        "help": "KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C: hyperparameters that members vary",
+        "help": "Hyperparameters that members vary: KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C.",
     },
-    "--quantile": {"type": float, "default": 0.25, "help": "share of the members that copy, and that are copied"},
+    "--quantile": {"type": float, "default": 0.25, "help": "Share of the members that copy, and that are copied."},
     "--metric": {
         "type": str | None,
         "default": None,
-        "help": "the score, a metric of the validation; default: val/loss, of policies val/return_mean",
+        "help": "Score of a member, a metric of the validation. Default: val/loss, of policies val/return_mean.",
     },
     "--mode": {
         "type": Literal["min", "max"] | None,
         "default": None,
-        "help": "whether the lowest or the highest score is the best; default: min, of policies max",
+        "help": "Whether the lowest or the highest score is the best. Default: min, of policies max.",
     },
     "--out": {
         "type": Path | None,
         "default": None,
-        "help": "folder of the population; default: runs/<experiment>/pbt-<run>",
+        "help": "Folder of the population. Default: runs/<experiment>/pbt-<run>.",
     },
 }
 
@@ -70,10 +70,10 @@ def help_text() -> str:
         " the seeds --seed_everything + i and --data.seed + i. The YAML file may set all options. Repeat the command to"
         " continue an interrupted population."
     )
-    parser.add_argument("--config", metavar="CONF", help="configuration that all members share")
+    parser.add_argument("--config", metavar="CONF", help="Configuration that all members share.")
     for name, how in OPTIONS.items():
         default = " ".join(how["default"]) if isinstance(how["default"], list) else how["default"]
-        shown = "" if default is None else f"; default: {default}"
+        shown = "" if default is None else f" Default: {default}."
         parser.add_argument(name, help=how["help"] + shown, nargs=how.get("nargs"))
     return parser.format_help()
 
