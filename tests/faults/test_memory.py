@@ -1,13 +1,9 @@
 """Memory grows neither with the episode's length nor with time."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from faults.processes import start
 from memory import box
-from warm import variables
 
 from worldmodel.data.episode import Episode
 from worldmodel.data.writer import EpisodeWriter
@@ -47,8 +43,7 @@ def peak(folder, length, total, steps) -> int:
             Episode({"observation": obs}, action, np.zeros(length, np.float32), terminated=False, truncated=True)
         )
     writer.finish()
-    command = [sys.executable, "-c", RUN, str(folder), str(steps)]
-    process = subprocess.run(command, capture_output=True, text=True, env=variables(), timeout=500)
+    process = start([folder, steps], folder.parent, program=["-c", RUN]).end(500)
     assert process.returncode == 0, process.stderr[-2000:]
     return int(process.stdout.split("peak")[1])
 

@@ -10,7 +10,9 @@ from worldmodel.runs.checkpoint import read_checkpoint
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), pytest.param("SIGUSR1", 138, marks=pytest.mark.full)]
+)
 def test_a_signal_saves_within_a_step(config, whole, tmp_path, seen, name, status):
     arguments = ["fit", "--config", config, "--experiment", "x"]
     process = run(arguments, tmp_path, (16, name))
