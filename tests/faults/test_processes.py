@@ -35,11 +35,7 @@ def test_a_killed_worker_is_told(config, tmp_path, seen):
     process, started = training(config, tmp_path, *ENDLESS, "--data.num_workers", "2")
     worker, before = workers_of(process.pid)[0], time.monotonic()
     os.kill(worker, signal.SIGKILL)
-    ended = process.end(60)
-    # Python itself may print how the other worker lost the connection
-    last = ended.stderr.strip().splitlines()[-1]
-    assert ended.returncode == 2 and f"worldmodel: error: a data worker (process {worker}) died" in last, ended.stderr
-    assert "worldmodel/" not in ended.stderr and gone(started)
+    assert f"a data worker (process {worker}) died" in one_line(process.end(60)) and gone(started)
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
     seen(f"killed: an error {time.monotonic() - before:.0f} s later, no process left")
 
