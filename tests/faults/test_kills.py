@@ -73,18 +73,8 @@ def test_another_number_of_workers_changes_nothing(config, whole, tmp_path, seen
     for workers, steps in ((0, 9), (4, 19), (1, 30)):
         options = ["--data.num_workers", workers, "--trainer.max_steps", steps, "--model.lr_schedule", "constant"]
         assert (process := run([*arguments, *options], tmp_path)).returncode == 0, process.stderr
-    alone = [
-        "fit",
-        "--config",
-        config,
-        "--run_dir",
-        "alone",
-        "--trainer.max_steps",
-        30,
-        "--model.lr_schedule",
-        "constant",
-    ]
-    assert run(alone, tmp_path).returncode == 0
+    alone = ["--trainer.max_steps", 30, "--model.lr_schedule", "constant"]
+    assert run(["fit", "--config", config, "--run_dir", "alone", *alone], tmp_path).returncode == 0
     names = ("state_dict", "optimizer_states", "TruncatedBPTT")
     assert not [name for name in differences(tmp_path / "run", tmp_path / "alone") if any(n in name for n in names)]
     seen("0, 4 and 1 of them, one after the other: weights, moments, states equal")
