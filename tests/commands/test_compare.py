@@ -214,7 +214,8 @@ def test_a_comparison_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(whol
 def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp_path, number, status):
     endless = ["--jobs", "2", "--trainer.max_steps", "60000"]
     process = warm.start(["compare", "--config", conf, "--out", "out", *TWO, *endless], tmp_path)
-    wait_until(lambda: len(list((tmp_path / "out").glob("runs/*/*.log"))) == 2)
+    logs = (tmp_path / "out" / "runs").glob
+    wait_until(lambda: len(list(logs("*/*.log"))) == len(children(process.pid)) == 2)  # a log is there first
     workers = children(process.pid)
     process.send_signal(number)
     ended = process.end(60)

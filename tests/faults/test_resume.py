@@ -34,11 +34,11 @@ def test_two_ranks_go_on_bit_for_bit(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.fault(4)
-def test_another_number_of_ranks_goes_on_with_the_same_lanes(config, tmp_path, seen):
-    """From 1 rank to 2, to 4, to 1: the same batches and states a lane, the same losses within rounding."""
+def test_another_number_of_ranks_goes_on_with_the_same_lanes(config, tmp_path, often, seen):
+    """From 1 rank to 2 (to 4), to 1: the same batches and states a lane, the same losses within rounding."""
     shared = ["fit", "--config", config, "--trainer.log_every_n_steps", "1"]
     shared += ["--model.lr_schedule", "constant"]
-    legs = [(1, 5), (2, 11), (4, 19), (1, 26)]  # ranks, up to step
+    legs = [(1, 5), (2, 11), *often([(4, 19)], []), (1, 26)]  # ranks, up to step
     whole = run([*shared, "--run_dir", "whole", "--trainer.strategy", "ddp", "--trainer.max_steps", "26"], tmp_path)
     assert whole.returncode == 0, whole.stderr
     for ranks, steps in legs:
@@ -60,7 +60,8 @@ def test_another_number_of_ranks_goes_on_with_the_same_lanes(config, tmp_path, s
     assert carry.std(dim=0).min() > 1e-3, "lanes differ"
     most = max(abs(losses[0][step] / losses[1][step] - 1) for step in losses[0])
     apart = float((carry - wanted).abs().max())
-    seen(f"26 steps on 1, 2, 4, 1 of them: the same batches; losses within {most:.0e}, states within {apart:.0e}")
+    order = ", ".join(str(ranks) for ranks, _ in legs)
+    seen(f"26 steps on {order} of them: the same batches; losses within {most:.0e}, states within {apart:.0e}")
 
 
 @pytest.mark.fault(8)
