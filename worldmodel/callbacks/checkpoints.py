@@ -161,6 +161,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises UserError, with path and size, if it cannot be written."""
+        # a checkpoint is data: nothing in it says what to import
+        checkpoint.get(pl.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {}).pop("_instantiator", None)
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

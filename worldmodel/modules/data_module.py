@@ -1,6 +1,7 @@
 """Datasets for the Trainer: collected, split by episode, measured, and cut into the lanes of truncated BPTT."""
 
 import logging
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,12 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _loader(self, segments: Segments, sampler: StreamSampler | None = None) -> DataLoader[Batch]:
         # otherwise each new iterator draws from the global generator, and validation would change the training
         generator = torch.Generator().manual_seed(self.seed)
-        workers: dict[str, Any] = {"prefetch_factor": 4, "timeout": WORKER_SECONDS} if self.num_workers else {}
-        workers["num_workers"] = self.num_workers
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "worker_init_fn": _silence}
+        workers |= {"prefetch_factor": 4, "timeout": WORKER_SECONDS} if self.num_workers else {}
         workers["pin_memory"] = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(segments, batch_size=None, sampler=sampler, generator=generator, **workers)
+
+
+def _silence(worker: int) -> None:
+    """Keep the thread that hands tensors over from saying that the trainer is gone; batches report errors otherwise."""
+    sys.excepthook = lambda *_: None

@@ -191,10 +191,6 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
             for average, online in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
                 average.lerp_(online, 1 - self.hparams["slow_decay"])
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the checkpoint plain data, without the name of a class to import."""
-        checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).pop("_instantiator", None)
-
     def configure_optimizers(self) -> Any:
         hp, planned = self.hparams, self.trainer.estimated_stepping_batches
         rate, schedule = (hp["learning_rate"], hp["weight_decay"]), (hp["lr_schedule"], hp["warmup_steps"])

@@ -136,10 +136,6 @@ class Policy(ActorCritic, pl.LightningModule):
         self.hparams.update(values)
         retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the checkpoint plain data, without the name of a class to import."""
-        checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).pop("_instantiator", None)
-
     def configure_optimizers(self) -> Any:
         hp, datamodule = self.hparams, getattr(self.trainer, "datamodule", None)
         planned = min(self.trainer.estimated_stepping_batches, getattr(datamodule, "planned_batches", float("inf")))

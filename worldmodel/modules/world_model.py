@@ -257,10 +257,6 @@ class WorldModel(Model, pl.LightningModule):
         self.weights, self._graph = self.objective.weights(self), None  # a graph holds the weights of its terms
         retune(self.trainer, self.hparams["learning_rate"], self.hparams["weight_decay"])
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is data: nothing in it says what to import."""
-        checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).pop("_instantiator", None)
-
     def configure_optimizers(self) -> Any:
         hp, planned = self.hparams, self.trainer.estimated_stepping_batches
         rate, schedule = (hp["learning_rate"], hp["weight_decay"]), (hp["lr_schedule"], hp["warmup_steps"])
