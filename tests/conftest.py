@@ -22,6 +22,12 @@ def pytest_addoption(parser):
     parser.addoption("--faults", help="run only the tests of these rows of docs/reliability.md, such as 5,6")
 
 
+def pytest_configure(config):
+    """Before the workers of pytest-xdist start, start the server of warm starts that they share."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[warm.ROOM] = warm.listening()
+
+
 def pytest_collection_modifyitems(config, items):
     """Choose tests by `--full` and `--faults`; each worker begins with a share of the files with slow tests.
 

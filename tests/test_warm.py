@@ -45,8 +45,7 @@ def test_code_and_scripts_run_as_python_runs_them(tmp_path, program):
 
 
 def test_a_changed_environment_needs_a_cold_start(monkeypatch):
-    server = warm.Server.__new__(warm.Server)
-    server.environment = warm.variables()
+    server = warm.Server()
     assert server.fits(warm.variables())
     monkeypatch.setenv("HOME", os.devnull)
     assert not server.fits(warm.variables())
@@ -55,7 +54,6 @@ def test_a_changed_environment_needs_a_cold_start(monkeypatch):
 def test_a_server_that_starts_in_a_changed_environment_does_not_keep_it(monkeypatch):
     monkeypatch.setenv("HOME", os.devnull)
     server = warm.Server()
-    server.close()
     monkeypatch.undo()
     assert server.fits(warm.variables())
 

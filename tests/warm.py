@@ -3,6 +3,9 @@
 Importing torch and Lightning takes seconds, and the tests start the program several hundred times. A fork has its own
 arguments, folder, environment, output and session, and ends like any other interpreter. An import may have read the
 environment, so a program whose environment differs from the server's is started cold.
+
+All workers of pytest-xdist share a server, which is ready before they start (conftest.py): they then find compiled what
+it has imported.
 """
 
 import atexit
@@ -30,6 +33,7 @@ from typing import Any, NoReturn
 TESTS = Path(__file__).parent
 PROGRAM = ["-m", "worldmodel"]
 WIDTH = 8  # of a number that the server sends
+ROOM = "WORLDMODEL_WARM"  # the variable that names the path at which the server of all workers listens
 REDRAWN = ("rollout.png", "recall.png")  # after each validation
 ENVIRONMENT = dict(os.environ)  # as the tests were started
 UNREAD = {"PYTEST_CURRENT_TEST"}  # changes with every test; the program does not read it
@@ -128,26 +132,45 @@ def run(arguments: Iterable[Any], cwd: Path, timeout: float = 300, **options: An
     return start(arguments, cwd, **options).end(timeout)
 
 
+@cache
+def listening() -> str:
+    """The path at which a server listens; unless the environment names one, it is started, and ends with us."""
+    if path := os.environ.get(ROOM):
+        return path
+    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    path = f"{folder.name}/room"
+    ours, theirs = socket.socketpair()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as room, theirs:
+        room.bind(path)
+        room.listen()
+        fds = [room.fileno(), theirs.fileno()]
+        process = subprocess.Popen(
+            [sys.executable, __file__, *map(str, fds)],
+            env=variables(ENVIRONMENT),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=fds,
+            start_new_session=True,
+        )
+    ready = ours.recv(1)
+    assert ready, "the server of warm starts has died"
+
+    def close() -> None:
+        ours.close()
+        process.wait()
+        folder.cleanup()
+
+    atexit.register(close)
+    return path
+
+
 class Server:
     """The tests' end of the process that forks."""
 
     def __init__(self) -> None:
         self.environment = variables(ENVIRONMENT)
-        self.room, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:  # only we hold the other end, so the server ends with the tests
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        atexit.register(self.close)
-
-    def close(self) -> None:
-        self.room.close()
-        self.process.wait()
+        self.room = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.room.connect(listening())
 
     def fits(self, environment: dict[str, str]) -> bool:
         """Whether a process started with this environment would have imported the same."""
@@ -164,19 +187,28 @@ _server = cache(Server)
 # --- the server itself -----------------------------------------------------------------------------------------------
 
 
-def serve(room: socket.socket) -> list[str]:
-    """Fork for every request; returns in each program, with its command line."""
+def serve(room: socket.socket, owner: socket.socket) -> list[str]:
+    """Fork for every request of a client; returns in each program, with its command line."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    clients: list[socket.socket] = []
     while True:
-        request, fds, _, _ = socket.recv_fds(room, 1 << 20, 3)
-        if not request:
+        asking = select.select([room, owner, *clients], [], [])[0]
+        if owner in asking:
             raise SystemExit
-        if os.fork() == 0:
-            room.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return begin(*fds, **json.loads(request))
-        for fd in fds:
-            os.close(fd)
+        if room in asking:
+            clients.append(room.accept()[0])
+        for client in set(asking) - {room}:
+            request, fds, _, _ = socket.recv_fds(client, 1 << 20, 3)
+            if not request:
+                clients.remove(client)
+                client.close()
+            elif os.fork() == 0:
+                for end in (room, owner, *clients):
+                    end.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                return begin(*fds, **json.loads(request))
+            for fd in fds:
+                os.close(fd)
 
 
 def begin(out: int, err: int, status: int, warm: bool, words: list, cwd: str, environment: dict) -> list[str]:
@@ -252,7 +284,9 @@ def main() -> None:
     assert len(os.listdir("/proc/self/task")) == 1
     draw_less()
     gc.freeze()
-    words = serve(socket.socket(fileno=int(sys.argv[1])))
+    room, owner = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    owner.send(b"r")
+    words = serve(room, owner)
     rank_zero_only.rank = int(os.environ.get("RANK", 0))  # as Lightning does where it is imported
     np.random.seed()  # Python seeds its generator after a fork itself; torch's starts with a constant
     try:
