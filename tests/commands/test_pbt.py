@@ -17,7 +17,7 @@ from worldmodel.callbacks.exchange import report_of
 from worldmodel.cli import main
 from worldmodel.runs.cluster import share
 
-MEMBERS, STEPS = 2, 18
+MEMBERS, STEPS = 2, 24
 RATE = "model.learning_rate"
 CONFS = [  # of world models is also what most of these tests run
     pytest.param(path.name, marks=[] if "policy" in path.name else pytest.mark.full)
@@ -27,7 +27,7 @@ CONFS = [  # of world models is also what most of these tests run
 
 @pytest.fixture(scope="module")
 def conf(toy_data, tmp_path_factory):
-    """Exchanges after steps 6 and 12."""
+    """Exchanges after steps 6, 12 and 18."""
     values = {
         "wandb": "disabled",
         "threads": 1,
@@ -72,9 +72,9 @@ def started(arguments, folder, step):
 def test_a_population_exchanges_and_reports(whole):
     out, said = whole
     exploits, reports = rows(out / "lineage.csv"), rows(out / "population.csv")
-    assert [int(row["step"]) for row in exploits] == [6, 12], "one member copies at each exchange"
+    assert [int(row["step"]) for row in exploits] == [6, 12, 18], "one member copies at each exchange"
     assert [(int(row["step"]), int(row["member"])) for row in reports] == [
-        (step, member) for step in (6, 12, 18) for member in range(MEMBERS)
+        (step, member) for step in (6, 12, 18, 24) for member in range(MEMBERS)
     ]
     scores = {(row["step"], row["member"]): float(row["score"]) for row in reports}
     for exploit in exploits:
@@ -84,7 +84,7 @@ def test_a_population_exchanges_and_reports(whole):
             row for row in reports if (row["step"], row["member"]) == (str(int(exploit["step"]) + 6), exploit["member"])
         )
         assert following[RATE] == exploit[f"{RATE} after"], "what it went on with"
-    best = min((score, member) for (step, member), score in scores.items() if step == "18")
+    best = min((score, member) for (step, member), score in scores.items() if step == "24")
     assert f"the best is member {best[1]}" in said and said.strip().splitlines()[-1] == f"best: {out / 'best'}"
     assert (out / "population.png").stat().st_size > 10_000 and not (out / ".tune").exists()
 
@@ -206,8 +206,8 @@ def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_pat
     [
         ([], "pbt needs a configuration: --config"),
         (["--config", "CONF", "--intervl", "6"], "unknown option --intervl: did you mean '--interval'"),
-        (["--config", "CONF", "--interval", "5"], "--interval 5 does not divide .* 18 into exchanges: --interval 3"),
-        (["--config", "CONF", "--interval", "18"], "--interval 18 does not divide .*: --interval 9 does"),
+        (["--config", "CONF", "--interval", "5"], "--interval 5 does not divide .* 24 into exchanges: --interval 4"),
+        (["--config", "CONF", "--interval", "24"], "--interval 24 does not divide .*: --interval 12 does"),
         (["--config", "CONF", "--trainer.max_steps", "-1"], "number of optimizer steps: set --trainer.max_steps"),
         (["--config", "CONF", "--population", "1"], "--population 1: copying takes at least two"),
         (["--config", "CONF", "--quantile", "0.6"], "--quantile 0.6: it must be above 0, and at most 0.5"),
