@@ -50,7 +50,7 @@ def _parser(command: str) -> Parser:
     add("path", type=Path, metavar="PATH", help="Dataset: a folder or an HDF5 file.")
     if command != "compact":
         add("--format", choices=FORMATS, help="Format of the dataset; recognised if omitted.")
-        add("--alignment", choices=get_args(Alignment), help="Of .npz rows: an action follows its row, or led to it.")
+        add("--alignment", choices=get_args(Alignment), help="Whether an action in .npz follows its row, or led to it.")
         add("--schema", metavar="FILE", help="YAML file that describes the layout of your own HDF5 file.")
     match command:
         case "info":
@@ -60,7 +60,7 @@ def _parser(command: str) -> Parser:
             add("--test_fraction", type=float, default=0.15, help="Test's share of the training to come.")
             add("--split_seed", type=int, default=0, help="Seed of the split of the training to come.")
         case "convert":
-            add("--out", type=Path, required=True, metavar="DIR", help="Folder to write to; new, or with --append not.")
+            add("--out", type=Path, required=True, metavar="DIR", help="Folder to write to; new, unless --append.")
             add("--append", action="store_true", help="Add to the dataset that DIR already holds.")
     return parser
 

@@ -294,5 +294,5 @@ class EpisodeDataModule(pl.LightningDataModule):
 
 
 def _silence(worker: int) -> None:
-    """Keep the thread that hands tensors over from saying that the trainer is gone; batches report errors otherwise."""
+    """Keep the thread that hands tensors to the trainer from showing how it went; batches report errors elsewhere."""
     sys.excepthook = lambda *_: None
