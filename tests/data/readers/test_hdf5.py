@@ -239,8 +239,8 @@ def test_alignments_that_contradict_the_file_are_errors(tmp_path):
     [
         ({"observation": "x"}, "unknown key 'observation': did you mean 'observations'"),
         ({"episodes": {"group": "data/*"}}, "unknown key 'group': did you mean 'groups'"),
-        ({"episodes": {"groups": "a", "ends": ["b"]}}, "must be one of groups, ends, and lengths"),
-        ({"episodes": {"offsets": "a"}}, "must be one of groups, ends, and lengths"),
+        ({"episodes": {"groups": "a", "ends": ["b"]}}, "must be one of groups, column, ends, and lengths"),
+        ({"episodes": {"offsets": "a"}}, "must be one of groups, column, ends, and lengths"),
         ({"episodes": {"groups": "trial/trial*"}}, "no group matches 'trial/trial.'; did you mean 'trials/trial"),
         ({"actions": None}, "needs the key 'actions'"),
         ({"actions": "comand"}, "trials/trial0: there is no dataset 'comand' with rows; did you mean 'command'"),

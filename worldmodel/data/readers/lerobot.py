@@ -15,8 +15,9 @@ import numpy as np
 
 from worldmodel.data.episode import Episode, Reader, Source, fingerprint
 from worldmodel.data.readers.alignment import leaf_of
-from worldmodel.data.readers.lerobot_columns import Feature, frames_of, need, open_parquet, readable, values_of
+from worldmodel.data.readers.lerobot_columns import Feature, frames_of, values_of
 from worldmodel.data.readers.lerobot_index import ACTION, Entry, array_feature, pick_features, read_entries, read_info
+from worldmodel.data.readers.parquet import need, open_parquet, readable
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
 
@@ -45,6 +46,7 @@ def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
         UserError: for another version, a file that is missing, damaged, outside the folder or declares more than it
             can hold, rows or frames that contradict the index, an unknown key, a missing optional package.
     """
+    need("pyarrow", "lerobot")
     root = path.resolve()
     info = read_info(path)
     features, left_out = pick_features(path, info, observations)

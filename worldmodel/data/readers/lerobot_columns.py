@@ -2,21 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldmodel.data.readers.parquet import need
 from worldmodel.errors import UserError
 
-FLOOR, EXPANSION = 64 << 20, 1100  # bytes that any file may declare; above that: this many times its size
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names of 1, 3 and 4 channels
 FORMATS = {1: "gray", 3: "rgb24"}  # FFmpeg's names of 1 and 3 channels
-WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}  # bytes per decoded value
 
 
 @dataclass(frozen=True)
@@ -34,42 +31,6 @@ class Clip:
     path: Path
     start: float  # seconds, of the episode's first frame
     end: float  # seconds, from which on frames may be the next episode's
-
-
-@contextmanager
-def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
-    """A Parquet file, open; a UserError if it is damaged, lacks a column or declares more than it can hold."""
-    pq = need("pyarrow.parquet")
-    with readable(file):
-        reader = pq.ParquetFile(file, page_checksum_verification=True)
-    with reader:
-        meta, size, declared = reader.metadata, file.stat().st_size, 0
-        if missing := set(names) - set(reader.schema_arrow.names):
-            raise UserError(f"{file}: there is no column {min(missing)!r}")
-        for i in range(meta.num_columns):
-            if meta.schema.column(i).path.startswith(tuple(names)):
-                width = WIDTHS.get(meta.schema.column(i).physical_type, 0)
-                chunks = [meta.row_group(group).column(i) for group in range(meta.num_row_groups)]
-                # a dictionary repeats a value at no cost, so the size of the decoded values counts too
-                declared += sum(max(chunk.total_uncompressed_size, chunk.num_values * width) for chunk in chunks)
-        if declared > max(FLOOR, EXPANSION * size):
-            raise UserError(f"{file} declares {declared:,} bytes, more than a file of {size:,} bytes can hold")
-        yield reader
-
-
-@contextmanager
-def readable(where: Any) -> Iterator[str]:
-    """Turn errors of pyarrow in the block into a UserError that begins with `where`."""
-    pa = need("pyarrow")
-    try:
-        yield str(where)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{where}: the file is missing") from None
-    except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: it cannot be read as Parquet: it is damaged ({reason})") from error
 
 
 def values_of(column: Any, feature: Feature, where: str) -> np.ndarray:
@@ -123,7 +84,7 @@ def _images(column: Any, feature: Feature, where: str) -> np.ndarray:
 
 def frames_of(clip: Clip, rows: int, fps: float, feature: Feature, where: str) -> np.ndarray:
     """The frames nearest to clip.start + row / fps, (rows, H, W, C); none of another episode, none used twice."""
-    av = need("av")
+    av = need("av", "lerobot")
     frames, offsets = np.empty((0, *feature.shape), np.uint8), np.full(rows, math.inf)
     try:
         # the format is fixed, since FFmpeg might guess one that makes it open other files
@@ -161,11 +122,3 @@ def _decoded(container: Any, start: float, where: str) -> Iterator[Any]:
         if frame.time is None or frame.is_corrupt:
             raise UserError(f"{where}: a frame is damaged, or has no time")
         yield frame
-
-
-def need(module: str) -> Any:
-    """An optional package, imported; a UserError says how to install it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UserError(f"a LeRobot dataset is read with {module}: pip install 'worldmodel[lerobot]'") from error

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.data.episode import inside
-from worldmodel.data.readers.lerobot_columns import Clip, Feature, open_parquet, readable
+from worldmodel.data.readers.lerobot_columns import Clip, Feature
+from worldmodel.data.readers.parquet import open_parquet, readable
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError, choose, nearest
 
