@@ -13,11 +13,11 @@ import pytest
 from conftest import ROOT
 
 BLOCK = re.compile(r"^```(python|diff)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FIT = ["fit", "--data.path", "csv", "--run_dir", "run", "--wandb", "disabled", "--trainer.accelerator", "cpu"]
+FIT = ["fit", "--data.path", "jsonl", "--run_dir", "run", "--wandb", "disabled", "--trainer.accelerator", "cpu"]
 TINY = ["--trainer.max_steps", "2", "--data.steps", "8", "--data.lanes", "2", "--rollout.multiples", "[1]"]
 COMMANDS = {
     "help": ["--help"],
-    "check": ["data", "check", "csv"],
+    "check": ["data", "check", "jsonl"],
     "collect": ["collect", "worldmodel/Parity-v0", "--out", "parity", "--steps", "40"],
     "fit": [*FIT, *TINY, "--model.rule", "leaky", "--model.width", "8"],
     "size": ["size", "--ckpt", "run"],
@@ -76,11 +76,11 @@ def changed(tmp_path_factory) -> Path:
 def printed(changed) -> dict[str, str]:
     """What the commands print with the examples."""
     rng = np.random.default_rng(0)
-    (changed / "csv").mkdir()
+    (changed / "jsonl").mkdir()
     for i in range(6):
         rows = rng.normal(size=(30, 3)).round(3) * [1, 1, i > 0]  # nothing is done in the first
-        table = "\n".join(",".join(map(str, row)) for row in rows)
-        (changed / "csv" / f"{i}.csv").write_text(f"obs_a,obs_b,action\n{table}\n")
+        lines = [json.dumps({"obs": list(row[:2]), "action": list(row[2:])}) for row in rows]
+        (changed / "jsonl" / f"{i}.jsonl").write_text("\n".join(lines))
     variables = os.environ | {"PYTHONPATH": str(changed), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     command = [sys.executable, "-c", PROGRAM, json.dumps(COMMANDS)]
     process = subprocess.run(command, cwd=changed, env=variables, capture_output=True, text=True, timeout=400)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from conftest import one_line
 
-from tests.data.readers import test_hdf5, test_lerobot, test_npz
+from tests.data.readers import test_hdf5, test_lerobot, test_npz, test_table
 from tests.data.readers.toy import assert_same, episodes, is_exact
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episode import Episode
@@ -48,6 +48,10 @@ FORMATS = {
     "robomimic": (lambda path: test_hdf5.write_robomimic(path / "r.hdf5", MANY), []),
     "stable-worldmodel": (lambda path: test_hdf5.write_swm(path / "s.h5", MANY), []),
     "a lab's own": (lambda path: test_hdf5.write_lab(path / "lab.h5", MANY), ["--schema", "lab.yaml"]),
+    "table": (
+        lambda path: test_table.write_csv(path / "t.csv", test_table.columns_of(MANY)),
+        ["--schema", "table.yaml"],
+    ),
     "dreamer chunks": (lambda path: test_npz.write_chunks(made(path / "c"), MANY), ["--alignment", "next"]),
     "npz an episode": (
         lambda path: test_npz.write_files(made(path / "f"), MANY, alignment="previous"),
@@ -63,6 +67,7 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
     """And training on it directly is training on what was converted."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5.LAB))
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(test_table.TABLE))
     write, options = FORMATS[name]
     path = write(tmp_path)
     process = worldmodel("data", "convert", path, "--out", "out", *options)
@@ -157,6 +162,10 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
         (["convert", "npz", "--out", "x"], "--alignment"),
         (["convert", "lab.h5", "--out", "x"], "schema"),
         (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no schema file none.yaml"),
+        (
+            ["check", "t.csv"],
+            "to a file, correct it, and name the file with --schema: {episodes: {column: trial}, observ",
+        ),
         (["info"], "PATH"),
         (["info", "TOY", "--picture", "nowhere/x.png"], "must be a .png file in an existing folder"),
         (["convert", "TOY", "--out", "TOY", "--append"], "is the dataset to convert: choose another --out"),
@@ -169,6 +178,7 @@ def test_a_mistake_is_one_clear_line(worldmodel, toy_data, tmp_path, arguments, 
     made(tmp_path / "empty")
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(test_hdf5.LAB))
     test_hdf5.write_lab(tmp_path / "lab.h5", MANY)
+    test_table.write_csv(tmp_path / "t.csv", test_table.columns_of(MANY))
     arguments = [str(toy_data) if argument == "TOY" else argument for argument in arguments]
     assert message in one_line(worldmodel("data", *arguments))
 

@@ -108,3 +108,23 @@ def test_statistics_are_the_training_splits(pendulum_data):
 def test_wrong_sizes_are_named(toy_data, name, value):
     with pytest.raises(UserError, match=f"data.{name} is {value}"):
         EpisodeDataModule(toy_data, **{name: value})
+
+
+def test_the_test_may_be_other_columns_of_the_same_file(tmp_path):
+    columns = {"uEst": np.arange(60.0), "yEst": np.arange(60.0), "uVal": np.zeros(60), "yVal": 100 + np.arange(60.0)}
+    path = tmp_path / "plant.csv"
+    np.savetxt(path, np.stack([*columns.values()], axis=1), delimiter=",", header=",".join(columns), comments="")
+    train, test = (
+        {"observations": f"y{part}", "actions": [f"u{part}", f"u{part}_next"], "final_observation": "included"}
+        for part in ("Est", "Val")
+    )
+    where = {"test_path": path, "test_schema": test, "cache_dir": tmp_path / "cache"}
+    for memory_gb in (1.0, 0.0, 0.0):  # in memory, written to a cache, and read from it
+        data = EpisodeDataModule(path, schema=train | {"episodes": {"lengths": 20}}, memory_gb=memory_gb, **where)
+        assert sorted(map(len, data.splits.values())) == [1, 1, 2]
+        rows = data.splits["test"].rows(0)
+        assert data.splits["test"].obs(rows)[:, 0].tolist() == columns["yVal"].tolist()
+        assert data.splits["train"].obs(data.splits["train"].rows(0)).max() < 60
+    assert len(list((tmp_path / "cache").rglob("index.json"))) == 2
+    with pytest.raises(UserError, match="data.test_path must say where"):
+        EpisodeDataModule(path, schema=train, test_schema=test)

@@ -47,11 +47,16 @@ def main(argv: list[str]) -> None:
 def _parser(command: str) -> Parser:
     parser = Parser(f"worldmodel data {command}", COMMANDS[command])
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="Dataset: a folder or an HDF5 file.")
+    add(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="Dataset: a folder, a file (HDF5, CSV, Parquet, MATLAB), or 'DIR/*.csv'.",
+    )
     if command != "compact":
         add("--format", choices=FORMATS, help="Format of the dataset; recognised if omitted.")
         add("--alignment", choices=get_args(Alignment), help="Whether an action in .npz follows its row, or led to it.")
-        add("--schema", metavar="FILE", help="YAML file that describes the layout of your own HDF5 file.")
+        add("--schema", metavar="FILE", help="YAML file that says what your own HDF5 file or table holds where.")
     match command:
         case "info":
             add("--picture", type=Path, metavar="FILE", help="PNG file for frames or curves of a few episodes.")
@@ -94,6 +99,8 @@ def _notes(source: Source) -> list[tuple[str, str]]:
     for key in ("dropped_transitions", "dropped_last_actions"):
         if about.get(key):
             notes.append(("dropped", f"{about[key]} last transitions: no observation follows them in the file"))
+    if skipped := about.get("episodes_without_transition"):
+        notes.append(("skipped", f"{_count(skipped, 'episode')} of a single row: no transition"))
     return notes + ([("left out", ", ".join(about["left_out"]))] if about.get("left_out") else [])
 
 

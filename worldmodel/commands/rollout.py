@@ -23,7 +23,8 @@ from worldmodel.runs.checkpoint import config_of, find_checkpoint, read_checkpoi
 from worldmodel.runs.folder import file_name, new_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
-OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "test_path", "test_collect")  # dropped for another
+# options of the data, dropped for another dataset
+OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "test_path", "test_schema", "test_collect")
 
 
 def main(argv: list[str]) -> None:

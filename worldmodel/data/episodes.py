@@ -170,7 +170,7 @@ def split_episodes(episodes: int, val_fraction: float, test_fraction: float, see
         raise UserError(
             f"the dataset holds {episodes} episode{'s' * (episodes > 1)}: too few to split into training,"
             f" {counts[0]} for validation and {counts[1]} for the test; collect more episodes"
-            " (--data.test_fraction 0 needs one fewer)"
+            " (--data.test_fraction 0 needs one fewer), or cut a long one by a schema (episodes: {lengths: 1000})"
         )
     order = np.random.default_rng(seed).permutation(episodes)
     val, test, train = np.split(order, np.cumsum(counts))

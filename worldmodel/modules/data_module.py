@@ -20,7 +20,7 @@ from worldmodel.data.readers import Alignment, Format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.data.statistics import normalization
 from worldmodel.envs.collect import CollectOptions, collect_once
-from worldmodel.errors import UserError, choose
+from worldmodel.errors import UserError, at_least, choose
 from worldmodel.tasks.sequences import Task, task_of
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,14 @@ class EpisodeDataModule(pl.LightningDataModule):
         collect: What to collect where there is nothing at the path yet; null: the dataset must exist.
         format: Format of the dataset; null: detected.
         alignment: For npz rows: `next` if a row's action follows its observation, `previous` if it led to it.
-        schema: Where a lab's own HDF5 file holds what: a mapping, or a YAML file with one.
+        schema: Where your own HDF5 file or table holds what: a mapping, or a YAML file with one.
         observations: Keys of dict observations to use; null: all.
         steps: Segment length T in steps, the horizon of truncated BPTT.
         lanes: Number of lanes B, the batch size over all ranks together; a multiple of the number of ranks.
         val_fraction: Share of the episodes for validation; at least one episode.
         test_fraction: Share of the episodes for the test; at least one episode where it is not 0.
         test_path: Dataset for the test alone, of the same spaces and format, which replaces test_fraction; null: none.
+        test_schema: The schema of test_path, such as other columns or rows of the same file; null: as schema.
         test_collect: What to collect where there is nothing at test_path yet; null: that dataset must exist.
         split_seed: Seed of the split into training, validation and test.
         seed: Seed of the order of the episodes in training.
@@ -72,6 +73,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         test_path: Path | None = None,
+        test_schema: dict[str, Any] | str | None = None,
         test_collect: CollectOptions | None = None,
         split_seed: int = 0,
         seed: int = 0,
@@ -84,21 +86,20 @@ class EpisodeDataModule(pl.LightningDataModule):
         accept_changed: bool = False,
     ) -> None:
         super().__init__()
-        self.path, self.collect = Path(path), collect
+        self.path, self.collect, self.test_path, self.test_collect = Path(path), collect, test_path, test_collect
         self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
+        self.test_reading = self.reading | ({} if test_schema is None else {"schema": test_schema})
         self.observations = [observations] if isinstance(observations, str) else observations
         self.steps, self.lanes = steps, lanes
-        self.test_path, self.test_collect = test_path, test_collect
         self.val_fraction, self.test_fraction = val_fraction, test_fraction if test_path is None else 0.0
         self.split_seed, self.seed, self.position = split_seed, seed, 0
         self.non_finite: NonFinite = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
         self.num_workers, self.whole_episodes, self.accept_changed = num_workers, whole_episodes, accept_changed
-        for name, value, least in (("steps", steps, 1), ("lanes", lanes, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise UserError(f"data.{name} is {value}: it must be at least {least}")
-        if test_collect is not None and test_path is None:
-            raise UserError("data.test_collect says what to collect, data.test_path must say where to")
+        at_least(1, "data.", steps=steps, lanes=lanes)
+        at_least(0, "data.", num_workers=num_workers)
+        if test_path is None and not (test_collect is None and test_schema is None):
+            raise UserError("test_collect and test_schema say what the test's data is, data.test_path must say where")
         if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
             raise UserError(
                 f"data.val_fraction is {val_fraction}, data.test_fraction {test_fraction}: the first must be above 0,"
@@ -114,17 +115,17 @@ class EpisodeDataModule(pl.LightningDataModule):
     @cached_property
     def source(self) -> Source:
         """The dataset."""
-        return self._open(self.path, self.collect)
+        return self._open(self.path, self.collect, self.reading)
 
     @cached_property
     def test_source(self) -> Source:
         """The dataset of the test episodes."""
-        return self.source if self.test_path is None else self._open(self.test_path, self.test_collect)
+        return self._open(self.test_path, self.test_collect, self.test_reading) if self.test_path else self.source
 
-    def _open(self, path: Path, collect: CollectOptions | None) -> Source:
+    def _open(self, path: Path, collect: CollectOptions | None, reading: dict[str, Any]) -> Source:
         if collect is not None and not path.exists():
             raise UserError(f"no dataset at {path} yet: call EpisodeDataModule.prepare_data() to collect it")
-        return open_source(path, **self.reading, observations=self.observations)
+        return open_source(path, **reading, observations=self.observations)
 
     @cached_property
     def layout(self) -> Layout:
@@ -188,7 +189,8 @@ class EpisodeDataModule(pl.LightningDataModule):
                 )
             loaded = load_compressed(path, self.layout)
         else:
-            loaded = load(source, self.memory_gb * 2**30, cache_folder(path, self.cache_dir), self.layout)
+            part = "" if source is self.source else "test"  # which may be the same file by another schema
+            loaded = load(source, self.memory_gb * 2**30, cache_folder(path, self.cache_dir) / part, self.layout)
         return only_finite(loaded, path, self.non_finite)
 
     @cached_property

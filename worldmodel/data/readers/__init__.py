@@ -13,7 +13,7 @@ import yaml
 from worldmodel.data.episode import Reader, Source
 from worldmodel.errors import UserError, choose
 
-Format = Literal["worldmodel", "lerobot", "minari", "npz", "hdf5"]  # recognised in this order
+Format = Literal["worldmodel", "lerobot", "minari", "npz", "hdf5", "table"]  # recognised in this order
 FORMATS: tuple[str, ...] = get_args(Format)
 Alignment = Literal["next", "previous"]
 
@@ -28,10 +28,10 @@ def open_source(
     """A dataset as a stream of canonical episodes.
 
     Args:
-        path: a folder, or an HDF5 file.
+        path: a folder, a file (HDF5, CSV, Parquet, MATLAB), or a pattern of table names such as `lab/run-*.csv`.
         format: None: recognised. `hdf5` is D4RL, robomimic, stable-worldmodel, or what a schema describes.
         alignment: of npz rows, whose files do not record it; see data.readers.npz.
-        schema: of your own HDF5 file, or a YAML file that holds it; see data.readers.hdf5_schema.
+        schema: of your own HDF5 file or table, or a YAML file that holds it; see data.readers.schema.
         observations: the keys to read, which spares decoding the others where the format allows it; None: all.
 
     Raises:
@@ -39,7 +39,7 @@ def open_source(
     """
     if isinstance(schema, str):
         schema = _read_schema(Path(schema))
-    name = choose("format", format, FORMATS) if format else "hdf5" if schema else _recognise(path)
+    name = choose("format", format, FORMATS) if format else _recognise(path, schema is not None)
     reader = _reader(name)
     options: dict[str, Any] = {"alignment": alignment, "schema": schema}
     for option, value in options.items():
@@ -56,15 +56,19 @@ def _reader(name: str) -> Reader:
     return import_module(f"{__name__}.{name}").READER
 
 
-def _recognise(path: Path) -> str:
-    for name in FORMATS:
+def _recognise(path: Path, by_schema: bool) -> str:
+    """The format of what lies at the path; with a schema, of those that take one."""
+    formats = [name for name in FORMATS if not by_schema or "schema" in _reader(name).options]
+    for name in formats:
         if _reader(name).recognises(path):
             return name
     if not path.exists():
         raise UserError(
             f"no dataset at {path}: it does not exist; make one with `worldmodel collect ENV_ID --out {path}`"
         )
-    known = ", ".join(_reader(name).looks_like for name in FORMATS)
+    if by_schema and path.is_file():
+        return "hdf5"  # whatever its name
+    known = ", ".join(_reader(name).looks_like for name in formats)
     raise UserError(f"{path} is no dataset of a known format: {known}")
 
 
