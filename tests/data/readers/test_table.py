@@ -67,7 +67,9 @@ def write_mat73(path, columns):
     """As MATLAB writes it: HDF5 below 512 bytes of its own, by columns."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, values in columns.items():
-            file[name] = np.asarray(values)[None].astype("u1" if values.dtype == bool else values.dtype)
+            file[name] = (
+                np.asarray(values).reshape(len(values), -1).T.astype("u1" if values.dtype == bool else values.dtype)
+            )
             file[name].attrs["MATLAB_class"] = np.bytes_("logical" if values.dtype == bool else "double")
         file["note"] = np.array([[110], [111]], "u2")
         file["note"].attrs["MATLAB_class"] = np.bytes_("char")
@@ -118,9 +120,10 @@ def test_a_vector_in_a_cell(tmp_path):
     (one,) = episodes((9,))
     state, u = one.observations["state"], np.append(one.actions[:, 0], 0)
     savemat(tmp_path / "a.mat", {"state": state, "u": u})
+    write_mat73(tmp_path / "b.mat", {"state": state, "u": u})
     pq.write_table(pa.table({"state": state.tolist(), "u": u}), tmp_path / "a.parquet")
     schema = {"observations": "state", "actions": "u", "final_observation": "included"}
-    for name in ("a.mat", "a.parquet"):
+    for name in ("a.mat", "b.mat", "a.parquet"):
         (found,) = read(tmp_path / name, schema)
         np.testing.assert_array_equal(found.observations["observation"], state)
         np.testing.assert_array_equal(found.actions, one.actions[:, 0])
@@ -194,6 +197,8 @@ def test_episodes_may_have_names(tmp_path, name):
         trials = np.array(trials, object)
     FILES[name](tmp_path / name, {"trial": trials, "y": np.arange(5.0), "u": np.zeros(5)})
     found = dict(open_source(tmp_path / name, schema=PLANT | {"episodes": {"column": "trial"}}).episodes())
+    later = read(tmp_path / name, PLANT | {"episodes": {"column": "trial"}, "rows": [2, 5]})[-1]
+    assert later.observations["observation"].tolist() == [2, 3, 4]
     assert {where: len(one) for where, one in found.items()} == {f"{name}, episode warm up": 1, f"{name}, episode b": 2}
 
 
