@@ -7,9 +7,9 @@ from conftest import TOY
 from memory import all_obs, episodes_of
 
 from worldmodel import EpisodeDataModule
-from worldmodel.data.episodes import split_episodes
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.segments import Segments
+from worldmodel.data.splits import split_episodes
 from worldmodel.errors import UserError
 
 

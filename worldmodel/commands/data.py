@@ -12,10 +12,10 @@ from rich.text import Text
 from worldmodel.arguments import Parser, fail
 from worldmodel.data.check import Finding, check_episodes
 from worldmodel.data.episode import Source
-from worldmodel.data.episodes import split_episodes
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.readers import FORMATS, Alignment, open_source
+from worldmodel.data.splits import split_episodes
 from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet

@@ -8,7 +8,6 @@ own, uint8, channels last. An episode of T transitions has T + 1 rows; in the la
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
@@ -37,6 +36,11 @@ class Layout:
         """key -> number of entries, of everything that is no image."""
         leaves = self.observation_space.items()
         return {key: spaces.num_features(leaf) for key, leaf in leaves if key not in self.images}
+
+    @property
+    def vector_entries(self) -> list[str]:
+        """(vector_dim,) names: key and index of each entry of the vector."""
+        return [f"{key}[{i}]" for key, size in self.vectors.items() for i in range(size)]
 
     @property
     def vector_dim(self) -> int:
@@ -136,6 +140,14 @@ class Episodes:
         names = [self.names[i] for i in chosen]
         return replace(self, starts=self.starts[chosen], num_frames=self.num_frames[chosen], names=names)
 
+    def cut(self, episode: int, begin: int, end: int) -> "Episodes":
+        """Frames begin .. end - 1 of an episode, as an episode of its own.
+
+        Its last row keeps the reward, end and action of the step to a frame that is not in it: no step of this episode.
+        """
+        names = [f"{self.names[episode]} (frames {begin} to {end - 1})"]
+        return replace(self, starts=self.starts[[episode]] + begin, num_frames=np.array([end - begin]), names=names)
+
     def rows(self, episode: int) -> np.ndarray:
         """(T + 1,) the row numbers of an episode."""
         return self.starts[episode] + np.arange(self.num_frames[episode])
@@ -158,20 +170,3 @@ class Episodes:
     def action(self, rows: np.ndarray) -> np.ndarray:
         """(..., A) float32."""
         return self.frames.take(rows, axis=0)[..., self.layout.vector_dim + 2 :]
-
-
-Split = Literal["train", "val", "test"]
-
-
-def split_episodes(episodes: int, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, np.ndarray]:
-    """Indices of each split, at least one for each fraction above 0; a UserError if there are too few to split."""
-    counts = [max(1, round(episodes * fraction)) if fraction > 0 else 0 for fraction in (val_fraction, test_fraction)]
-    if episodes - sum(counts) < 1:
-        raise UserError(
-            f"the dataset holds {episodes} episode{'s' * (episodes > 1)}: too few to split into training,"
-            f" {counts[0]} for validation and {counts[1]} for the test; collect more episodes"
-            " (--data.test_fraction 0 needs one fewer), or cut a long one by a schema (episodes: {lengths: 1000})"
-        )
-    order = np.random.default_rng(seed).permutation(episodes)
-    val, test, train = np.split(order, np.cumsum(counts))
-    return {"train": train, "val": val, "test": test}

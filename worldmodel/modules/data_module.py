@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 
 from worldmodel.batch import Batch
 from worldmodel.data.episode import Source
-from worldmodel.data.episodes import Episodes, Layout, Split, split_episodes
+from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import NonFinite, cache_folder, load, load_compressed, only_finite
 from worldmodel.data.readers import Alignment, Format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
+from worldmodel.data.splits import Split, check_split, split
 from worldmodel.data.statistics import normalization
 from worldmodel.envs.collect import CollectOptions, collect_once
 from worldmodel.errors import UserError, at_least, choose
@@ -49,6 +50,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         test_path: Dataset for the test alone, of the same spaces and format, which replaces test_fraction; null: none.
         test_schema: The schema of test_path, such as other columns or rows of the same file; null: as schema.
         test_collect: What to collect where there is nothing at test_path yet; null: that dataset must exist.
+        folds: Number of folds for cross-validation, which replaces val_fraction: whole episodes or, where there are
+            fewer than folds, consecutive blocks of each; null: none.
+        fold: The fold that validates, from 0.
         split_seed: Seed of the split into training, validation and test.
         seed: Seed of the order of the episodes in training.
         non_finite: Whether an episode with a NaN or infinity is an error, or is skipped.
@@ -75,6 +79,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         test_path: Path | None = None,
         test_schema: dict[str, Any] | str | None = None,
         test_collect: CollectOptions | None = None,
+        folds: int | None = None,
+        fold: int = 0,
         split_seed: int = 0,
         seed: int = 0,
         non_finite: NonFinite = "error",
@@ -92,6 +98,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.observations = [observations] if isinstance(observations, str) else observations
         self.steps, self.lanes = steps, lanes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction if test_path is None else 0.0
+        self.folds, self.fold = folds, fold
         self.split_seed, self.seed, self.position = split_seed, seed, 0
         self.non_finite: NonFinite = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
@@ -100,11 +107,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         at_least(0, "data.", num_workers=num_workers)
         if test_path is None and not (test_collect is None and test_schema is None):
             raise UserError("test_collect and test_schema say what the test's data is, data.test_path must say where")
-        if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
-            raise UserError(
-                f"data.val_fraction is {val_fraction}, data.test_fraction {test_fraction}: the first must be above 0,"
-                " the second at least 0, and their sum below 1"
-            )
+        check_split(val_fraction, test_fraction, folds, fold)
 
     def prepare_data(self) -> None:
         """Collect what is missing; raise UserError if a dataset there was collected otherwise."""
@@ -162,10 +165,10 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @cached_property
     def splits(self) -> dict[Split, Episodes]:
-        """The episodes of each split; a function of the data, the fractions and `split_seed`."""
+        """The episodes of each split; a function of the data, the fractions, the fold and `split_seed`."""
         episodes = self._load(self.source, self.path)
-        chosen = split_episodes(len(episodes), self.val_fraction, self.test_fraction, self.split_seed)
-        splits: dict[Split, Episodes] = {name: episodes.select(indices) for name, indices in chosen.items()}
+        shares = self.val_fraction, self.test_fraction
+        splits = split(episodes, *shares, self.folds, self.fold, self.split_seed)
         if self.test_path is not None:
             for name in ("observation_space", "action_space"):
                 own, test = getattr(self.source, name), getattr(self.test_source, name)
@@ -264,7 +267,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _stream(self) -> dict[str, Any]:
         """What decides which frames batch n holds."""
         names = ("steps", "lanes", "whole_episodes", "seed", "split_seed", "val_fraction", "test_fraction")
-        names += ("non_finite", "observations")
+        names += ("folds", "fold", "non_finite", "observations")
         return {name: getattr(self, name) for name in names} | {"files": self.source.fingerprint[:12]}
 
     def _segments(self, split: Split, shuffle: bool = False) -> Segments:
