@@ -117,6 +117,38 @@ def test_the_threshold_is_that_of_the_run_and_nothing_is_overwritten(run, tmp_pa
     assert said.strip().splitlines()[-1] == "rollout: runs/rollout/gated_norm-toy_env-Toy-v0-s3-2"
 
 
+def test_a_free_run_goes_from_the_first_frames_to_the_end(run, capsys):
+    data, model = run
+    episodes = data.splits["val"]
+    chosen = [i for i, frames in enumerate(episodes.num_frames) if frames > 9]
+    roll("--split", "val", "--from_start", 9, "--out", "out")
+    said = capsys.readouterr().out
+    rows, truths, expected = rows_of("out/trajectories.csv"), [], []
+    for number in chosen:
+        frames = episodes.rows(number)
+        obs, action = (torch.from_numpy(read(frames)).unsqueeze(0) for read in (episodes.obs, episodes.action))
+        first = torch.zeros(1, 8, dtype=torch.bool).index_fill(1, torch.tensor(0), True)
+        with torch.no_grad():
+            _, _, h = model.observe(obs[:, :8], action[:, :8], first)
+            expected.append(model.open_loop(model.encode(obs[:, 8]), h, action[:, 8:-1]).obs[0].numpy())
+        truths.append(obs[0, 9:].numpy())
+    expected, truths = np.concatenate(expected), np.concatenate(truths)
+    predicted = np.array([float(row["prediction"]) for row in rows]).reshape(-1, 2)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal([float(row["truth"]) for row in rows], truths.flatten())
+    rmse = np.sqrt(np.square(expected - truths).mean(axis=0))
+    found = {row["metric"]: float(row["value"]) for row in rows_of("out/rollout.csv")}
+    assert found["free_run/rmse"] == pytest.approx(rmse.mean(), rel=1e-5)
+    assert found["free_run/rmse observation[1]"] == pytest.approx(rmse[1], rel=1e-5)
+    assert found["free_run/nmse"] == pytest.approx(Ruler(episodes).error(expected, truths).mean(), rel=1e-5)
+    assert [row["episode"] for row in rows_of("out/free_run.csv")[::2]] == [episodes.names[i] for i in chosen]
+    left = len(episodes) - len(chosen)
+    assert (f"{left} episodes of at most 9 frames are left out" in said) == (left > 0)
+    assert f"all {len(chosen)}" in said and f"{rmse.mean():.4g}" in said and "val split" in said
+    with Image.open("out/rollout.png") as picture:
+        assert picture.width > 1000
+
+
 def test_by_default_a_few_long_episodes_of_the_test_split(run, capsys):
     data, _ = run
     roll()
@@ -166,6 +198,10 @@ def test_images_become_an_animation_and_a_checkpoint_needs_no_run_where_the_data
         ("--burn_in 0", "--burn_in is 0: it must be at least 1"),
         ("--burn_in 999", "nothing is left to predict after frame 999"),
         ("--start 3 --burn_in 5", "--burn_in 5 reaches back before frame 0"),
+        ("--from_start 0", "--from_start is 0: it must be at least 1"),
+        ("--from_start 3 --horizon 5", "runs to each episode's end: leave out --horizon"),
+        ("--from_start 999", "--from_start 999: the longest episode has"),
+        ("--from_start 40 --episodes 0,1", "nothing is left to predict after the first 40; --from_start can be"),
         ("--episodes 0,99", "no episode '99' in the split: it has 0 to"),
         ("--episodes episod", "did you mean 'episode"),
         ("--split tst", "split is 'tst': did you mean 'test'"),

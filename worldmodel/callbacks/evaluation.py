@@ -7,9 +7,11 @@ from typing import Any
 import lightning.pytorch as pl
 
 from worldmodel.callbacks.metrics import log_at_once, log_picture
+from worldmodel.data.episodes import Episodes
 from worldmodel.errors import UserError
 from worldmodel.evaluation.curves import HorizonCurves, horizon_curves
 from worldmodel.evaluation.figures import recall_figure, rollout_figure, save, save_animation
+from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
 from worldmodel.tasks.recall import RecallScores, recall
 
@@ -64,7 +66,8 @@ class RolloutEvaluation(_Evaluation):
     (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` for every multiple H that
     the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error passes the
     threshold; absent where none does); writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif` into the run's
-    folder, and the pictures to every logger that takes them. On several ranks, each computes the same.
+    folder, and the pictures to every logger that takes them. With `free_run`, logs `free_run/nmse` and `free_run/rmse`
+    too, and writes them into `rollout.csv`. On several ranks, each computes the same.
 
     Args:
         options: the arguments of RolloutOptions, such as `max_episodes=4`.
@@ -77,14 +80,22 @@ class RolloutEvaluation(_Evaluation):
     def applies(self, trainer: Any, pl_module: pl.LightningModule) -> bool:
         return pl_module.hparams.get("objective") != "tokens"
 
+    def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        """Raise UserError before anything is trained, if no episode is long enough for the free run."""
+        if self.options.free_run is not None and self.applies(trainer, pl_module):
+            self._free_run_episodes(trainer.datamodule.splits["val"])
+
     def evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
         data = trainer.datamodule
         whole = data.splits[split]
         self.curves = None  # before the next are computed: examples of images are large
         episodes = self.options.first_episodes(whole)
         self.curves = curves = horizon_curves(pl_module, episodes, data.steps, self.options, whole)
+        run = self._free_run(pl_module, whole, data.steps)
         if (folder := _folder(trainer)) is not None:
             curves.write_csv(folder / "rollout.csv")
+            if run is not None:
+                run.append_csv(folder / "rollout.csv")
             rule = pl_module.hparams.get("rule", type(pl_module).__name__)
             source = getattr(data, "env_id", type(data).__name__)
             trained = f" after {trainer.global_step} training steps" if trainer.state.fn == "fit" else ""
@@ -97,7 +108,15 @@ class RolloutEvaluation(_Evaluation):
                     if callable(log_video := getattr(logger, "log_video", None)):  # W&B
                         paths = [str(folder / "rollout.gif")]
                         log_video("rollout/animation", paths, step=trainer.global_step, format=["gif"])
-        return self._metrics(curves, data.steps)
+        return self._metrics(curves, data.steps) | ({} if run is None else run.metrics())
+
+    def _free_run(self, model: Any, whole: Episodes, steps: int) -> FreeRun | None:
+        seen = self.options.free_run
+        return None if seen is None else free_run(model, self._free_run_episodes(whole), steps, seen, whole)
+
+    def _free_run_episodes(self, whole: Episodes) -> Episodes:
+        """Those that are evaluated and long enough."""
+        return long_enough(self.options.first_episodes(whole), self.options.free_run or 1, "--rollout.free_run")
 
     def _metrics(self, curves: HorizonCurves, steps: int) -> dict[str, float]:
         """The curves at multiples of T steps; at their last horizon, where they reach no multiple."""

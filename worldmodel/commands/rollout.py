@@ -2,6 +2,7 @@
 
 import csv
 from argparse import SUPPRESS
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,13 @@ import yaml
 from rich.console import Console
 
 from worldmodel.data.episodes import Episodes
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.curves import HorizonCurves, curves_from
-from worldmodel.evaluation.figures import rollout_figure, save, save_animation
+from worldmodel.evaluation.figures import free_run_figure, rollout_figure, save, save_animation
+from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
 from worldmodel.evaluation.rollouts import Example, Start
-from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, Selection, select_rollouts
-from worldmodel.experiments.result import horizon_lines, horizon_table
+from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, Selection, episode_numbers, select_rollouts
+from worldmodel.experiments.result import horizon_lines, horizon_table, print_free_run
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
@@ -23,6 +25,7 @@ from worldmodel.runs.checkpoint import config_of, find_checkpoint, read_checkpoi
 from worldmodel.runs.folder import file_name, new_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
+MOST_WRITTEN = 64  # free runs in trajectories.csv
 # options of the data, dropped for another dataset
 OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "test_path", "test_schema", "test_collect")
 
@@ -30,25 +33,64 @@ OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "test_path", "test
 def main(argv: list[str]) -> None:
     """Roll the model out, write the results and pictures, and print the errors."""
     arguments, path, config = _arguments(argv)
+    _check_from_start(arguments)
     data = EpisodeDataModule(**arguments.data.as_dict())
     data.prepare_data()
     model, rule = _model(path, data)
     split, episodes = _split(data, arguments.split)
+    seed = f"-s{config['seed_everything']}" if config else ""
+    name, source = f"{rule}-{file_name(data.env_id)}{seed}", data.path
+    if split == "test" and data.test_path:
+        source = data.test_path
+    of_split = f"of the {len(episodes)} episodes of the {split} split of {source}"
+    if (seen := arguments.from_start) is not None:
+        chosen = _whole(episodes, arguments.episodes, seen)
+        run = free_run(model, chosen, data.steps, seen, episodes, MOST_WRITTEN)
+        folder = new_folder("rollout", name, arguments.out, "--out")
+        files = _write_free_run(folder, run, chosen, data.steps, f"{data.env_id}, {rule}: free run after {seen} frames")
+        print_free_run(run)
+        _print_end(f"{len(chosen)} {of_split}", files, folder)
+        return
     asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
     selection = select_rollouts(episodes, data.steps, *asked)
     starts = [Start(i, selection.burn_in, length) for i, length in enumerate(selection.lengths)]
     threshold = config.get("rollout", {}).get("threshold", RolloutOptions.threshold)
     how = starts, data.steps, selection.burn_in, threshold, list(range(len(starts))), episodes
     curves = _named(curves_from(model, selection.episodes, *how), selection)
-    seed = f"-s{config['seed_everything']}" if config else ""
-    folder = new_folder("rollout", f"{rule}-{file_name(data.env_id)}{seed}", arguments.out, "--out")
+    folder = new_folder("rollout", name, arguments.out, "--out")
     files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in selection.notes:
         print(note)
-    source = data.test_path if split == "test" and data.test_path else data.path
-    _print(curves, data.steps, f"{len(starts)} of the {len(episodes)} episodes of the {split} split of {source}")
-    print(f"files: {', '.join(files)}")
-    print(f"rollout: {folder}")
+    _print(curves, data.steps)
+    _print_end(f"{len(starts)} {of_split}", files, folder)
+
+
+def _check_from_start(arguments: Any) -> None:
+    """Raise UserError for options that a free run does not take."""
+    at_least(1, "--", from_start=arguments.from_start)
+    given = [name for name in ("start", "burn_in", "horizon") if getattr(arguments, name) is not None]
+    if arguments.from_start is not None and given:
+        raise UserError(
+            f"--from_start {arguments.from_start} shows the model the first frames and runs to each episode's end:"
+            f" leave out --{given[0]}"
+        )
+
+
+def _whole(episodes: Episodes, chosen: str | None, seen: int) -> Episodes:
+    """The episodes that were chosen, or all that are long enough; a UserError if one that was chosen is too short."""
+    if chosen is None:
+        kept = long_enough(episodes, seen, "--from_start")
+        if left := len(episodes) - len(kept):
+            print(f"{left} episodes of at most {seen} frames are left out")
+        return kept
+    some = episodes.select(episode_numbers(chosen, episodes))
+    for name, frames in zip(some.names, some.num_frames.tolist(), strict=True):
+        if frames <= seen:
+            raise UserError(
+                f"{name} has {frames} frames: nothing is left to predict after the first {seen}; --from_start can be"
+                f" at most {frames - 1}"
+            )
+    return some
 
 
 def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
@@ -79,6 +121,7 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
     add("--split", type=Literal["test", "val", "train"], default=None, help="Split. Default: test, or val without one.")
     add("--start", type=int, default=None, help="Last frame that the model sees. Default: --burn_in.")
     add("--burn_in", type=int, default=None, help="Frames seen before --start. Default: all, or T without --start.")
+    add("--from_start", type=int, default=None, help="Free run to each episode's end, after its first N frames.")
     add("--out", type=Path, default=None, help="New folder. Default: runs/rollout/<rule>-<environment>.")
     parser.add_class_arguments(EpisodeDataModule, "data", skip={"path"})
     add("--data.path", type=Path, default=None, help="Dataset instead of the run's; --data PATH is the same.")
@@ -151,7 +194,7 @@ def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, 
     curves.write_csv(folder / "rollout.csv")
     files = ["rollout.csv"]
     if layout.vector_dim:
-        _write_trajectories(folder / "trajectories.csv", curves.examples, episodes)
+        _write_trajectories(folder / "trajectories.csv", curves.examples, episodes.names)
         files.append("trajectories.csv")
     drawn = replace(curves, examples=curves.examples[:MOST_DRAWN])
     save(rollout_figure(drawn, steps, title, shown=len(curves.horizon)), folder / "rollout.png")
@@ -162,13 +205,29 @@ def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, 
     return files
 
 
-def _write_trajectories(path: Path, examples: list[Example], episodes: Episodes) -> None:
+def _write_free_run(folder: Path, run: FreeRun, episodes: Episodes, steps: int, title: str) -> list[str]:
+    """Write free runs as numbers and as pictures; returns the files' names."""
+    run.append_csv(folder / "rollout.csv")
+    run.write_csv(folder / "free_run.csv")
+    files = ["rollout.csv", "free_run.csv"]
+    drawn = replace(run, examples=run.examples[:MOST_DRAWN])
+    if episodes.layout.vector_dim:
+        _write_trajectories(folder / "trajectories.csv", run.examples, episodes.names[: len(run.examples)])
+        save(free_run_figure(drawn, title), folder / "rollout.png")
+        files += ["trajectories.csv", "rollout.png"]
+    if episodes.layout.images:
+        save_animation(drawn.examples, folder / "rollout.gif", steps)
+        files.append("rollout.gif")
+    return files
+
+
+def _write_trajectories(path: Path, examples: list[Example], names: Sequence[str]) -> None:
     """Write rows of episode, step, entry, truth, prediction; of vectors only, since images are in the animation."""
-    entries = [f"{key}[{i}]" for key, size in episodes.layout.vectors.items() for i in range(size)]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "step", "entry", "truth", "prediction"])
-        for name, example in zip(episodes.names, examples, strict=True):
+        for name, example in zip(names, examples, strict=True):
+            entries = example.layout.vector_entries
             for step, (truth, prediction) in enumerate(
                 zip(example.truth[1:], example.prediction, strict=True), start=1
             ):
@@ -176,10 +235,16 @@ def _write_trajectories(path: Path, examples: list[Example], episodes: Episodes)
                 writer.writerows((name, step, entry, *values) for entry, *values in pairs)
 
 
-def _print(curves: HorizonCurves, steps: int, source: str) -> None:
+def _print(curves: HorizonCurves, steps: int) -> None:
     last = len(curves.horizon)
     horizons = sorted({m * steps for m in MULTIPLES if m * steps <= last} | {last})
     console = Console(soft_wrap=True, highlight=False)
     console.print(horizon_table(curves.metrics(horizons), steps))
-    for line in [*horizon_lines(curves), source]:
+    for line in horizon_lines(curves):
         console.print(line, markup=False)
+
+
+def _print_end(source: str, files: list[str], folder: Path) -> None:
+    print(source)
+    print(f"files: {', '.join(files)}")
+    print(f"rollout: {folder}")

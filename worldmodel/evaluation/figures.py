@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.rollouts import Example
 from worldmodel.tasks.recall import RecallScores
 
@@ -45,6 +46,32 @@ def rollout_figure(
     error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
     _error(error, curves, steps)
     _norm(norm, curves, steps)
+    return figure
+
+
+def free_run_figure(run: FreeRun, title: str, max_entries: int = 3) -> Figure:
+    """Truth, free run and their difference over whole episodes: a panel for each entry of each example's vector."""
+    entries = min(max_entries, run.examples[0].layout.vector_dim)
+    rows = [(i, entry) for i in range(len(run.examples)) for entry in range(entries)]
+    figure = Figure(figsize=(13, 0.8 + 1.9 * len(rows)), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (i, entry) in zip(panels, rows, strict=True):
+        example = run.examples[i]
+        truth, prediction = example.truth[1:, entry], example.prediction[:, entry]
+        frames = run.seen + np.arange(len(prediction))
+        axes.plot(frames, truth, color=TRUTH, linewidth=2.2, alpha=0.45, label="truth")
+        axes.plot(frames, prediction, color=MODEL, linewidth=1.2, label="free run")
+        axes.plot(frames, truth - prediction, color=COPY, linewidth=0.8, label="truth - free run")
+        spread = float(np.ptp(truth)) or 1.0  # a prediction that runs away must not flatten the truth
+        axes.set_ylim(min(truth.min(), 0) - 0.4 * spread, max(truth.max(), 0) + 0.4 * spread)
+        axes.set_ylabel(run.entries[entry], fontsize=9)
+        name = run.names[i].split("/")[-1]
+        axes.set_title(f"{name}, {run.entries[entry]}: RMSE {np.sqrt(run.mse[i, entry]):.4g}", fontsize=9)
+        axes.margins(x=0.01)
+        axes.grid(alpha=0.25)
+    panels[0].legend(loc="lower left", fontsize=8, ncols=3)
+    panels[-1].set_xlabel(f"frame; the model saw frames 0 to {run.seen - 1}")
     return figure
 
 

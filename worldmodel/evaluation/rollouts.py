@@ -1,5 +1,6 @@
 """Open-loop rollouts of a model on episodes, measured as they go, so that predictions need not be kept."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -90,41 +91,73 @@ class Ruler:
         return np.nan_to_num(squared, nan=np.inf, posinf=np.inf)
 
 
-def roll_out(
-    model: Forecaster, episodes: Episodes, starts: list[Start], steps: int, ruler: Ruler, kept: list[int]
-) -> tuple[np.ndarray, list[Example]]:
-    """Show the model each episode up to a start, then let it predict from actions alone, `steps` steps at a time.
+class Chunk(NamedTuple):
+    """Consecutive steps of some rollouts; what lies after a rollout's end repeats its last frame."""
 
-    Returns (4, R, H), of R rollouts H steps ahead: the normalised errors of the model, of the last observation and of
-    the mean, and the norm of the state; meaningless after the end of a rollout. And the rollouts `kept` as examples.
-    """
+    rollouts: slice  # which of the starts, R of them
+    ahead: np.ndarray  # (C,) steps after the start, from 0
+    truth: np.ndarray  # (R, C, O)
+    prediction: np.ndarray  # (R, C, O)
+    h: Tensor  # (R, C, D)
+
+
+def open_loop_chunks(model: Forecaster, episodes: Episodes, starts: list[Start], steps: int) -> Iterator[Chunk]:
+    """Show the model each episode up to a start, then let it predict from actions alone, `steps` steps at a time."""
     z, h = _states_at(model, episodes, starts, steps)
     lengths = np.array([start.length for start in starts])
     first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
-    measured = np.full((4, len(starts), lengths.max()), np.nan)
-    examples: list[Example] = []
-    predictions: dict[int, list[np.ndarray]] = {i: [] for i in kept}
     group = max(1, BLOCK // (steps * episodes.layout.obs_dim))
     for some in (slice(first, first + group) for first in range(0, len(starts), group)):
-        z_now, h_now, last = z[some], h[some], episodes.obs(first_rows[some])[:, None]
+        z_now, h_now = z[some], h[some]
         for begin in range(0, int(lengths[some].max()), steps):
             ahead = np.arange(begin, min(begin + steps, lengths[some].max()))
             rows = first_rows[some, None] + np.minimum(ahead, lengths[some, None] - 1)
             rollout = model.open_loop(z_now, h_now, to_model(episodes.action(rows), model))
             z_now, h_now = rollout.z[:, -1], rollout.h[:, -1]
-            pred, truth = rollout.obs.float().cpu().numpy(), episodes.obs(rows + 1)
-            errors = [ruler.error(values, truth) for values in (pred, last, ruler.mean)]
-            measured[:, some, begin : begin + len(ahead)] = *errors, rollout.h.norm(dim=-1).float().cpu().numpy()
-            for i, parts in predictions.items():
-                if some.start <= i < some.stop and sum(part.size for part in parts) < MOST_SHOWN:
-                    parts.append(pred[i - some.start].copy())
-    for i, parts in predictions.items():
-        episode, frame, length = starts[i]
-        pred = np.concatenate(parts)[:length]
-        name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
-        truth = episodes.obs(int(first_rows[i]) + np.arange(len(pred) + 1))
-        examples.append(Example(name, truth, pred, episodes.layout))
-    return measured, examples
+            yield Chunk(some, ahead, episodes.obs(rows + 1), rollout.obs.float().cpu().numpy(), rollout.h)
+
+
+class Kept:
+    """Predictions of a few rollouts, collected for pictures."""
+
+    def __init__(self, kept: list[int]) -> None:
+        self.parts: dict[int, list[np.ndarray]] = {i: [] for i in kept}
+
+    def add(self, chunk: Chunk) -> None:
+        """Take what belongs to these rollouts, up to MOST_SHOWN entries of each."""
+        for i, parts in self.parts.items():
+            if chunk.rollouts.start <= i < chunk.rollouts.stop and sum(part.size for part in parts) < MOST_SHOWN:
+                parts.append(chunk.prediction[i - chunk.rollouts.start].copy())
+
+    def examples(self, episodes: Episodes, starts: list[Start]) -> list[Example]:
+        """The rollouts beside the truth."""
+        examples = []
+        for i, parts in self.parts.items():
+            episode, frame, length = starts[i]
+            prediction = np.concatenate(parts)[:length]
+            name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
+            truth = episodes.obs(episodes.starts[episode] + frame + np.arange(len(prediction) + 1))
+            examples.append(Example(name, truth, prediction, episodes.layout))
+        return examples
+
+
+def roll_out(
+    model: Forecaster, episodes: Episodes, starts: list[Start], steps: int, ruler: Ruler, kept: list[int]
+) -> tuple[np.ndarray, list[Example]]:
+    """Measure open-loop rollouts from the starts, computed `steps` steps at a time.
+
+    Returns (4, R, H), of R rollouts H steps ahead: the normalised errors of the model, of the last observation and of
+    the mean, and the norm of the state; meaningless after the end of a rollout. And the rollouts `kept` as examples.
+    """
+    first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
+    measured = np.full((4, len(starts), max(start.length for start in starts)), np.nan)
+    shown = Kept(kept)
+    for chunk in open_loop_chunks(model, episodes, starts, steps):
+        last = episodes.obs(first_rows[chunk.rollouts])[:, None]
+        errors = [ruler.error(values, chunk.truth) for values in (chunk.prediction, last, ruler.mean)]
+        measured[:, chunk.rollouts, chunk.ahead] = *errors, chunk.h.norm(dim=-1).float().cpu().numpy()
+        shown.add(chunk)
+    return measured, shown.examples(episodes, starts)
 
 
 def _states_at(model: Forecaster, episodes: Episodes, wanted: list[Start], steps: int) -> tuple[Tensor, Tensor]:

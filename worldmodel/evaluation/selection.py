@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worldmodel.data.episodes import Episodes
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import UserError, at_least, nearest
 from worldmodel.evaluation.rollouts import Start
 
 MULTIPLES = (1, 2, 5, 10, 50)  # of T, at which errors are reported
@@ -23,6 +23,7 @@ class RolloutOptions:
         max_episodes: Episodes of the split that are evaluated, at most.
         threshold: Normalised error that ends the valid prediction time, and whose crossing is logged.
         examples: Rollouts in the picture.
+        free_run: Frames that the model sees before a free run to the end of each episode; null: no free run.
 
     Raises:
         UserError: if a number is too small.
@@ -34,12 +35,14 @@ class RolloutOptions:
     max_episodes: int = 64
     threshold: float = 0.5
     examples: int = 3
+    free_run: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multiples", tuple(sorted(set(self.multiples))))
         least = min(self.starts, self.max_episodes, self.examples, *(self.multiples or [0]))
         if least < 1 or (self.burn_in or 0) < 0:
             raise UserError("rollout.multiples, starts, max_episodes, examples must be at least 1, burn_in at least 0")
+        at_least(1, "rollout.", free_run=self.free_run)
 
     def first_episodes(self, split: Episodes) -> Episodes:
         """Those that are evaluated."""
@@ -112,7 +115,7 @@ def select_rollouts(
             raise UserError(f"--{name} is {value}: it must be at least 1")
     wanted = (start or burn_in or steps) + (horizon or 10 * steps) + 1  # frames
     needed = (start or burn_in or 1) + (horizon or 1) + 1
-    some = episodes.select(_longest(episodes, wanted, needed) if chosen is None else _numbers(chosen, episodes))
+    some = episodes.select(_longest(episodes, wanted, needed) if chosen is None else episode_numbers(chosen, episodes))
     notes = []
     if burn_in is None:
         shortest = some.select([int(some.num_frames.argmin())])
@@ -156,7 +159,7 @@ def _longest(episodes: Episodes, wanted: int, needed: int) -> list[int]:
     return [i for i in longest if episodes.num_frames[i] >= needed] or longest[:1]
 
 
-def _numbers(chosen: str, episodes: Episodes) -> list[int]:
+def episode_numbers(chosen: str, episodes: Episodes) -> list[int]:
     """Numbers of episodes, each given as such, or by its name after the file's."""
     names = [name.rsplit(", ", 1)[-1] for name in episodes.names]
     numbers: list[int] = []

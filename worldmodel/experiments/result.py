@@ -1,12 +1,16 @@
 """The result of a run, as it is printed at the end."""
 
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from worldmodel.envs.play import EpisodeReturns
 from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.tasks.recall import RecallScores
 
 FILES = (
@@ -21,6 +25,9 @@ FILES = (
     "checkpoints/last.ckpt",
     "checkpoints/best.ckpt",
 )
+
+MOST_ROWS = 20  # episodes in a table
+MOST_COLUMNS = 4  # entries of an observation in a table
 
 
 def print_result(
@@ -44,7 +51,7 @@ def print_result(
         console.print(recall_table(recalled, steps))
         if recalled.counts_to is not None:
             console.print(f"counts to {recalled.counts_to} (tried up to {recalled.limit})")
-    shown = ("train/loss", "val/loss", "test/loss", "val/accuracy", "test/accuracy")
+    shown = ("train/loss", "val/loss", "test/loss", "val/accuracy", "test/accuracy", "free_run/rmse", "free_run/nmse")
     losses = {name: metrics[name] for name in shown if name in metrics}
     if losses:
         console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
@@ -130,3 +137,26 @@ def horizon_lines(curves: HorizonCurves) -> list[str]:
         f"the error {crosses}; valid prediction time {curves.valid_time:.1f} steps on average",
         f"({rollouts}; {int(curves.rollouts[-1])} of them reach horizon {last})",
     ]
+
+
+def print_free_run(run: FreeRun) -> None:
+    """Print the errors of each free run, and of all together."""
+    several = 1 < len(run.entries) <= MOST_COLUMNS
+    title = f"free run after {run.seen} seen frames: error in the data's units, and over the variance (nmse)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("episode", no_wrap=True)
+    for heading in ("steps", "RMSE", *(f"RMSE {name}" for name in run.entries if several), "nmse"):
+        table.add_column(heading, justify="right")
+    rows = zip(run.names, run.steps, run.rmse, np.sqrt(run.mse), run.nmse, strict=True)
+    for name, steps, rmse, each, nmse in islice(rows, MOST_ROWS):
+        numbers = (f"{value:.4g}" for value in (rmse, *(each if several else ()), nmse))
+        table.add_row(Text(name.rsplit(", ", 1)[-1]), f"{steps:,}", *numbers)
+    total = run.metrics()
+    each = (f"{value:.4g}" for value in run.rmse_of_entries if several)
+    rmse, nmse = (f"{total[f'free_run/{name}']:.4g}" for name in ("rmse", "nmse"))
+    table.add_section()
+    table.add_row(f"all {len(run.names)}", f"{run.steps.sum():,}", rmse, *each, nmse)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    if len(run.names) > MOST_ROWS:
+        console.print(f"{len(run.names) - MOST_ROWS} more episodes are in free_run.csv")
