@@ -210,6 +210,7 @@ def test_a_killed_population_of_policies_goes_on_without_losing_a_member(tmp_pat
         (["--config", "CONF", "--interval", "24"], "--interval 24 does not divide .*: --interval 12 does"),
         (["--config", "CONF", "--trainer.max_steps", "-1"], "number of optimizer steps: set --trainer.max_steps"),
         (["--config", "CONF", "--population", "1"], "--population 1: copying takes at least two"),
+        (["--config", "CONF", "--early_stopping.patience", "3"], "members of a population train equally long"),
         (["--config", "CONF", "--quantile", "0.6"], "--quantile 0.6: it must be above 0, and at most 0.5"),
         (["--config", "CONF", "--mutate", "model.lerning_rate=1..2"], "did you mean 'model.learning_rate'"),
         (["--config", "CONF", "--mutate", "model.hidden_dim=8,16"], "cannot change during training"),

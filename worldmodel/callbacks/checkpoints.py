@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from worldmodel.callbacks.final_validation import as_in_the_epoch
 from worldmodel.callbacks.guard import is_finite
-from worldmodel.callbacks.metrics import LOGGED, MetricsFile, pending_row
+from worldmodel.callbacks.metrics import LOGGED, MetricsFile, logged, pending_row
 from worldmodel.durable import digests, keep_as, sha256, whole_file, write_digests
 from worldmodel.errors import UserError, at_least
 from worldmodel.runs.checkpoint import NAME, read_checkpoint
@@ -73,7 +74,8 @@ class LastCheckpoint(Checkpoint):
         resumed from here would skip the rest of it. The save after its last step is the right one."""
         whole_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if whole_epoch or self._saved_step != trainer.global_step:
-            self._save(trainer)
+            with as_in_the_epoch(trainer.fit_loop):  # which max_time or EarlyStopping may have ended half-way
+                self._save(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.signals.leave()
@@ -129,17 +131,19 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         folder: of the file.
-        monitor: the metric.
+        monitor: the metric; a UserError after the first validation that does not log it.
         mode: whether the lowest or the highest value is best.
     """
 
     def __init__(self, folder: Path, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         super().__init__(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+        self.metric = monitor
+        self.best_step: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Without the folder's path, which is private and may change before the run is resumed."""
         score = None if self.best_model_score is None else self.best_model_score.cpu()
-        return {"score": score} if self.best_model_path else {}
+        return {"score": score, "step": self.best_step} if self.best_model_path else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "score" not in state_dict:
@@ -147,9 +151,24 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = str(Path(str(self.dirpath), "best.ckpt"))
         self.best_model_score = self.kth_value = state_dict["score"]
         self.best_k_models = {self.best_model_path: state_dict["score"]}
+        self.best_step = state_dict["step"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            logged(trainer, self.metric)
+        super().on_validation_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Any = None) -> bool:
-        return current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)
+        best = current is not None and bool(current.isfinite()) and super().check_monitor_top_k(trainer, current)
+        if best:
+            self.best_step = trainer.global_step
+        return best
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.best_model_score is not None and trainer.is_global_zero:
+            score = float(self.best_model_score)
+            print(f"best.ckpt: {self.metric} {score:.4g} at step {self.best_step:,}", flush=True)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -27,7 +27,7 @@ class FinalValidation(pl.Callback):
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if self._validated_step == trainer.global_step or not trainer.enable_validation or trainer.fast_dev_run:
             return
-        with _as_in_the_epoch(trainer.fit_loop):
+        with as_in_the_epoch(trainer.fit_loop):
             validate(trainer)
 
 
@@ -41,7 +41,7 @@ def validate(trainer: Any) -> None:
 
 
 @contextmanager
-def _as_in_the_epoch(fit_loop: Any) -> Iterator[None]:
+def as_in_the_epoch(fit_loop: Any) -> Iterator[None]:
     """Undo that the Trainer counts an epoch that stopped half-way as complete: a fit resumed from a checkpoint that the
     validation saves would skip the rest of it."""
     progress = fit_loop.epoch_progress

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from matplotlib.figure import Figure
 
 from worldmodel.durable import whole_file
+from worldmodel.errors import UserError, nearest
 
 LOGGED = "metrics_file"  # in a checkpoint: what metrics.csv held when it was saved
 
@@ -22,6 +23,22 @@ def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def logged(trainer: Any, name: str) -> torch.Tensor:
+    """The last value of a metric that best.ckpt is chosen by, or that early stopping watches.
+
+    Raises:
+        UserError: if nothing of this name was logged so far.
+    """
+    known = trainer.callback_metrics
+    if name not in known:
+        raise UserError(
+            f"no metric {name!r} was logged up to the validation at step {trainer.global_step}, for checkpoint_monitor"
+            f" or early_stopping.monitor: {nearest(name, known)} (logged: {', '.join(sorted(known))};"
+            f" metrics of training, every trainer.log_every_n_steps {trainer.log_every_n_steps})"
+        )
+    return known[name]
 
 
 def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:

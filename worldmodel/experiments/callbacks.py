@@ -11,6 +11,7 @@ from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress, LearningCurve
+from worldmodel.experiments.monitor import best_by, early_stopping
 
 Kind = Literal["world_model", "policy", "imagine"]  # of what is trained
 SHOWN: dict[Kind, dict[str, str]] = {  # while it is trained: metrics, and words for them
@@ -46,7 +47,8 @@ def callbacks(
         kind: what is trained.
         stage: the subcommand: fit, validate, test or predict.
         folder: of the run.
-        config: of the subcommand, instantiated: `hidden`, `tbptt`, `rollout` and `recall` are callbacks.
+        config: of the subcommand, instantiated: `hidden`, `tbptt`, `rollout` and `recall` are callbacks,
+            `early_stopping` is StoppingOptions.
         data: the LightningDataModule.
         first: runs before all others.
         save_config: writes config.yaml.
@@ -57,7 +59,8 @@ def callbacks(
     shows = trainer["enable_progress_bar"] is not False
     saves = fit and trainer["enable_checkpointing"] is not False
     done = (lambda: (data.steps, data.total_steps)) if is_policy else None
-    best = ("val/loss", "min") if kind == "world_model" else ("val/return_mean", "max")
+    best = best_by(config)
+    shown = SHOWN[kind] | {best[0]: SHOWN[kind].get(best[0], best[0])}
     checkpoints = folder / "checkpoints"
     last = LastCheckpoint(checkpoints, config["checkpoint_every"], config["checkpoint_keep"]) if saves else None
     ordered = [
@@ -65,7 +68,7 @@ def callbacks(
         PredictionWriter() if kind == "world_model" else None,
         FinalValidation(),  # before all that evaluates at the end of training, which then happens in this validation
         LearningCurve(folder) if fit and is_policy else None,  # after FinalValidation, whose return it draws last
-        FitProgress(SHOWN[kind], done) if shows else None,  # after FinalValidation, whose loss it shows
+        FitProgress(shown, done) if shows else None,  # after FinalValidation, whose loss it shows
         NumericalGuard(folder, max_skipped) if fit else None,  # before all that take the state: it repairs the state
         RandomState() if saves else None,  # before all that may draw random numbers as a step starts
         *as_list(trainer["callbacks"]),  # the user's, which may replace the state too
@@ -73,6 +76,7 @@ def callbacks(
         config.get("tbptt"),  # after NumericalGuard
         config.get("rollout"),  # after FinalValidation
         config.get("recall"),  # after FinalValidation
+        early_stopping(config) if fit else None,  # before its count is saved
         save_config,  # config.yaml, once the others are set up
         exchange(last) if last else None,  # after all that carry something to the next step, before it is saved
         last,  # after all others, when what they carry is up to date

@@ -13,11 +13,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from worldmodel.arguments import explain, fail
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO
+from worldmodel.callbacks.early_stopping import StoppingOptions
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.metrics import LOGGED
 from worldmodel.errors import UserError
 from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
 from worldmodel.experiments.loggers import WandbMode, define_metrics, make_loggers
+from worldmodel.experiments.monitor import early_stopping
 from worldmodel.runs.checkpoint import check_arguments, find_checkpoint, finished, newest_whole, read_checkpoint
 from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
 
@@ -77,6 +79,7 @@ class ExperimentCLI(LightningCLI):
     about: ClassVar[dict[str, str]]  # `prog` and `description` of the parser
     parses: ClassVar[type[ExperimentParser]] = ExperimentParser
     best: ClassVar[Literal["min", "max"]] = "min"  # of the metrics that runs are compared by
+    monitor: ClassVar[str] = "val/loss"  # chooses best.ckpt, unless another metric is asked for
     jobs: ClassVar[tuple[str, ...]] = ("fit", "validate", "test", "predict")
     model: Any
     datamodule: Any
@@ -118,6 +121,9 @@ class ExperimentCLI(LightningCLI):
         add("--matmul_precision", Literal["highest", "high", "medium"], "high", precision)
         add("--checkpoint_every", int, 500, "Optimizer steps between two saves of last.ckpt.")
         add("--checkpoint_keep", int, 2, "Number of checkpoints to keep: last.ckpt and the ones before it.")
+        add("--checkpoint_monitor", str, self.monitor, "Metric that chooses best.ckpt: any that a validation logs.")
+        modes = "Whether its lowest or highest value is best. Null: highest for returns, accuracies and valid times."
+        add("--checkpoint_mode", Literal["min", "max"] | None, None, modes)
         parser.add_argument(
             "--resume",
             action="store_true",
@@ -125,6 +131,7 @@ class ExperimentCLI(LightningCLI):
             " the run if there is none. Only for fit; the same as --ckpt_path last.",
         )
         parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
+        parser.add_class_arguments(StoppingOptions, "early_stopping")
 
     def _parse_ckpt_path(self) -> None:
         """Unlike LightningCLI's, keeps the model's arguments instead of silently taking the checkpoint's."""
@@ -141,6 +148,7 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config["subcommand"]]
+        StoppingOptions(**config["early_stopping"].as_dict())  # what is wrong is an error before any data is touched
         if threads := config["threads"]:
             torch.set_num_threads(threads)
         if torch.cuda.is_available():
@@ -205,7 +213,9 @@ class ExperimentCLI(LightningCLI):
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         """A message if the checkpoint's run has nothing left to train, else None."""
-        return finished(checkpoint, self._get(self.config_init, "trainer"))
+        stopping = early_stopping(self.config_init[str(self.subcommand)])
+        reached = finished(checkpoint, self._get(self.config_init, "trainer"))
+        return reached or (stopping and stopping.finished(checkpoint))
 
     def names(self) -> tuple[str, str]:
         """The run's name in W&B, and the name of the variant, by which runs are grouped there."""

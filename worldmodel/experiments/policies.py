@@ -23,7 +23,7 @@ from worldmodel.runs.folder import is_first_rank
 class EpisodesCLI(ExperimentCLI):
     """Three subcommands, in one process. The policy with the highest return is the best."""
 
-    best, jobs = "max", SUBCOMMANDS
+    best, monitor, jobs = "max", "val/return_mean", SUBCOMMANDS
 
     def compared(self) -> list[str]:
         return ["val/return_mean"]

@@ -9,7 +9,9 @@ from worldmodel.callbacks.evaluation import RecallEvaluation, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
+from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.experiments.experiment import ExperimentCLI, ExperimentParser
+from worldmodel.experiments.monitor import check_monitors
 from worldmodel.experiments.result import print_result
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
@@ -47,11 +49,19 @@ class TrainingCLI(ExperimentCLI):
         config = self.config[str(self.subcommand)]
         model = WorldModel.check(config["model"].as_dict())
         model.check_segment(config["data"]["steps"])
+        RolloutOptions(**config["rollout"].as_dict())
         check_gradient(model, [config["tbptt"]["start"]])
+        if self.subcommand == "fit":
+            check_monitors(config, model)
 
     def compared(self) -> list[str]:
-        multiples = self._get(self.config_init, "rollout").options.multiples
-        return ["val/loss", *(f"rollout/nmse@{multiple * self.datamodule.steps}" for multiple in multiples)]
+        options = self._get(self.config_init, "rollout").options
+        whole = [] if options.free_run is None else ["free_run/rmse", "free_run/nmse"]
+        return [
+            "val/loss",
+            *(f"rollout/nmse@{multiple * self.datamodule.steps}" for multiple in options.multiples),
+            *whole,
+        ]
 
     def names(self) -> tuple[str, str]:
         return self.folder.name, f"{self.model.hparams['rule']}, {self._get(self.config_init, 'tbptt').start}"

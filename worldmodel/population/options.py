@@ -175,6 +175,8 @@ class PopulationCLI(ConfigCLI):
             )
         if self.option("population") < 2:
             raise UserError(f"--population {self.option('population')}: copying takes at least two members")
+        if self.settings["early_stopping"]["patience"] is not None:
+            raise UserError("the members of a population train equally long: leave early_stopping.patience out")
         if not 0 < self.option("quantile") <= 0.5:
             raise UserError(f"--quantile {self.option('quantile')}: it must be above 0, and at most 0.5")
         if self.processes() != 1:
