@@ -70,7 +70,8 @@ def test_a_fit_leaves_a_whole_run(worldmodel, toy_conf, tmp_path):
     assert "open-loop error" in process.stdout and "crosses 0.5" in process.stdout or "stays below" in process.stdout
     rows = list(csv.DictReader((folder / "rollout.csv").open()))
     assert list(rows[0]) == ["horizon", "metric", "value"]
-    assert {"nmse", "copy_last", "mean"} <= {row["metric"] for row in rows}
+    assert {"nmse", "copy_last", "mean", "linear"} <= {row["metric"] for row in rows}
+    assert "linear" in process.stdout, "the line is in the table"
     logged = set(next(csv.reader((folder / "metrics.csv").open())))
     assert logged >= CONTRACT
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -85,6 +86,7 @@ def test_a_fit_leaves_a_whole_run(worldmodel, toy_conf, tmp_path):
 CONTRACT = {
     "train/loss", "train/loss_prediction", "val/loss", "hidden/norm_mean", "hidden/norm_max", "hidden/delta_norm",
     "hidden/gate_mean", "hidden/norm_growth", "rollout/nmse@8", "rollout/copy_last@8",
+    "rollout/linear@8",
 }  # fmt: skip
 
 

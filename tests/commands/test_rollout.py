@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from worldmodel.data.episode import Episode
 from worldmodel.data.spaces import box_of
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
+from worldmodel.evaluation.baselines import AutoRegression
 from worldmodel.evaluation.curves import horizon_curves
 from worldmodel.evaluation.rollouts import Ruler
 from worldmodel.evaluation.selection import RolloutOptions, select_rollouts
@@ -90,7 +93,7 @@ def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(ru
     table = rows_of("out/rollout.csv")
     nmse = [float(row["value"]) for row in table if row["metric"] == "nmse"]
     np.testing.assert_allclose(nmse, np.mean(errors, axis=0), rtol=1e-5)
-    assert {"copy_last", "mean"} <= {row["metric"] for row in table}
+    assert {"copy_last", "mean", "linear"} <= {row["metric"] for row in table}
 
 
 def test_the_errors_are_those_of_the_evaluation_from_the_same_starts(run, undrawn):
@@ -102,9 +105,30 @@ def test_the_errors_are_those_of_the_evaluation_from_the_same_starts(run, undraw
     roll("--split", "val", "--episodes", ",".join(map(str, enough)), "--burn_in", 6, "--horizon", 8, "--out", "out")
     rows = rows_of("out/rollout.csv")
     assert list(rows[0]) == ["horizon", "metric", "value"], "as a run's rollout.csv"
-    for name in ("nmse", "copy_last", "mean", "hidden_norm"):
+    line = AutoRegression.fit(data.splits["train"], None, STEPS)
+    linear = horizon_curves(line, episodes.select(enough), STEPS, options, reference=episodes).nmse
+    expected = replace(expected, linear=linear)
+    for name in ("nmse", "copy_last", "mean", "linear", "hidden_norm"):
         values = [float(row["value"]) for row in rows if row["metric"] == name]
         np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-6, err_msg=name)
+
+
+def test_the_baseline_is_fitted_to_what_the_model_was_trained_on(run, tmp_path, capsys, undrawn):
+    """Whatever it is rolled out on; where that is not there, it is left out, and said so."""
+    data, _ = run
+    shutil.copytree(data.path, "other")
+    options = ["--split", "val", "--horizon", 5, "--burn_in", 3]
+    for out, further in (("own", []), ("another", ["--data", "other", "--data.val_fraction", 0.3])):
+        roll(*options, *further, "--out", out)
+    named = [[row for row in rows_of(f"{out}/rollout.csv") if row["metric"] == "linear"] for out in ("own", "another")]
+    own, another = named
+    assert own == another and len(own) == 5
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    Path("run/config.yaml").write_text(yaml.safe_dump({**config, "data": {**config["data"], "path": "gone"}}))
+    capsys.readouterr()
+    roll(*options, "--data", "other", "--out", "without")
+    assert "without the linear autoregression" in capsys.readouterr().out
+    assert "linear" not in {row["metric"] for row in rows_of("without/rollout.csv")}
 
 
 def test_the_threshold_is_that_of_the_run_and_nothing_is_overwritten(run, tmp_path, capsys, undrawn):

@@ -1,5 +1,6 @@
 """`worldmodel diagnose` as its users meet it."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_a_checkpoint_is_diagnosed_with_the_configuration_of_its_run(conf, tmp_p
     assert "not finite: decoder.0.bias holds NaN or infinity" in capsys.readouterr().out
     (finding,) = json.loads(Path("out/diagnosis.json").read_text())["findings"]
     assert finding["kind"] == "not finite"
+
+
+def test_a_learning_rate_that_is_too_high_is_named_before_what_it_does_to_the_gates(conf, toy_data, capsys):
+    """By the fit at its end, and by its diagnosis; the loss of the first step tells."""
+    steps = ["--trainer.max_steps", "25", "--trainer.max_epochs", "-1", "--rollout.multiples", "[1]"]
+    main(["fit", "--config", "toy.yaml", *steps, "--model.learning_rate", "1.0", "--run_dir", "run"])
+    said = capsys.readouterr().out
+    assert "No better than" in said and "Likely cause: the learning rate is too high (1): the training loss" in said
+    with Path("run/metrics.csv").open(newline="") as file:
+        first, *_ = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert first["step"] == "0"
+    main(["diagnose", "--ckpt", "run", "--out", "out", "--batches", "2"])
+    said = capsys.readouterr().out
+    assert "1. no better than a baseline: " in said and "likely, the learning rate is too high (1)" in said
+    values = json.loads(Path("out/diagnosis.json").read_text())
+    assert values["findings"][0]["weight"] == 95 and set(values["open_loop"]) == {"nmse", "copy_last", "mean", "linear"}
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@ from math import log
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from worldmodel.evaluation.cause import Course, likely_cause
+from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.evaluation.diagnosis.baselines import Baselines
 from worldmodel.evaluation.diagnosis.clock import Clock
 from worldmodel.evaluation.diagnosis.gates import Gates
 from worldmodel.evaluation.diagnosis.growth import Growth
@@ -80,6 +84,22 @@ def test_a_threshold_parts_fault_and_health(fault, healthy):
 
 def test_an_exact_gradient_has_no_short_horizon():
     assert findings(lags(beyond=0.9)) and not findings(lags(beyond=0.9), gradient="rtrl")
+
+
+def test_the_weight_of_a_baseline_that_is_ahead():
+    """The most, where it is ahead at half of the trained horizons; the least, where only beyond them."""
+    cause = likely_cause(Course(9, [3.0, 9.0], [], 0), 1e-3)
+
+    def found(*ahead):
+        horizon, ones = np.arange(1, 2 * T + 1), np.ones(2 * T)
+        nmse = np.where(np.isin(horizon, ahead), 2.0, 0.5)
+        curves = HorizonCurves(horizon, nmse, ones, ones, ones, ones, 1.0, 0.5, 1, [])
+        return list(Baselines(curves).findings(SimpleNamespace(horizon=T, cause=cause)))
+
+    assert found() == []
+    weights = [found(*ahead)[0].weight for ahead in (range(1, T // 2 + 1), [T], [T + 1])]
+    assert weights == [95, 60, 35]
+    assert "learning rate is too high" in found(T)[0].means and "learning rate" not in found(T + 1)[0].means
 
 
 def test_a_longer_segment_reaches_the_frame_that_explains():

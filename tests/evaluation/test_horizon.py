@@ -1,5 +1,6 @@
 """Open-loop curves with models whose errors are known."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -169,6 +170,21 @@ def test_a_state_that_explodes_is_a_result(tmp_path):
     assert np.isinf(curves.nmse[-1]) and curves.crossing == 1
     save(rollout_figure(curves, 10, "explodes"), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_every_trajectory_of_a_row_is_seen_whole_and_ticks_do_not_overlap():
+    curves = horizon_curves(Exact(), toy_episodes(60, 40), 4, RolloutOptions((1, 2), examples=2))
+    small, large = curves.examples
+    curves = replace(curves, examples=[replace(large, truth=100 + 0 * large.truth), small])
+    panels = rollout_figure(curves, 4, "two").axes
+    for axes in panels:
+        for line in axes.lines if "observation" in axes.get_ylabel() or not axes.get_ylabel() else ():
+            if line.get_label() == "truth":
+                low, high = axes.get_ylim()
+                assert low < line.get_ydata().min() and line.get_ydata().max() < high
+    (error,) = (axes for axes in panels if axes.get_ylabel() == "error / variance")
+    assert [label.get_text() for label in error.get_xticklabels()] == ["1", "2", "5"]
+    assert not error.get_xticklabels(minor=True)
 
 
 def test_an_image_counts_as_the_whole_vector_and_what_never_varies_not_at_all():

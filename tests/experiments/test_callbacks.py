@@ -13,8 +13,8 @@ from worldmodel.population.member import NEVER, MemberCLI
 
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}
 USER = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
-WORLD_MODEL = """FinalValidation FitProgress NumericalGuard RandomState LearningRateMonitor HiddenNormMonitor
-    TruncatedBPTT RolloutEvaluation RecallEvaluation SaveConfig LastCheckpoint BestCheckpoint"""
+WORLD_MODEL = """FinalValidation FitProgress FirstLoss NumericalGuard RandomState LearningRateMonitor
+    HiddenNormMonitor TruncatedBPTT RolloutEvaluation RecallEvaluation SaveConfig LastCheckpoint BestCheckpoint"""
 POLICY = """FinalValidation LearningCurve FitProgress NumericalGuard RandomState LearningRateMonitor HiddenNormMonitor
     SaveConfig LastCheckpoint BestCheckpoint"""
 IMAGINE = """FinalValidation FitProgress NumericalGuard RandomState LearningRateMonitor HiddenNormMonitor TruncatedBPTT
@@ -103,7 +103,7 @@ def test_what_is_not_asked_for_is_left_out(order, options, tmp_path):
     off = ["--trainer.enable_progress_bar", "false", "--trainer.enable_checkpointing", "false"]
     found, _ = order(TrainingCLI, "world_model", *off, "--trainer.callbacks", "null")
     assert found == (
-        "PredictionWriter FinalValidation NumericalGuard HiddenNormMonitor TruncatedBPTT RolloutEvaluation"
+        "PredictionWriter FinalValidation FirstLoss NumericalGuard HiddenNormMonitor TruncatedBPTT RolloutEvaluation"
         " RecallEvaluation SaveConfig"
     )
     world = yaml.safe_load(Path(options("imagine")[1]).read_text())["model"]["world"]

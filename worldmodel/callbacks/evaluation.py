@@ -9,9 +9,10 @@ import lightning.pytorch as pl
 from worldmodel.callbacks.metrics import log_at_once, log_picture
 from worldmodel.data.episodes import Episodes
 from worldmodel.errors import UserError
-from worldmodel.evaluation.curves import HorizonCurves, horizon_curves
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.figures import recall_figure, rollout_figure, save, save_animation
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
+from worldmodel.evaluation.linear import LinearCurve, evaluated
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
 from worldmodel.tasks.recall import RecallScores, recall
 
@@ -60,14 +61,15 @@ def _folder(trainer: Any) -> Path | None:
 
 
 class RolloutEvaluation(_Evaluation):
-    """Measures the error of open-loop rollouts at multiples of the trained horizon, against copy-last and the mean.
+    """Measures the error of open-loop rollouts at multiples of the trained horizon, against three baselines.
 
     The module needs `observe` and `open_loop` (see evaluation.rollouts.Forecaster), the DataModule `splits[split]`
-    (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` for every multiple H that
-    the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error passes the
-    threshold; absent where none does); writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif` into the run's
-    folder, and the pictures to every logger that takes them. With `free_run`, logs `free_run/nmse` and `free_run/rmse`
-    too, and writes them into `rollout.csv`. On several ranks, each computes the same.
+    (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` and, of vectors,
+    `rollout/linear@H` (a linear autoregression, fitted to `splits["train"]` in the first evaluation) for every multiple
+    H that the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error
+    passes the threshold; absent where none does); writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif`
+    into the run's folder, and the pictures to every logger that takes them. With `free_run`, logs `free_run/nmse` and
+    `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each computes the same.
 
     Args:
         options: the arguments of RolloutOptions, such as `max_episodes=4`.
@@ -76,6 +78,7 @@ class RolloutEvaluation(_Evaluation):
     def __init__(self, **options: Any) -> None:
         self.options = RolloutOptions(**options)
         self.curves: HorizonCurves | None = None
+        self._linear = LinearCurve()
 
     def applies(self, trainer: Any, pl_module: pl.LightningModule) -> bool:
         return pl_module.hparams.get("objective") != "tokens"
@@ -87,11 +90,9 @@ class RolloutEvaluation(_Evaluation):
 
     def evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
         data = trainer.datamodule
-        whole = data.splits[split]
         self.curves = None  # before the next are computed: examples of images are large
-        episodes = self.options.first_episodes(whole)
-        self.curves = curves = horizon_curves(pl_module, episodes, data.steps, self.options, whole)
-        run = self._free_run(pl_module, whole, data.steps)
+        self.curves = curves = evaluated(pl_module, data.splits, split, data.steps, self.options, self._linear)
+        run = self._free_run(pl_module, data.splits[split], data.steps)
         if (folder := _folder(trainer)) is not None:
             curves.write_csv(folder / "rollout.csv")
             if run is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from matplotlib.figure import Figure
@@ -50,6 +51,18 @@ def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:
             log_image(name, [str(path)], step=trainer.global_step)
         elif callable(add_figure):
             add_figure(name, figure, trainer.global_step)
+
+
+class FirstLoss(Callback):
+    """Logs `train/loss` of the first step, which later losses are held against: the next follows many steps later."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        first = trainer.current_epoch == batch_idx == 0 and trainer.global_step <= 1
+        if first and trainer.log_every_n_steps > 1:
+            loss = float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean"))  # on every rank
+            for logger in trainer.loggers:  # not callback_metrics, which hold the latest
+                logger.log_metrics({"train/loss": loss}, step=0)
+        setattr(self, "on_train_batch_end", None)  # noqa: B010  the Trainer skips it from now on
 
 
 class MetricsFile(CSVLogger):

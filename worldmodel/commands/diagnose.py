@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import HelpFormatter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from worldmodel.arguments import Parser
 from worldmodel.batch import Batch
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
+from worldmodel.evaluation.cause import Cause, likely_cause, read_course
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
 from worldmodel.evaluation.figures import save
+from worldmodel.evaluation.linear import LinearCurve, evaluated
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.world_model import WorldModel
 from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
 from worldmodel.runs.folder import check_free, file_name, new_folder
 
@@ -40,7 +45,8 @@ def main(argv: list[str]) -> None:
         batches = first_batches(cli.datamodule, options.batches)
         model = cli.model.eval()
         rule = model.hparams["rule"]
-        diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"])
+        trained = {} if checkpoint is None else {"curves": cli.curves(), "cause": cause_of(checkpoint, model)}
+        diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"], **trained)
         folder = new_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
     weights = "first weights" if checkpoint is None else str(checkpoint)
     write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
@@ -108,6 +114,20 @@ class DiagnoseCLI(TrainingCLI):
     def carries(self) -> bool:
         """Whether training carries the state from batch to batch."""
         return self._get(self.config_init, "tbptt").start == "carry"
+
+    def curves(self) -> Callable[[], HorizonCurves] | None:
+        """Measures the open-loop errors as the fit does at its end; None of a model of tokens, which has none."""
+        if self.model.hparams["objective"] == "tokens":
+            return None
+        data, options = self.datamodule, self._get(self.config_init, "rollout").options
+        return lambda: evaluated(self.model, data.splits, "val", data.steps, options, LinearCurve())
+
+
+def cause_of(checkpoint: Path, model: WorldModel) -> Cause | None:
+    """What the losses of the run that a checkpoint lies in show; None where they are not there, or show nothing."""
+    config = config_of(checkpoint)
+    course = None if config is None else read_course(config.parent)
+    return None if course is None else likely_cause(course, model.hparams["learning_rate"])
 
 
 def first_batches(data: EpisodeDataModule, number: int) -> list[Batch]:

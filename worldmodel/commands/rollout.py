@@ -15,6 +15,7 @@ from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.curves import HorizonCurves, curves_from
 from worldmodel.evaluation.figures import free_run_figure, rollout_figure, save, save_animation
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
+from worldmodel.evaluation.linear import linear_baseline
 from worldmodel.evaluation.rollouts import Example, Start
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, Selection, episode_numbers, select_rollouts
 from worldmodel.experiments.result import horizon_lines, horizon_table, print_free_run
@@ -57,9 +58,12 @@ def main(argv: list[str]) -> None:
     threshold = config.get("rollout", {}).get("threshold", RolloutOptions.threshold)
     how = starts, data.steps, selection.burn_in, threshold, list(range(len(starts))), episodes
     curves = _named(curves_from(model, selection.episodes, *how), selection)
+    train, missing = _trained_on(data, config)
+    if train is not None and (line := linear_baseline(train, data.steps)) is not None:
+        curves = replace(curves, linear=curves_from(line, selection.episodes, *how).nmse)
     folder = new_folder("rollout", name, arguments.out, "--out")
     files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
-    for note in selection.notes:
+    for note in [*selection.notes, *missing]:
         print(note)
     _print(curves, data.steps)
     _print_end(f"{len(starts)} {of_split}", files, folder)
@@ -179,6 +183,17 @@ def _split(data: EpisodeDataModule, asked: Literal["test", "val", "train"] | Non
     if not len(data.splits[split]):
         raise UserError(f"the {split} split is empty: choose --split val or train")
     return split, data.splits[split]
+
+
+def _trained_on(data: EpisodeDataModule, config: dict[str, Any]) -> tuple[Episodes | None, list[str]]:
+    """The run's training split, to which a baseline is fitted too; None, and a note, where it is not there any more."""
+    path = Path(config["data"]["path"]) if config else None
+    if path == data.path or data.images:  # of images there is no such baseline
+        return data.splits["train"], []
+    if path is None or not path.exists():
+        why = "the checkpoint has no run beside it" if path is None else f"{path} is not there"
+        return None, [f"without the linear autoregression, which is fitted to the run's training data: {why}"]
+    return EpisodeDataModule(**_parser(config["data"]).parse_args([]).data.as_dict()).splits["train"], []
 
 
 def _named(curves: HorizonCurves, selection: Selection) -> HorizonCurves:

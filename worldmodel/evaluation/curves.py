@@ -12,6 +12,8 @@ from worldmodel.data.episodes import Episodes
 from worldmodel.evaluation.rollouts import BLOCK, Example, Forecaster, Ruler, Start, roll_out, to_model
 from worldmodel.evaluation.selection import RolloutOptions
 
+BASELINES = ("copy_last", "mean", "linear")  # fields of HorizonCurves
+
 
 @dataclass(frozen=True)
 class HorizonCurves:
@@ -27,6 +29,12 @@ class HorizonCurves:
     threshold: float
     burn_in: int
     examples: list[Example]
+    linear: np.ndarray | None = None  # (H,) of a linear autoregression (evaluation/linear.py); None: not measured
+
+    @property
+    def baselines(self) -> dict[str, np.ndarray]:
+        """The errors (H,) of the baselines that were measured."""
+        return {name: values for name in BASELINES if (values := getattr(self, name)) is not None}
 
     @property
     def crossing(self) -> int | None:
@@ -36,17 +44,17 @@ class HorizonCurves:
 
     def metrics(self, horizons: Iterable[int]) -> dict[str, float]:
         """The errors of the model and the baselines at some horizons, as they are logged."""
-        names = ("nmse", "copy_last", "mean")
-        return {f"rollout/{name}@{n}": float(getattr(self, name)[n - 1]) for n in horizons for name in names}
+        errors = {"nmse": self.nmse, **self.baselines}
+        return {f"rollout/{name}@{n}": float(values[n - 1]) for n in horizons for name, values in errors.items()}
 
     def write_csv(self, path: Path) -> None:
         """Write rows of horizon, metric, value."""
-        names = ("nmse", "copy_last", "mean", "hidden_norm", "rollouts")
+        columns = {"nmse": self.nmse, **self.baselines, "hidden_norm": self.hidden_norm, "rollouts": self.rollouts}
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["horizon", "metric", "value"])
             for i, horizon in enumerate(self.horizon):
-                writer.writerows((int(horizon), name, float(getattr(self, name)[i])) for name in names)
+                writer.writerows((int(horizon), name, float(values[i])) for name, values in columns.items())
 
 
 def horizon_curves(

@@ -13,7 +13,11 @@ from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.rollouts import Example
 from worldmodel.tasks.recall import RecallScores
 
-TRUTH, MODEL, COPY, MEAN = "#333333", "#0072b2", "#d55e00", "#999999"  # Okabe-Ito: safe for the colour-blind
+# Okabe-Ito: safe for the colour-blind
+TRUTH, MODEL, COPY, MEAN, LINEAR = "#333333", "#0072b2", "#d55e00", "#999999", "#009e73"
+BASELINES = {"copy_last": (COPY, "copy the last observation"), "mean": (MEAN, "predict the mean"),
+             "linear": (LINEAR, "linear autoregression")}  # fmt: skip
+LOWEST = 1e-8  # of the errors that the axis makes room for
 GAP = 4  # pixels between two pictures of an animation
 
 
@@ -188,6 +192,9 @@ def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int
         column[-1].set_xlabel("steps without observations")
     for entry, axes in enumerate(panels[:, 0]):
         axes.set_ylabel(f"observation[{entry}]")
+        truths = np.concatenate([example.truth[: shown + 1, entry] for example in examples])
+        spread = float(np.ptp(truths)) or 1.0  # a prediction that runs away must not flatten the truth
+        axes.set_ylim(truths.min() - 0.4 * spread, truths.max() + 0.4 * spread)  # of the whole row
     panels[0, 0].legend(loc="lower left", fontsize=8, ncols=2)
 
 
@@ -197,25 +204,22 @@ def _trajectory(axes: Axes, example: Example, entry: int, steps: int, shown: int
     axes.plot(np.arange(shown + 1), truth, color=TRUTH, linewidth=2.2, alpha=0.45, label="truth")
     axes.plot(np.arange(1, shown + 1), prediction, color=MODEL, linewidth=1.2, label="model, open loop")
     _mark_horizon(axes, steps)
-    spread = float(np.ptp(truth)) or 1.0  # a prediction that runs away must not flatten the truth
-    axes.set_ylim(truth.min() - 0.4 * spread, truth.max() + 0.4 * spread)
     axes.margins(x=0.01)
     axes.grid(alpha=0.25)
 
 
 def _error(axes: Axes, curves: HorizonCurves, steps: int) -> None:
-    for values, color, label in (
-        (curves.copy_last, COPY, "copy the last observation"),
-        (curves.mean, MEAN, "predict the mean"),
-        (curves.nmse, MODEL, "model, open loop"),
-    ):
-        axes.plot(curves.horizon, np.where(np.isfinite(values), values, np.nan), color=color, label=label)
+    lines = [(values, *BASELINES[name]) for name, values in curves.baselines.items()]
+    for values, color, label in (*lines, (curves.nmse, MODEL, "model, open loop")):
+        _line(axes, curves.horizon, values, color, label)
     axes.axhline(curves.threshold, color=TRUTH, linewidth=0.8, linestyle=":")
     if curves.crossing is not None:
         axes.plot(curves.crossing, curves.threshold, "o", color=MODEL, markersize=5)
     _mark_horizon(axes, steps)
-    finite = curves.nmse[np.isfinite(curves.nmse) & (curves.nmse > 0)]
-    axes.set(xscale="log", yscale="log", xlabel="horizon (steps)", ylabel="error / variance")
+    _log_steps(axes, len(curves.horizon))
+    shown = np.concatenate([curves.nmse, *curves.baselines.values()])
+    finite = shown[np.isfinite(shown) & (shown > LOWEST)]
+    axes.set(yscale="log", ylabel="error / variance")
     axes.set_ylim(min(finite.min() if len(finite) else 1e-2, 0.5) / 2, 8)
     passes = "" if curves.crossing is None else f"passes {curves.threshold:g} at step {curves.crossing}; "
     axes.set_title(f"open-loop error ({passes}dashed: the trained horizon, {steps} steps)", fontsize=10)
@@ -224,12 +228,28 @@ def _error(axes: Axes, curves: HorizonCurves, steps: int) -> None:
 
 
 def _norm(axes: Axes, curves: HorizonCurves, steps: int) -> None:
-    axes.plot(curves.horizon, np.where(np.isfinite(curves.hidden_norm), curves.hidden_norm, np.nan), color=MODEL)
+    _line(axes, curves.horizon, curves.hidden_norm, MODEL, "hidden state")
     _mark_horizon(axes, steps)
-    axes.set(xscale="log", xlabel="horizon (steps)", ylabel="mean ‖h‖")
+    _log_steps(axes, len(curves.horizon))
+    axes.set(ylabel="mean ‖h‖")
     axes.set_ylim(0, 1.25 * max(curves.hidden_norm[np.isfinite(curves.hidden_norm)], default=1.0))
     axes.set_title("hidden state", fontsize=10)
     axes.grid(alpha=0.25, which="both")
+
+
+def _line(axes: Axes, horizon: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
+    """A line where values are finite; a point, where there is only one."""
+    marker = "o" if len(horizon) == 1 else ""
+    axes.plot(horizon, np.where(np.isfinite(values), values, np.nan), color=color, label=label, marker=marker)
+
+
+def _log_steps(axes: Axes, longest: int) -> None:
+    """A logarithmic axis of horizons 1 .. longest, with labels at round numbers that leave each other room."""
+    axes.set(xscale="log", xlabel="horizon (steps)")
+    factors = (1, 2, 5) if longest <= 100 else (1, 3) if longest <= 1000 else (1,)
+    ticks = [factor * 10**k for k in range(len(str(longest))) for factor in factors if factor * 10**k <= longest]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
 
 
 def _mark_horizon(axes: Axes, steps: int) -> None:

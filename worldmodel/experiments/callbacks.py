@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from worldmodel.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RandomState
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
+from worldmodel.callbacks.metrics import FirstLoss
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress, LearningCurve
 from worldmodel.experiments.monitor import best_by, early_stopping
@@ -69,6 +70,7 @@ def callbacks(
         FinalValidation(),  # before all that evaluates at the end of training, which then happens in this validation
         LearningCurve(folder) if fit and is_policy else None,  # after FinalValidation, whose return it draws last
         FitProgress(shown, done) if shows else None,  # after FinalValidation, whose loss it shows
+        FirstLoss() if fit and kind == "world_model" else None,  # says later whether training helped
         NumericalGuard(folder, max_skipped) if fit else None,  # before all that take the state: it repairs the state
         RandomState() if saves else None,  # before all that may draw random numbers as a step starts
         *as_list(trainer["callbacks"]),  # the user's, which may replace the state too

@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from worldmodel.envs.play import EpisodeReturns
-from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.evaluation.cause import Cause
+from worldmodel.evaluation.curves import BASELINES, HorizonCurves
 from worldmodel.evaluation.free_run import FreeRun
+from worldmodel.evaluation.shortfall import listed, share_within, shortfalls
 from worldmodel.tasks.recall import RecallScores
 
 FILES = (
@@ -31,7 +33,12 @@ MOST_COLUMNS = 4  # entries of an observation in a table
 
 
 def print_result(
-    metrics: dict[str, float], curves: HorizonCurves | None, recalled: RecallScores | None, steps: int, folder: Path
+    metrics: dict[str, float],
+    curves: HorizonCurves | None,
+    recalled: RecallScores | None,
+    steps: int,
+    folder: Path,
+    cause: Cause | None = None,
 ) -> None:
     """Print a table of the open-loop error, or of a sequence task's accuracy, the other numbers, and the files.
 
@@ -41,12 +48,13 @@ def print_result(
         recalled: of the last evaluation on a sequence task, if any.
         steps: T, the trained horizon.
         folder: of the run.
+        cause: what the course of the training shows; printed where a baseline is ahead within T.
     """
     console = Console(soft_wrap=True, highlight=False)
     if curves is not None:
         console.print(horizon_table(metrics, steps))
-        for line in horizon_lines(curves):
-            console.print(line)
+        for line in [*horizon_lines(curves), *baseline_lines(curves, steps, cause)]:
+            console.print(line, markup=False)
     if recalled is not None:
         console.print(recall_table(recalled, steps))
         if recalled.counts_to is not None:
@@ -105,14 +113,17 @@ def print_files(folder: Path) -> None:
 def horizon_table(metrics: dict[str, float], steps: int) -> Table:
     """The errors `rollout/<name>@<horizon>` of the model and of the baselines, a row a horizon; steps: T."""
     table = Table(title="open-loop error / variance (1.0: no better than predicting the mean)", title_justify="left")
-    for heading in ("horizon", "trained x", "model", "copy last", "mean", "copy last / model"):
-        table.add_column(heading, justify="right")
     horizons = sorted(int(name.split("@")[1]) for name in metrics if name.startswith("rollout/nmse@"))
+    measured = [name for name in BASELINES if f"rollout/{name}@{horizons[0]}" in metrics]
+    shown = [name.replace("_", " ") for name in measured]
+    for heading in ("horizon", "trained x", "model", *shown, "best baseline\n/ model"):
+        table.add_column(heading, justify="right")
     for horizon in horizons:
-        model, copy, mean = (metrics[f"rollout/{name}@{horizon}"] for name in ("nmse", "copy_last", "mean"))
-        ratio = f"{copy / model:.1f}" if model else "inf"
-        times = f"{horizon / steps:g}"
-        table.add_row(str(horizon), times, f"{model:.4g}", f"{copy:.3g}", f"{mean:.3g}", ratio)
+        model, *baselines = (metrics[f"rollout/{name}@{horizon}"] for name in ("nmse", *measured))
+        ratio = f"{min(baselines) / model:.3g}" if model else "inf"
+        table.add_row(
+            str(horizon), f"{horizon / steps:g}", f"{model:.4g}", *(f"{error:.3g}" for error in baselines), ratio
+        )
     return table
 
 
@@ -160,3 +171,10 @@ def print_free_run(run: FreeRun) -> None:
     console.print(table)
     if len(run.names) > MOST_ROWS:
         console.print(f"{len(run.names) - MOST_ROWS} more episodes are in free_run.csv")
+
+
+def baseline_lines(curves: HorizonCurves, steps: int, cause: Cause | None = None) -> list[str]:
+    """Which baselines the model is no better than, and the likely cause, if that is so within T = `steps`."""
+    found = shortfalls(curves)
+    lines = [f"No better than {listed(found)}"] if found else []
+    return [*lines, f"Likely cause: {cause}"] if cause and share_within(found, steps) else lines

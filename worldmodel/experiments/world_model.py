@@ -1,6 +1,7 @@
 """`worldmodel fit | validate | test | predict`: LightningCLI around WorldModel and EpisodeDataModule."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -9,12 +10,14 @@ from worldmodel.callbacks.evaluation import RecallEvaluation, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
+from worldmodel.evaluation.cause import likely_cause, read_course
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.experiments.experiment import ExperimentCLI, ExperimentParser
 from worldmodel.experiments.monitor import check_monitors
 from worldmodel.experiments.result import print_result
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
+from worldmodel.runs.checkpoint import config_of
 from worldmodel.runs.folder import is_first_rank
 
 
@@ -88,9 +91,18 @@ class TrainingCLI(ExperimentCLI):
             metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             rollout = self._get(self.config_init, "rollout")
             recalled = self._get(self.config_init, "recall").recalled
-            print_result(metrics, rollout.curves, recalled, self.datamodule.steps, self.folder)
+            course = read_course(self._trained_in())
+            cause = likely_cause(course, self.model.hparams["learning_rate"]) if course else None
+            print_result(metrics, rollout.curves, recalled, self.datamodule.steps, self.folder, cause)
 
     after_validate = after_test = after_predict = after_fit
+
+    def _trained_in(self) -> Path:
+        """The folder of the run that trained the model."""
+        if self.subcommand == "fit":
+            return self.folder
+        config = config_of(Path(self.config_init[str(self.subcommand)]["ckpt_path"]))
+        return self.folder if config is None else config.parent
 
 
 def check_gradient(model: WorldModel, starts: list[str]) -> None:

@@ -1,7 +1,7 @@
 """All measurements of one model on a few batches: as numbers, on a terminal, as a figure, and what they mean."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from worldmodel.batch import Batch
+from worldmodel.evaluation.cause import Cause
+from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.evaluation.diagnosis.baselines import Baselines
 from worldmodel.evaluation.diagnosis.clock import Clock
 from worldmodel.evaluation.diagnosis.gates import Gates
 from worldmodel.evaluation.diagnosis.gradients import Gradients
@@ -19,8 +22,11 @@ from worldmodel.evaluation.diagnosis.measurement import BLUE, RED, Diagnosable, 
 from worldmodel.evaluation.diagnosis.representation import Representations
 
 # In the order in which they are measured, printed and drawn.
-MEASUREMENTS: tuple[type[Measurement], ...] = (Gradients, Growth, Spectrum, Lags, Representations, Gates, Clock)
-COLUMNS = 3  # of panels in the figure
+MEASUREMENTS: tuple[type[Measurement], ...] = (
+    *(Baselines, Gradients, Growth, Spectrum, Lags),
+    *(Representations, Gates, Clock),
+)
+ROWS = 2  # of panels in the figure
 
 M = TypeVar("M", bound=Measurement)
 
@@ -34,6 +40,10 @@ class Diagnosis:
 
     def __getitem__(self, kind: type[M]) -> M | None:
         return cast(M | None, self.results.get(kind))
+
+    @property
+    def _shown(self) -> list[type[Measurement]]:
+        return [kind for kind in MEASUREMENTS if self[kind] is not None or not kind.optional]
 
     @property
     def findings(self) -> list[Finding]:
@@ -54,7 +64,7 @@ class Diagnosis:
     def print(self, console: Console) -> None:
         """Print gradients by part and by term, the measurements, and the findings."""
         grid = table("Measured", ["what", "value"])
-        for kind in MEASUREMENTS:
+        for kind in self._shown:
             result = self[kind]
             for own in result.tables() if result else ():
                 console.print(own)
@@ -72,12 +82,12 @@ class Diagnosis:
 
     def figure(self, title: str) -> Figure:
         """A panel per measurement that has one."""
-        drawn = [kind for kind in MEASUREMENTS if kind.panel]
-        rows = -(-len(drawn) // COLUMNS)
-        figure = Figure(figsize=(14, 4.25 * rows), layout="constrained")
+        drawn = [kind for kind in self._shown if kind.panel]
+        columns = -(-len(drawn) // ROWS)
+        figure = Figure(figsize=(4.67 * columns, 4.25 * ROWS), layout="constrained")
         figure.suptitle(title, fontsize=13)
         for place, kind in enumerate(drawn, start=1):
-            axes = figure.add_subplot(rows, COLUMNS, place)
+            axes = figure.add_subplot(ROWS, columns, place)
             axes.set(**dict(zip(("title", "xlabel", "ylabel"), kind.panel or (), strict=True)))
             axes.set_prop_cycle(color=(BLUE, RED))
             if (result := self[kind]) is not None:
@@ -88,7 +98,13 @@ class Diagnosis:
 
 
 def diagnose(
-    model: Diagnosable, batches: Sequence[Batch], rule: str, carry: bool = True, gradient: str = "tbptt"
+    model: Diagnosable,
+    batches: Sequence[Batch],
+    rule: str,
+    carry: bool = True,
+    gradient: str = "tbptt",
+    curves: Callable[[], HorizonCurves] | None = None,
+    cause: Cause | None = None,
 ) -> Diagnosis:
     """Measure everything.
 
@@ -98,8 +114,10 @@ def diagnose(
         rule: its name.
         carry: whether training carries the state from batch to batch.
         gradient: the model's: where it is exact, no horizon is too short.
+        curves: measures the open-loop errors of a trained model; None of a new one, which no baseline is held against.
+        cause: what the losses of its training show.
     """
-    subject = Subject(model, batches, rule, carry, gradient)
+    subject = Subject(model, batches, rule, carry, gradient, curves, cause)
     finite = all(bool(p.isfinite().all()) for _, p in model.named_parameters() if p.requires_grad)
     kinds = MEASUREMENTS if finite else (Gradients,)
     return Diagnosis(subject, {kind: kind.measure(subject) for kind in kinds})

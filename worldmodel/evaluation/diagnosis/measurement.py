@@ -1,6 +1,6 @@
 """What is diagnosed, and what every measurement of it offers: a result, its rows and panel, the faults it shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -14,6 +14,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from worldmodel.batch import Batch
+from worldmodel.evaluation.cause import Cause
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.predictor import LatentPredictor
 
 NOT_MEASURED = "not measured"
@@ -161,6 +163,8 @@ class Subject:
     rule: str
     carry: bool = True  # whether training carries the state from batch to batch
     gradient: str = "tbptt"  # how it goes through time in training
+    curves: Callable[[], HorizonCurves] | None = None  # measures the open-loop errors; None: the model is untrained
+    cause: Cause | None = None  # what the losses of its training show, should it be no better than a baseline
 
     @property
     def horizon(self) -> int:
@@ -186,6 +190,7 @@ class Measurement:
     labels: ClassVar[tuple[str, ...]] = ()  # of its rows in the table; {horizon} becomes T
     absent: ClassVar[str] = NOT_MEASURED  # what the rows say where the result is None
     panel: ClassVar[tuple[str, str, str] | None] = None  # title and axis labels of its panel in the figure; None: none
+    optional: ClassVar[bool] = False  # whether rows and panel are left out where the result is None
 
     @classmethod
     def measure(cls, subject: Subject) -> Self | None:
