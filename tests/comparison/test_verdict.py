@@ -326,8 +326,37 @@ def test_the_summary_says_what_a_researcher_reads_first():
     assert (
         f"Regret (error / error of the floor, at {T}, {2 * T} and {5 * T} steps): residual, carry (the lowest)" in text
     )
-    assert f"the mean in open loop by gru, carry from {5 * T} steps on" in text
+    assert summary[0] == (
+        f"Worse than a baseline: residual, zero in open loop at {5 * T} steps (runs diverged at {5 * T} steps;"
+        f" the mean does not); gru, carry in open loop at {5 * T} steps (1.21 times the error of the mean)."
+    )
     assert "1 of 13 runs failed: gru, carry, seed 9 (out of memory)." in text
+
+
+def baselines_of(table, **baselines):
+    verdict = judge(compare(table, baselines=baselines))
+    return verdict.summary[0], {each.variant: (each.ahead, each.sure) for each in verdict.baselines}
+
+
+def test_a_baseline_that_is_ahead_is_told_first():
+    """With the factor to the best one, and whether it may be chance; the floor is no baseline."""
+    better, near, bad = [0.10, 0.11, 0.12], [0.19, 0.20, 0.22], [0.40, 0.41, 0.42]
+    said, found = baselines_of({"a": better, "b": near, "c": bad}, copy_last=0.3, autoregression=0.2)
+    assert found == {
+        "a": ([], []),
+        "b": (["autoregression"], []),
+        "c": (["autoregression", "copy_last"], ["autoregression", "copy_last"]),
+    }
+    assert said == (
+        "Worse than a baseline: b and c in open loop at 10 steps"
+        " (1.01 to 2.05 times the error of a linear autoregression, which may be chance at 10 steps)."
+    )
+    said, _ = baselines_of({"a": bad, "b": bad}, mean=0.2)
+    assert said == "Worse than a baseline: every variant in open loop at 10 steps (2.05 times the error of the mean)."
+    said, _ = baselines_of({"a": better, "b": near}, mean=0.3, copy_last=INF)
+    assert said == "Every rule is ahead of every baseline at every horizon."
+    verdict = judge(compare({"a": better, "b": near}, floor=0.05))
+    assert verdict.baselines == [] and "baseline" not in " ".join(verdict.summary)
 
 
 def test_the_default_rule_is_named_beside_the_lowest_regret():
@@ -361,6 +390,10 @@ def test_verdict_json_holds_everything(tmp_path):
     assert len(read["pairs"]) == len(verdict.pairs) == 3 * 5
     assert read["cells"][0]["error"] == vars(verdict.cells[0].error)
     assert INF in [cell["error"]["mean"] for cell in read["cells"]]
+    assert len(read["baselines"]) == len(read["cells"])
+    late = next(row for row in read["baselines"] if (row["variant"], row["horizon"]) == ("gru, carry", 5 * T))
+    assert (late["loop"], late["baselines"], late["ahead"], late["sure"]) == ("open", {"mean": 1.0}, ["mean"], ["mean"])
+    assert late["error"]["low"] > 1.0
 
 
 def test_results_csv_has_a_row_for_every_error(tmp_path):

@@ -66,6 +66,19 @@ class Trait:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """A variant's error at a horizon beside the baselines', on the same episodes."""
+
+    variant: str
+    loop: Loop
+    horizon: int  # steps
+    error: Estimate  # of the variant; geometric
+    baselines: dict[str, float]  # name -> error
+    ahead: list[str]  # baselines with an error at or below the variant's mean, or all, if a run diverged; best first
+    sure: list[str]  # of these, those below the variant's interval over seeds
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the runs of a comparison show, and what they do not."""
 
@@ -74,6 +87,7 @@ class Verdict:
     pairs: list[Pair]
     rankings: list[Ranking]
     traits: list[Trait]
+    baselines: list[Standing]  # of every cell; empty if no baseline was measured
     summary: list[str]  # sentences, the most important first
     method: str
 

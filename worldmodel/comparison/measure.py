@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldmodel.comparison.results import Curve, Curves, Errors, ExampleRollout, Reference
 from worldmodel.envs import LINEAR_GAUSSIAN
 from worldmodel.envs.linear import LinearSystem, linear_system
-from worldmodel.evaluation.baselines import AutoRegression, CopyLast, Mean
+from worldmodel.evaluation.baselines import CopyLast, Mean
 from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
+from worldmodel.evaluation.linear import linear_baseline
 from worldmodel.evaluation.rollouts import Example, Forecaster
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.modules.data_module import EpisodeDataModule
@@ -74,8 +75,7 @@ def references(data: EpisodeDataModule, rollout: RolloutOptions) -> list[Referen
         "copy_last": ("copy last", CopyLast()),
         "mean": ("mean", Mean(train)),
     }
-    if not data.images:
-        regression = AutoRegression.fit(train, None, data.steps)
+    if (regression := linear_baseline(train, data.steps)) is not None:
         models["autoregression"] = (f"linear autoregression of order {regression.lags}, least squares", regression)
     if (system := known_system(data)) is not None:
         models["kalman"] = ("Kalman filter, the floor", KalmanFilter(system))

@@ -7,9 +7,9 @@ from statistics import fmean
 from worldmodel.comparison.contest import Cell, Pair, Ranking, Verdict, pairs_at
 from worldmodel.comparison.lines import relative_norm, stateful
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
+from worldmodel.comparison.standings import worse
 from worldmodel.statistics import geometric
 
-BASELINES = {"copy_last": "copying the last observation", "mean": "the mean", "autoregression": "autoregression"}
 MOST_NAMED = 3  # variants that a sentence lists
 GROWTH = 1.5  # of ||h|| beyond the trained horizon: larger factors are reported
 
@@ -22,13 +22,13 @@ def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
         return [f"{why}: there is nothing to compare.", *_unfinished(comparison)]
     sentences = [sentence for loop in ("open", "closed") for sentence in _winners(verdict, loop)]
     return [
+        *worse(verdict.baselines, comparison.variants),
         *sentences,
         *_equal(verdict),
         _divergence(verdict, comparison),
         *_growth(verdict, comparison),
         *_starts(verdict, comparison),
         *_regret(verdict, comparison),
-        *_references(verdict, comparison),
         *_limits(verdict, comparison),
         *_unfinished(comparison),
     ]
@@ -164,40 +164,6 @@ def _regret_text(cell: Cell | None) -> str:
     if cell is None or cell.regret is None:
         return "-"
     return f"{cell.regret.mean:.3f}" if cell.regret.n else "diverged"
-
-
-def _references(verdict: Verdict, comparison: Comparison) -> list[str]:
-    """From which horizon on the variants that do not diverge no longer beat the baselines."""
-    parts = []
-    for loop in LOOPS:
-        diverged = {cell.variant for cell in verdict.cells if cell.loop == loop and cell.error.diverged}
-        sound = [variant for variant in comparison.variants if variant not in diverged]
-        for reference in comparison.references:
-            lost = {v: h for v in sound if (h := _lost_from(verdict, v, loop, reference.errors))}
-            if lost and reference is not comparison.floor:
-                parts.append(
-                    f"{BASELINES.get(reference.name, reference.title)} in {loop} loop by {_lost(lost, len(sound))}"
-                )
-    return [f"Baselines that variants no longer beat, judged by the means: {'; '.join(parts)}."] if parts else []
-
-
-def _lost_from(verdict: Verdict, variant: str, loop: Loop, errors: dict[Loop, dict[int, float]]) -> int | None:
-    """The horizon from which on the variant's error stays at or above the reference's; None: it ends below."""
-    lost = None
-    for horizon in verdict.horizons:
-        cell, other = verdict.cell(variant, loop, horizon), errors.get(loop, {}).get(horizon)
-        if cell and other is not None:
-            lost = None if cell.error.mean < other else lost or horizon
-    return lost
-
-
-def _lost(lost: dict[str, int], variants: int) -> str:
-    if len(lost) == variants:
-        text = f"any variant from {max(lost.values())} steps on"
-        return text if min(lost.values()) == max(lost.values()) else f"{text}, by some from {min(lost.values())} on"
-    if len(lost) <= MOST_NAMED:
-        return "; by ".join(f"{variant} from {horizon} steps on" for variant, horizon in lost.items())
-    return f"{len(lost)} of {variants} variants, the first from {min(lost.values())} steps on"
 
 
 def _limits(verdict: Verdict, comparison: Comparison) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worldmodel.comparison.contest import Cell, Trait, Verdict, errors_by_seed, pairs_at, rank
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
+from worldmodel.comparison.standings import standings
 from worldmodel.comparison.summary import summarize
 from worldmodel.durable import whole_file, write_json
 from worldmodel.statistics import Estimate, arithmetic, geometric, scaled
@@ -34,8 +35,11 @@ any false difference there at 5% or below. The interval of a ratio is for this r
 A winner diverged in no seed, has the lowest mean, and is better than every other variant by 1% or more, each in a \
 test of its own at 5%: it must pass all tests, so they need no correction (Berger 1982). Smaller gaps do not matter in \
 practice. Without a winner, the best are the variant with the lowest mean and those that it does not beat. Not told \
-apart does not mean equal. Seeds change only the weights: conclusions hold for new seeds on these data, not for other \
-data."""
+apart does not mean equal.
+
+A baseline has no seeds. It is ahead where the mean of a variant is not below its error, or a run of the variant has \
+diverged; surely so, where its error lies below the variant's interval. Seeds change only the weights: conclusions \
+hold for new seeds on these data, not for other data."""
 
 
 def judge(comparison: Comparison) -> Verdict:
@@ -52,7 +56,7 @@ def judge(comparison: Comparison) -> Verdict:
             pairs += (pairs_here := pairs_at(comparison, loop, horizon))
             rankings += [ranking] if (ranking := rank(cells_here, pairs_here)) else []
     traits = [trait for variant in comparison.variants for trait in _traits(comparison, variant)]
-    verdict = Verdict(horizons, cells, pairs, rankings, traits, [], METHOD)
+    verdict = Verdict(horizons, cells, pairs, rankings, traits, standings(comparison, cells), [], METHOD)
     return replace(verdict, summary=summarize(verdict, comparison))
 
 
