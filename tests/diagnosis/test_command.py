@@ -72,7 +72,7 @@ def test_a_learning_rate_that_is_too_high_is_named_before_what_it_does_to_the_ga
     steps = ["--trainer.max_steps", "25", "--trainer.max_epochs", "-1", "--rollout.multiples", "[1]"]
     main(["fit", "--config", "toy.yaml", *steps, "--model.learning_rate", "1.0", "--run_dir", "run"])
     said = capsys.readouterr().out
-    assert "No better than" in said and "Likely cause: the learning rate is too high (1): the training loss" in said
+    assert "No better than" in said and "Likely cause: the learning rate is too high (1): " in said
     with Path("run/metrics.csv").open(newline="") as file:
         first, *_ = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert first["step"] == "0"

@@ -247,7 +247,7 @@ def _text(group: str | None) -> str:
     return (
         f"Runs of {'the group `' + group + '`' if group else 'all groups'}, averaged by update rule and start, with the"
         " standard error. `rollout/nmse@H` is the open-loop error H steps ahead, divided by the variance of the"
-        " observations: at 1.0 a model is no better than predicting the mean; `copy_last@H` and `mean@H` are the"
-        " baselines' errors. A run's summary has the `last` value, of its last weights, and the `min` during training:"
-        " compare the last, since the minimum is chosen in hindsight."
+        " observations: at 1.0 a model is no better than predicting the mean; `copy_last@H`, `mean@H`, `linear@H` are"
+        " the baselines' errors. A run's summary has the `last` value, of its last weights, and the `min` during"
+        " training: compare the last, since the minimum is chosen in hindsight."
     )

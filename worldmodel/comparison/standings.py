@@ -57,7 +57,7 @@ def _by(lost: list[Standing]) -> str:
     sound = [each for each in lost if not each.error.diverged]
     factors = [each.error.mean / max(each.baselines[each.ahead[0]], TINY) for each in sound]
     if factors:
-        low, high = f"{min(factors):.3g}", f"{max(factors):.3g}"
+        low, high = (f"{factor:.3g}" if factor < 1000 else f"{factor:,.0f}" for factor in (min(factors), max(factors)))
         times = low if low == high else f"{low} to {high}"
         texts.append(f"{times} times the error of {_words(names, 'or')}")
     if diverged := [each for each in lost if each.error.diverged]:

@@ -105,7 +105,7 @@ def _too_little(course: Course) -> Cause | None:
         return Cause("too little data for a model of this size", seen, "more episodes, or a smaller --model.hidden_dim")
     if len(course.losses) > 1 and late < FALLING * course.before:
         seen = f"the training loss still fell at the end, from {course.before:.3g} to {late:.3g}"
-        return Cause(f"too few steps ({course.steps})", seen, longer)
+        return Cause("too few steps", seen, longer)
     if len(course.losses) > 1 and late > UNMOVED * first:
         seen = f"the training loss has hardly fallen, from {first:.3g} to {late:.3g}"
         return Cause("too few steps, or too low a learning rate", seen, f"{longer}, or a higher --model.learning_rate")
