@@ -355,6 +355,9 @@ def test_a_baseline_that_is_ahead_is_told_first():
     assert said == "Worse than a baseline: every variant in open loop at 10 steps (2.05 times the error of the mean)."
     said, _ = baselines_of({"a": better, "b": near}, mean=0.3, copy_last=INF)
     assert said == "Every rule is ahead of every baseline at every horizon."
+    said, found = baselines_of({"a": better, "b": [0.1, 0.1, INF]}, mean=0.3, copy_last=INF)
+    assert found["b"] == (["mean"], []), "what diverged in a seed is not ahead; nor is a baseline that diverged"
+    assert said.endswith("b in open loop at 10 steps (runs diverged at 10 steps; the mean does not).")
     verdict = judge(compare({"a": better, "b": near}, floor=0.05))
     assert verdict.baselines == [] and "baseline" not in " ".join(verdict.summary)
 

@@ -52,7 +52,7 @@ class Baselines(Measurement):
             return
         share, cause = share_within(found, subject.horizon), subject.cause
         weight = 95 if share >= MOST else 60 if share else 35
-        means, change = UNKNOWN, "see the other findings; a longer training, --model.learning_rate, more data"
+        means, change = UNKNOWN, "see the other findings; a longer training, another --model.learning_rate, more data"
         if not share:
             means = f"errors add up beyond the trained horizon, T = {subject.horizon}"
             change = "a longer --data.steps, a higher --model.open_loop_steps"
