@@ -186,7 +186,8 @@ def test_two_processes_train_on_their_own_lanes(worldmodel, toy_conf, tmp_path):
 
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     (state,) = [value for key, value in checkpoint["callbacks"].items() if "TruncatedBPTT" in key]
-    assert state["carry"].shape == (4, 10), "(lanes of all ranks, hidden)"
+    base = (checkpoint["hyper_parameters"]["base_lags"] - 1) * 3 + 2 + 1  # past frames, the last prediction, the age
+    assert state["carry"].shape == (4, 10 + base), "(lanes of all ranks, hidden and what the base knows)"
     assert not torch.equal(state["carry"][:2], state["carry"][2:])
     assert len(list((tmp_path / "runs" / "toy").iterdir())) == 1, "one folder for both"
     # the same lanes in one process: the same maths

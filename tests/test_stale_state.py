@@ -82,7 +82,9 @@ SYSTEM = linear_system(damping=0.1)  # a memory of about ten steps: 16 frames fr
 
 def linear_model(seed=0):
     torch.manual_seed(seed)
-    model = WorldModel(1, 1, **SMALL | {"hidden_dim": 16}, learning_rate=1e-12, reward_weight=0, continue_weight=0)
+    model = WorldModel(
+        1, 1, **SMALL | {"hidden_dim": 16}, learning_rate=1e-12, reward_weight=0, continue_weight=0, base="none"
+    )
     model.action_norm.fit(torch.zeros(1), torch.full((1,), 3**-0.5))
     return model
 
@@ -410,4 +412,4 @@ def test_a_swap_right_behind_a_resume_finds_the_batches_before_it(mixed, tmp_pat
         trainer.fit(fresh(0, torch.float32), datamodule=Stream(mixed), ckpt_path=path)
         carries.append(recorder.batches[-1]["carry"])
     assert len(recorder.batches) == 1, "the resumed fit has seen no other batch"
-    assert torch.equal(*carries) and carries[0].abs().min() > 0
+    assert torch.equal(*carries) and carries[0][:, : SMALL["hidden_dim"]].abs().min() > 0

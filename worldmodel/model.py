@@ -7,11 +7,12 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from worldmodel.base import Line, LinearBase, Rollout
 from worldmodel.batch import Batch
 from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError
 from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder
-from worldmodel.predictor import LatentPredictor
+from worldmodel.predictor import ClosedLoop, LatentPredictor, OpenLoop
 
 
 class Imagined(NamedTuple):
@@ -33,6 +34,20 @@ class Outcome(NamedTuple):
     h: Tensor  # (B, H, D)
 
 
+class Seen(NamedTuple):
+    """What a model makes of a segment's frames before its state advances."""
+
+    z: Tensor  # (B, T, Z)
+    inputs: Tensor  # (B, T, X), of the encoder
+    h: Tensor | None  # (B, D), before the segment; under exact gradients wider (rtrl.py)
+    line: Line | None  # what the base predicts of the next frames
+    after: Tensor | None  # (B, C), the base's part of the carry
+
+    def carry(self, h: Tensor) -> Tensor:
+        """The carry after the segment, from the state after it (B, D)."""
+        return h if self.after is None else torch.cat([h, self.after.to(h.dtype)], dim=-1)
+
+
 class Model(nn.Module):
     """A recurrent latent world model on vectors, images or tokens.
 
@@ -50,6 +65,9 @@ class Model(nn.Module):
         channels: Channels of the first convolution, where there are images; each further one has twice as many.
         head_depth: Number of hidden layers between the hidden state and the predicted latent; 0: linear.
         objective: What the model is trained for, and what its latents are: reconstruction, latent or tokens.
+        base: What predictions correct: a linear autoregression (linear), the last observation (last), or nothing
+            (none). Null: linear for vectors under the objective reconstruction, else nothing.
+        base_lags: Number of frames that a linear base reads. Null: chosen by its error on held-out training episodes.
         value_discount: Discount of a value head, which learns the return after a step under the policy that collected
             the data, so that a planner sees past its horizon; null: no value head.
 
@@ -72,10 +90,13 @@ class Model(nn.Module):
         channels: int = 16,
         head_depth: int = 1,
         objective: Literal["reconstruction", "latent", "tokens"] = "reconstruction",
+        base: Literal["linear", "last", "none"] | None = None,
+        base_lags: int | None = None,
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
         at_least = {"latent_dim": (latent_dim, 1), "hidden_dim": (hidden_dim, 1), "width": (width, 1)}
+        at_least |= {"base_lags": (1 if base_lags is None else base_lags, 1)}
         at_least |= {"depth": (depth, 0), "channels": (channels, 1), "head_depth": (head_depth, 0)}
         for name, (value, least) in at_least.items():
             if value < least:
@@ -84,15 +105,23 @@ class Model(nn.Module):
         if self.is_tokens and images:
             raise UserError("model.objective tokens does not know images: choose reconstruction or latent")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
-        nets = obs_dim, images or [], latent_dim, width, 0 if self.is_tokens else depth, channels
-        self.encoder = observation_encoder(*nets)
+        fits = objective == "reconstruction" and not images
+        if not fits and base in ("linear", "last"):
+            raise UserError(f"model.base {base} is for vectors under the objective reconstruction: leave it out")
+        self.base = LinearBase(obs_dim, action_dim, base_lags or 1) if fits and base != "none" else None
+        nets = images or [], latent_dim, width, 0 if self.is_tokens else depth, channels
+        self.encoder = observation_encoder(obs_dim if self.base is None else self.base.features_dim, *nets)
         if self.is_tokens:
             embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
             nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
         self.predictor = LatentPredictor(
             latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens
         )
-        self.decoder = observation_decoder(*nets)
+        self.decoder = observation_decoder(obs_dim, *nets)
+        if self.base is not None:  # a new model is nearly its base; at zero no gradient would reach the rule
+            with torch.no_grad():
+                for parameter in cast(nn.Linear, cast(MLP, self.decoder)[-1]).parameters():
+                    parameter.mul_(0.01)
         self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
         if value_discount is not None and (self.is_tokens or not 0 <= value_discount < 1):
             raise UserError(
@@ -106,49 +135,104 @@ class Model(nn.Module):
         """Where its inputs must be."""
         return self.obs_norm.mean.device
 
+    def initial_carry(self, obs: Tensor) -> Tensor:
+        """The carry at an episode's start, zeros (B, C), for the lanes of obs (B, ..., O)."""
+        width = self.predictor.state_dim + (0 if self.base is None else self.base.carry_dim)
+        return obs.new_zeros(len(obs), width, dtype=self.obs_norm.mean.dtype)
+
+    def see(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None) -> Seen:
+        """Encode a segment's frames: obs (B, T, O) and action (B, T, A), both normalised, the carry before them."""
+        if self.base is None:
+            return Seen(self.encoder(obs), obs, carry, None, None)
+        width = self.base.carry_dim
+        h, known = (None, None) if carry is None else (carry[:, :-width], carry[:, -width:].to(obs.dtype))
+        memory, line, after = self.base.observe(obs, action, is_first, known)
+        inputs = self.base.features(memory)
+        return Seen(torch.cat([self.encoder(inputs), memory], dim=-1), inputs, h, line, after)
+
     def encode(self, obs: Tensor) -> Tensor:
-        """Observations (..., O) -> latents (..., Z)."""
-        return self.encoder(self.obs_norm(obs))
+        """The z (..., Z) of observations (..., O); with a base, of those that begin an episode."""
+        obs = self.obs_norm(obs)
+        if self.base is None:
+            return self.encoder(obs)
+        memory = self.base.begun(obs)
+        return torch.cat([self.encoder(self.base.features(memory)), memory], dim=-1)
+
+    def place(self, z: Tensor) -> Tensor:
+        """What distances between frames are measured in: with a base the normalised observation, else the latent."""
+        return z if self.base is None else self.base.unpacked(z[..., self.latent_dim :]).obs
+
+    def latent(self, z: Tensor) -> Tensor:
+        """What the state's update takes of z (..., Z), without the base's memory (..., latent_dim)."""
+        return z[..., : self.latent_dim]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (..., Z) -> observations (..., O); with `tokens` the probabilities of each token."""
+        """z (..., Z) -> observations (..., O); with `tokens` the probabilities of each token."""
         if self.is_tokens:
             return self.decoder(z).softmax(dim=-1)
+        if self.base is not None:
+            return self.obs_norm.inverse(self.base.shown(z[..., self.latent_dim :]))
         return self.obs_norm.inverse(self.decoder(z))
 
     def closed_loop(
-        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+        self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict each next observation from all before it: obs (B, T, O), action (B, T, A), is_first (B, T) bool.
 
-        Returns the predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, D). h (B, D) is
-        the state before the first frame; None: zeros.
+        Returns the predicted observation of frame t + 1 (B, T, O), the states (B, T, D), the carry (B, C), which is the
+        state and what the base knows. `carry` is that before the first frame; None: an episode's start.
         """
-        loop = self.predictor.closed_loop(self.encode(obs), self.action_norm(action), is_first, h)
-        return self.decode(loop.pred), loop.h, loop.carry
+        seen, loop = self.follow(obs, action, is_first, carry)
+        if seen.line is None:
+            return self.decode(loop.pred), loop.h, loop.carry
+        pred = seen.line.pred + seen.line.scale * self.decoder(loop.pred)
+        return self.obs_norm.inverse(pred), loop.h, seen.carry(loop.carry)
 
     def observe(
-        self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
+        self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `closed_loop`, without decoding: the latents of the frames (B, T, Z), the states, the carry."""
-        z = self.encode(obs)
-        loop = self.predictor.closed_loop(z, self.action_norm(action), is_first, h)
-        return z, loop.h, loop.carry
+        """As `closed_loop`, without decoding: the z of the frames (B, T, Z), the states, the carry."""
+        seen, loop = self.follow(obs, action, is_first, carry)
+        return seen.z, loop.h, seen.carry(loop.carry)
+
+    def follow(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None) -> tuple[Seen, ClosedLoop]:
+        """As `closed_loop`, before anything is decoded: what was seen, and the predictor's loop."""
+        action = self.action_norm(action)
+        seen = self.see(self.obs_norm(obs), action, is_first, carry)
+        return seen, self.predictor.closed_loop(self.latent(seen.z), action, is_first, seen.h)
+
+    def unroll(self, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
+        """Roll out from z (B, Z) and the state before it h (B, D) under normalised actions (B, H, A)."""
+        if self.base is None:
+            return self.predictor.open_loop(z, h, action)
+        run, latents = Rollout(self.base, z[..., self.latent_dim :]), list[Tensor]()
+
+        def feed(pred: Tensor, a_t: Tensor) -> Tensor:
+            latents.append(self.encoder(run.step(a_t, self.decoder(pred))))
+            return latents[-1]
+
+        loop = self.predictor.open_loop(self.latent(z), h, action, feed)
+        return OpenLoop(torch.cat([torch.stack(latents, dim=1), run.memories()], dim=-1), loop.h)
 
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
-        """Roll out from a latent z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
+        """Roll out from z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""
         outcome = self.outcome(z, h, action)
         return Imagined(self.decode(outcome.z), *outcome)
 
     def outcome(self, z: Tensor, h: Tensor, action: Tensor) -> Outcome:
         """As `open_loop`, without decoding: what a plan is judged by."""
-        loop = self.predictor.open_loop(z, h, self.action_norm(action))
+        loop = self.unroll(z, h, self.action_norm(action))
         return Outcome(*self.expected(loop.h), loop.pred, loop.h)
 
     def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
         """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
-        z, a = self.encode(batch["obs"][:, :-1]), self.action_norm(batch["action"])
-        return self.predictor.gate(z, a, previous_states(h, batch["is_first"], batch.get("carry")))
+        obs, action, is_first = (
+            self.obs_norm(batch["obs"][:, :-1]),
+            self.action_norm(batch["action"]),
+            batch["is_first"],
+        )
+        seen = self.see(obs, action, is_first, batch.get("carry"))
+        return self.predictor.gate(self.latent(seen.z), action, previous_states(h, is_first, batch.get("carry")))
 
     def expected(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The reward (...) in the units of the data, and the continue probability (...), after states (..., D)."""

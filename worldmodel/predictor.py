@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.cells import make_cell
-from worldmodel.cells.fused import fused_rollout, has_fused
+from worldmodel.cells.fused import Feed, fused_rollout, has_fused
 from worldmodel.cells.recurrence import Unroll, advance, initial_state, previous_states, states, stepped
 from worldmodel.nets import MLP, StagewiseHead
 
@@ -99,10 +99,10 @@ class LatentPredictor(nn.Module):
 
     def forward(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: z (B, Z), h (B, D), a (B, A) -> the next latent (B, Z), h_next - h (B, D), h_next (B, D)."""
-        pred, h_next = self._step(z, h, a)
+        pred, h_next = self.step(z, h, a)
         return pred, h_next - h, h_next
 
-    def _step(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """The next latent and state, without the hooks of a module call, which are for calls from outside."""
         h = self.cell.step(self.cell.project(z, a), h)
         return self.head(self.cell.read(h)), h
@@ -132,15 +132,20 @@ class LatentPredictor(nn.Module):
         pred, states = rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d")
         return ClosedLoop(pred, states, carry, is_first, h)
 
-    def open_loop(self, z: Tensor, h: Tensor, a: Tensor) -> OpenLoop:
-        """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations."""
+    def open_loop(self, z: Tensor, h: Tensor, a: Tensor, feed: Feed | None = None) -> OpenLoop:
+        """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations.
+
+        `feed` is asked once a step, in order, what the next one sees after a predicted latent (B, Z) and the action
+        (B, A) that led to it; None: that latent.
+        """
         plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
         if plain and has_fused(self.cell) and a.shape[1]:
-            preds, h_HBD = fused_rollout(self.cell, self.head, z, h, a)
+            preds, h_HBD = fused_rollout(self.cell, self.head, z, h, a, feed)
             return OpenLoop(torch.stack(preds, dim=1), rearrange(h_HBD, "h b d -> b h d"))
         preds, states = [], []
         for a_t in a.unbind(dim=1):
-            z, h = self._step(z, h, a_t)
-            preds.append(z)
+            pred, h = self.step(z, h, a_t)
+            z = pred if feed is None else feed(pred, a_t)
+            preds.append(pred)
             states.append(h)
         return OpenLoop(torch.stack(preds, dim=1), torch.stack(states, dim=1))

@@ -17,7 +17,7 @@ class Linear(Model):
     """A model by hand: its latent is the state x, its h is z after the step, its reward -(x'Qx + a'Ra)."""
 
     def __init__(self) -> None:
-        super().__init__(2, 1, None, 2, 4, "gru", 1, 0.0, 4, 1, 4, 1, "reconstruction")
+        super().__init__(2, 1, None, 2, 4, "gru", 1, 0.0, 4, 1, 4, 1, "reconstruction", "none")
 
     def outcome(self, z, h, action):
         reward, states = [], []
@@ -67,7 +67,7 @@ def test_the_plan_is_that_of_least_squares(method):
 
 def test_scores_are_the_returns_of_open_loop():
     model = small_model()
-    z, h = torch.randn(2, 6).double(), torch.randn(2, 8).double()
+    z, h = model.encode(torch.randn(2, 3)), torch.randn(2, 8).double()
     actions = torch.randn(2 * 5, 4, 2).double()
     scores = Planner(model, within(1.0, 4), discount=0.9).objective(z, h)(actions)
     for lane in range(2):
@@ -79,7 +79,7 @@ def test_scores_are_the_returns_of_open_loop():
 
 def test_behind_the_horizon_comes_what_the_value_head_says():
     model = small_model(value_discount=0.8)
-    z, h, actions = torch.randn(2, 6).double(), torch.randn(2, 8).double(), torch.randn(6, 4, 2).double()
+    z, h, actions = model.encode(torch.randn(2, 3)), torch.randn(2, 8).double(), torch.randn(6, 4, 2).double()
     made = model.outcome(z.repeat_interleave(3, 0), h.repeat_interleave(3, 0), actions)
     expected = expected_return(made.reward, made.continues, 0.8, model.value(made.h[:, -1]))
     assert torch.equal(Planner(model, within(1.0, 4)).objective(z, h)(actions), expected), "with its own discount"
@@ -101,7 +101,7 @@ def test_a_goal_is_a_place_to_come_to():
 
 def test_the_same_seed_gives_the_same_actions_and_lanes_begin_anew_alone():
     model = small_model()
-    z, h = torch.randn(3, 6).double(), torch.randn(3, 8).double()
+    z, h = model.encode(torch.randn(3, 3)), torch.randn(3, 8).double()
 
     def fresh(lanes):
         return Categoricals.fresh(lanes, 5, (2,), z)

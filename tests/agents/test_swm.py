@@ -60,9 +60,9 @@ def test_keeps_a_state_an_environment_that_is_closed_loops(run):
     steps = {name: torch.stack(values, dim=1) for name, values in seen.items()}
     assert steps["is_first"].sum() > 6, "episodes of different lengths began anew"
     *_, carry = policy.trained.model.observe(steps["obs"], steps["action"], steps["is_first"])
-    torch.testing.assert_close(policy.agent.h, carry, rtol=0, atol=1e-6)
+    torch.testing.assert_close(policy.agent.carry, carry, rtol=0, atol=1e-6)
     policy.set_env(pool)
-    assert policy.agent.h is None, "other environments, another state"
+    assert policy.agent.carry is None, "other environments, another state"
 
 
 def test_mistakes(run):

@@ -59,7 +59,8 @@ def test_plays_beside_random_actions_and_the_data(cartpole_run, capsys):
     planned = np.mean([float(row["return"]) for row in rows[:3]])
     assert f" {planned:.1f} " in lines["cem"]
     with Image.open("out/film.gif") as film:
-        assert film.n_frames == int(rows[0]["steps"]) and film.size == (300, 200)
+        shown = [film.seek(i) or film.info["duration"] for i in range(film.n_frames)]  # equal frames are one
+        assert sum(shown) == int(rows[0]["steps"]) * min(shown) and film.size == (300, 200)
 
 
 def test_the_same_seed_plays_the_same_and_a_goal_counts(cartpole_run):

@@ -83,8 +83,9 @@ def test_the_rollout_is_that_of_the_model_from_the_frames_that_were_asked_for(ru
         obs, action = (torch.from_numpy(read(frames)).unsqueeze(0) for read in (episodes.obs, episodes.action))
         first = torch.tensor([[True, False, False]])
         with torch.no_grad():
-            _, _, h = model.observe(obs[:, 6:9], action[:, 6:9], first)  # three frames, then the ninth
-            expected = model.open_loop(model.encode(obs[:, 9]), h, action[:, 9:14]).obs[0].numpy()
+            _, h, carry = model.observe(obs[:, 6:9], action[:, 6:9], first)  # three frames, then the ninth
+            z, _, _ = model.observe(obs[:, 9:10], action[:, 9:10], ~first[:, :1], carry)
+            expected = model.open_loop(z[:, 0], h[:, -1], action[:, 9:14]).obs[0].numpy()
         predicted = np.array([float(row["prediction"]) for row in part]).reshape(5, 2)
         truth = np.array([float(row["truth"]) for row in part]).reshape(5, 2)
         np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
@@ -153,8 +154,9 @@ def test_a_free_run_goes_from_the_first_frames_to_the_end(run, capsys):
         obs, action = (torch.from_numpy(read(frames)).unsqueeze(0) for read in (episodes.obs, episodes.action))
         first = torch.zeros(1, 8, dtype=torch.bool).index_fill(1, torch.tensor(0), True)
         with torch.no_grad():
-            _, _, h = model.observe(obs[:, :8], action[:, :8], first)
-            expected.append(model.open_loop(model.encode(obs[:, 8]), h, action[:, 8:-1]).obs[0].numpy())
+            _, h, carry = model.observe(obs[:, :8], action[:, :8], first)
+            z, _, _ = model.observe(obs[:, 8:9], action[:, 8:9], ~first[:, :1], carry)
+            expected.append(model.open_loop(z[:, 0], h[:, -1], action[:, 8:-1]).obs[0].numpy())
         truths.append(obs[0, 9:].numpy())
     expected, truths = np.concatenate(expected), np.concatenate(truths)
     predicted = np.array([float(row["prediction"]) for row in rows]).reshape(-1, 2)

@@ -143,7 +143,8 @@ class Detached(LatentPredictor):
         return super().closed_loop(z.detach(), a, is_first, h)
 
 
-def test_a_detached_encoder(model, batches):
+def test_a_detached_encoder(data, batches):
+    model = new_model("gated_norm", data, base="none")
     model.predictor.__class__ = Detached  # autoencoding still trains the encoder: its parameters have gradients
     (finding,) = (finding for finding in of(model, batches).findings if finding.kind == "detached encoder")
     assert "prediction" in finding.seen and "consistency" in finding.seen and "autoencoding" not in finding.seen

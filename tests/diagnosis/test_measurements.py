@@ -57,7 +57,7 @@ def test_ages_count_from_the_last_reset():
 
 
 def test_gradients_are_those_of_training(data):
-    batches, model = some_batches(data, 2), new_model("gru", data)
+    batches, model = some_batches(data, 2), new_model("gru", data, base="none")
     measured = Gradients.measure(Subject(model, batches, "gru"))
     squares, carry = {name: 0.0 for name, _ in model.named_parameters()}, None
     for batch in batches:

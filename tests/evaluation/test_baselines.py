@@ -9,7 +9,7 @@ from tests.evaluation.linear_data import sampled, stacked
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.envs.linear import linear_system
 from worldmodel.errors import UserError
-from worldmodel.evaluation import baselines
+from worldmodel.evaluation import arx
 from worldmodel.evaluation.baselines import AutoRegression, CopyLast, Mean
 from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
 from worldmodel.evaluation.kalman import KalmanFilter
@@ -246,7 +246,7 @@ def test_an_unstable_one_explodes_and_that_is_a_result():
 def test_few_rows_at_once_give_the_same(monkeypatch):
     train = sampled(linear_system(obs_dim=2), 10, 50, seed=0)
     whole = AutoRegression.fit(train, None, 8)
-    monkeypatch.setattr(baselines, "BLOCK", 200)
+    monkeypatch.setattr(arx, "BLOCK", 200)
     parts = AutoRegression.fit(train, None, 8)
     obs, action, is_first, _ = tensors(train)
     one, other = (model.closed_loop(obs, action, is_first)[0] for model in (whole, parts))
@@ -261,8 +261,8 @@ def test_no_lags_are_a_mistake(lags, most):
 
 
 def test_wide_frames_have_fewer_lags(monkeypatch):
-    tried, fit = [], baselines.nested_regressions
-    monkeypatch.setattr(baselines, "nested_regressions", lambda train, most: tried.append(most) or fit(train, most))
+    tried, fit = [], arx.nested_regressions
+    monkeypatch.setattr(arx, "nested_regressions", lambda train, most: tried.append(most) or fit(train, most))
     rng = np.random.default_rng(0)
     wide = episodes_of(rng.standard_normal((63, 4)), rng.standard_normal((63, 336)), [20] * 3)
     assert AutoRegression.fit(wide, None, 32).lags <= 3

@@ -8,7 +8,8 @@ from tests.evaluation.linear_data import sampled
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.spaces import box_of
 from worldmodel.envs.linear import linear_system
-from worldmodel.evaluation import linear
+from worldmodel.evaluation import arx, linear
+from worldmodel.evaluation.arx import fit_nested
 from worldmodel.evaluation.baselines import AutoRegression, CopyLast
 from worldmodel.evaluation.curves import horizon_curves
 from worldmodel.evaluation.linear import LinearCurve, evaluated, linear_baseline
@@ -36,15 +37,15 @@ def test_its_errors_are_those_of_the_same_rollouts_and_measured_once(monkeypatch
 @pytest.mark.parametrize(("lengths", "number", "frames"), [([10] * 100, 20, 11), ([500, 500], 1, 201)])
 def test_a_large_split_is_fitted_on_rows_that_are_spread_over_it(monkeypatch, lengths, number, frames):
     seen = []
-    monkeypatch.setattr(AutoRegression, "fit", lambda train, *_: seen.append(train))
-    monkeypatch.setattr(linear, "ENTRIES", 200 * 8)  # 200 rows of 4 lags of 2 entries
+    monkeypatch.setattr(arx, "nested_regressions", lambda train, most: seen.append(train))
+    monkeypatch.setattr(arx, "ENTRIES", 200 * 8)  # 200 rows of 4 lags of 2 entries
     rows = sum(lengths) + len(lengths)
     train = episodes_of(np.zeros((rows, 1)), np.zeros((rows, 1)), lengths)
-    linear_baseline(train, 4)
+    fit_nested(train, None, 4)
     (some,) = seen
     assert len(some) == number and set(some.num_frames) == {frames} and some.starts[0] == 0
-    monkeypatch.setattr(linear, "ENTRIES", 1 << 26)
-    linear_baseline(train, 4)
+    monkeypatch.setattr(arx, "ENTRIES", 1 << 26)
+    fit_nested(train, None, 4)
     assert seen[1] is train
 
 

@@ -32,16 +32,18 @@ class ModelAgent:
 
     def __init__(self, model: Model, layout: Layout, observed: Observed, chooser: Chooser) -> None:
         self.model, self.layout, self.observed, self.chooser = model, layout, observed, chooser
-        self.h: Tensor | None = None  # (N, D), before the next frame
+        self.carry: Tensor | None = None  # (N, C), before the next frame
 
     @torch.no_grad()
     def __call__(self, observations: Any, is_first: np.ndarray) -> np.ndarray:
-        frames = torch.from_numpy(self.layout.frames(self.observed(observations))).to(self.model.obs_norm.mean)
-        z, first = self.model.encode(frames), torch.from_numpy(is_first).to(frames.device)
-        before = self.model.predictor.initial_state(z) if self.h is None else self.h
-        before = before.masked_fill(first.unsqueeze(-1), 0.0)
-        action = self.chooser(z, before, first)
-        _, _, self.h = self.model.predictor(z, before, self.model.action_norm(action))
+        model = self.model
+        frames = torch.from_numpy(self.layout.frames(self.observed(observations))).to(model.obs_norm.mean)
+        frames, first = frames.unsqueeze(1), torch.from_numpy(is_first).to(frames.device)
+        unknown = frames.new_zeros(len(frames), 1, self.layout.action_dim)  # z does not depend on it
+        seen = model.see(model.obs_norm(frames), unknown, first.unsqueeze(1), self.carry)
+        before = model.predictor.initial_state(frames) if seen.h is None else seen.h
+        action = self.chooser(seen.z[:, 0], before.masked_fill(first.unsqueeze(-1), 0.0), first)
+        _, _, self.carry = model.observe(frames, action.unsqueeze(1), first.unsqueeze(1), self.carry)
         return spaces.values(action.cpu().numpy(), self.layout.action_space)
 
 

@@ -57,7 +57,7 @@ class ImaginedPolicy(nn.Module):
 
     def features(self, z: Tensor, h: Tensor) -> Tensor:
         """The inputs of actor and critic (..., F), from latents (..., Z) and the states before them (..., D)."""
-        return torch.cat([z, self.world.predictor.cell.read(h)], dim=-1)
+        return torch.cat([self.world.latent(z), self.world.predictor.cell.read(h)], dim=-1)
 
     def distribution(self, features: Tensor) -> Categorical | Gaussian:
         """Of actions, at features (..., F)."""
@@ -90,7 +90,8 @@ class ImaginedPolicy(nn.Module):
         for _ in range(horizon):
             distribution = self.distribution(features[-1])
             action = distribution.sample(generator)
-            z, _, h = world.predictor(z, h, world.action_norm(self.actions.features(action)))
+            step = world.unroll(z, h, world.action_norm(self.actions.features(action)).unsqueeze(1))
+            z, h = step.pred[:, 0], step.h[:, 0]
             steps.append((*world.expected(h), distribution.log_prob(action.detach()), distribution.entropy()))
             features.append(self.features(z, h))
         columns = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))

@@ -17,7 +17,7 @@ class Planner:
     """Plans H steps ahead at every step, starting from the previous plan (receding horizon).
 
     A candidate's score is its expected return in the model, with rewards weighted by the probability that the episode
-    continues; with a goal, the negative squared distance between its latents and the goal's.
+    continues; with a goal, the negative squared distance between its frames' places and the goal's.
 
     Args:
         model: in evaluation mode.
@@ -29,7 +29,7 @@ class Planner:
         temperature: of mppi, in standard deviations of the scores.
         persistence: correlation of a candidate's noise at neighbouring steps.
         discount: of rewards; None: that of the value head, or 1 without one.
-        goal: (Z,), the latent of an observation to reach; None: maximise rewards.
+        goal: a place to reach, see Model.place; None: maximise rewards.
         value: gives the return after the horizon, from latents (..., Z) and the states before them (..., D); None: the
             model's value head, or zero without one.
         seed: of the candidates.
@@ -90,7 +90,7 @@ class Planner:
                 z_last, h_last = made.z[:, -1], made.h[:, -1]
                 value = self.model.value(h_last) if self.value is None else self.value(z_last, h_last)
                 return expected_return(made.reward, made.continues, self.discount, value)
-            distance = (made.z - self.goal).square().sum(dim=-1)
+            distance = (self.model.place(made.z) - self.goal).square().sum(dim=-1)
             return expected_return(-distance, torch.ones_like(distance), self.discount)
 
         return score

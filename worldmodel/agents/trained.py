@@ -45,9 +45,12 @@ class Trained:
         """
         at_least(1, "--", horizon=horizon)
         like = self.model.obs_norm.mean
-        latent = None if goal is None else self.model.encode(like.new_tensor(self._observation(goal)))
+        place = None
+        if goal is not None:
+            with torch.no_grad():
+                place = self.model.place(self.model.encode(like.new_tensor(self._observation(goal))))
         fresh = fresh_plan(self.layout.action_space, horizon, like)
-        return Planner(self.model, fresh, goal=latent, value=self.policy and self.policy.value, **options)
+        return Planner(self.model, fresh, goal=place, value=self.policy and self.policy.value, **options)
 
     def agent(self, observed: Observed, chooser: Chooser) -> ModelAgent:
         """An agent with the observations that `observed` picks."""

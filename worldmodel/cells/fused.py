@@ -22,6 +22,7 @@ HUGEST = 1e15  # of a candidate that is normalised: see rules.gated_norm
 
 Step = Callable[[int, Tensor, Tensor], object]
 Pull = Callable[[int, Tensor], Tensor | None]
+Feed = Callable[[Tensor, Tensor], Tensor]  # what a rollout sees next, after a prediction (B, Z) and an action (B, A)
 
 
 class Passes(NamedTuple):
@@ -53,7 +54,9 @@ def fused_states(cell: UpdateCell, x: Tensor, h: Tensor, is_first: Tensor) -> Te
     return _Unroll.apply(cell.rule, x, h, is_first, cell.recurrent.weight, *_second_layer(cell))
 
 
-def fused_rollout(cell: UpdateCell, head: nn.Module, z: Tensor, h: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor]:
+def fused_rollout(
+    cell: UpdateCell, head: nn.Module, z: Tensor, h: Tensor, a: Tensor, feed: Feed | None
+) -> tuple[list[Tensor], Tensor]:
     """H steps on the head's predictions alone, without gradients: H predictions (B, Z), the states (H, B, D).
 
     Equal to `LatentPredictor.open_loop`, whose arguments it takes. Each step writes into the buffers of the one before:
@@ -71,8 +74,9 @@ def fused_rollout(cell: UpdateCell, head: nn.Module, z: Tensor, h: Tensor, a: Te
         if output is not None:
             _propose(inner, scale, shift, output.T, bias, proposals)
         step(0, h, state)
-        h, z = state, head(state)
-        preds.append(z)
+        h, pred = state, head(state)
+        z = pred if feed is None else feed(pred, a_t)
+        preds.append(pred)
     return preds, states
 
 

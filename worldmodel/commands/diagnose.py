@@ -104,11 +104,12 @@ class DiagnoseCLI(TrainingCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         trainer: Any = self.trainer
         trainer.datamodule, self.model.trainer = self.datamodule, trainer
-        self.model.setup("fit")  # takes the data's statistics; a checkpoint's replace them
-        if self.weights is not None:
-            checkpoint = read_checkpoint(self.weights)
-            check_arguments(checkpoint, self.model)
-            load_weights(self.model, checkpoint, self.weights)
+        if self.weights is None:
+            self.model.setup("fit")  # takes the data's statistics
+            return
+        checkpoint = read_checkpoint(self.weights)
+        check_arguments(checkpoint, self.model)
+        load_weights(self.model, checkpoint, self.weights)
 
     @property
     def carries(self) -> bool:

@@ -38,6 +38,17 @@ def observation_moments(episodes: Episodes) -> Moments:
     return Moments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
+def observation_range(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value (O,) of each entry of the vectors of these episodes."""
+    size = episodes.layout.vector_dim
+    ends = [
+        (part.min(axis=0), part.max(axis=0))
+        for part in (episodes.frames.take(r, axis=0)[:, :size] for r in _blocks(episodes))
+    ]
+    low, high = zip(*ends, strict=True)
+    return np.min(low, axis=0), np.max(high, axis=0)
+
+
 class StepStatistics(NamedTuple):
     """The moments of actions and rewards, and the range of the rewards."""
 

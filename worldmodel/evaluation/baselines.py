@@ -3,23 +3,13 @@
 The observation is its own latent. Baselines live on the CPU.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.data.episodes import Episodes
-from worldmodel.data.statistics import observation_moments, step_statistics
-from worldmodel.errors import UserError
+from worldmodel.data.statistics import observation_moments
+from worldmodel.evaluation.arx import NestedRegressions, fit_nested
 from worldmodel.evaluation.rollouts import Forecast
-from worldmodel.regression import Units, solve, squared_errors
-
-WIDEST = 1024  # inputs of a regression: where frames are wide, fewer lags are tried
-RIDGE = 1e-11  # times the number of rows, of inputs with unit variance: just above the rounding of inner products
-BLOCK = 1 << 22  # input entries at once: 32 MB
-HELD_OUT = 5  # every fifth episode is held out
 
 
 class CopyLast:
@@ -72,7 +62,7 @@ class AutoRegression:
 
     device = torch.device("cpu")
 
-    def __init__(self, nested: "NestedRegressions", lags: int) -> None:
+    def __init__(self, nested: NestedRegressions, lags: int) -> None:
         """Takes the first `lags` of nested regressions."""
         self.lags = lags
         self._past = max(lags - 1, 1)  # frames in the state
@@ -98,16 +88,8 @@ class AutoRegression:
         Raises:
             UserError: if a number of lags is below 1, or the episodes hold images: pixels are too many.
         """
-        layout = train.layout
-        if layout.images:
-            raise UserError(f"a linear autoregression takes vectors, not images ({', '.join(layout.images)})")
-        if (fewest := min(max_lags, max_lags if lags is None else lags)) < 1:
-            raise UserError(f"a linear autoregression has at least 1 lag, not {fewest}")
-        affordable = max(1, min(max_lags, WIDEST // (layout.vector_dim + layout.action_dim)))
-        most = min(affordable if lags is None else lags, int(train.num_frames.max()) - 1)
-        nested = nested_regressions(train, most)
-        powers = [2**i for i in range(most.bit_length()) if 2**i < most]
-        return cls(nested, most if lags else min([*powers, most], key=lambda p: nested.held_out[p - 1]))
+        nested = fit_nested(train, lags, max_lags)
+        return cls(nested, nested.best if lags is None else nested.most)
 
     def closed_loop(
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None
@@ -163,83 +145,3 @@ class AutoRegression:
 
     def _states(self, frames: Tensor) -> Tensor:
         return frames[:, 1:].flatten(1).unfold(1, self._past * self._width, self._width)
-
-
-@dataclass(frozen=True)
-class NestedRegressions:
-    """Regressions of the next observation on the last 1 .. p frames, each fitted to all windows of that many frames."""
-
-    obs: Units[np.ndarray]
-    action: Units[np.ndarray]
-    weights: list[np.ndarray]  # on c frames at [c - 1]: (1 + c (O + A), O), the constant's first, then the newest frame
-    held_out: np.ndarray  # (p,) summed squared error of the model with at most c lags, on episodes it was not fitted to
-
-
-def nested_regressions(train: Episodes, most: int) -> NestedRegressions:
-    """Fit the regressions on 1 .. `most` frames, from inner products alone.
-
-    A window of p frames holds the windows of its last c frames, so that one matrix of inner products holds those of all
-    shorter regressions; what stands at an episode's start, where no longer window fits, is added c by c.
-
-    Args:
-        train: episodes of vectors, finite.
-        most: p, at most the transitions of the longest episode.
-    """
-    obs, action = Units.of(*observation_moments(train)), Units.of(*step_statistics(train).action)
-    parts = _parts(train)
-    outputs, frame = len(obs.mean), len(obs.mean) + len(action.mean)
-
-    def fit(products: np.ndarray) -> np.ndarray:
-        return solve(products, outputs, RIDGE * max(products[outputs, outputs], 1.0))  # the constant's: rows
-
-    products = [_products(part, _ends(part, most + 1), most, obs, action) for part in parts]
-    weights: list[np.ndarray] = []
-    full, short = np.zeros(most), np.zeros(most)  # held-out errors: of windows that fill c lags, or end at frame c
-    for lags in range(most, 0, -1):
-        size = outputs + 1 + lags * frame
-        first = [_products(part, _first_ends(part, lags), lags, obs, action) for part in parts]
-        products = [longer[:size, :size] + added for longer, added in zip(products, first, strict=True)]
-        fitted = fit(products[0])
-        short[lags - 1] = squared_errors(first[1], fitted).sum()
-        full[lags - 1] = squared_errors(products[1], fitted).sum()
-        weights.append(fit(products[0] + products[1]))
-    return NestedRegressions(obs, action, weights[::-1], full + np.cumsum(short) - short)
-
-
-def _parts(train: Episodes) -> tuple[Episodes, Episodes]:
-    """Episodes to fit the orders to, and to judge them on: later parts of the same episodes, where there are few."""
-    if len(train) < HELD_OUT:
-        edges = [start + np.linspace(0, n - 1, HELD_OUT + 1).astype(np.int64) for start, n in _spans(train)]
-        starts = np.concatenate([edge[:-1] for edge in edges])
-        frames = np.concatenate([np.diff(edge) + 1 for edge in edges])
-        train = replace(train, starts=starts, num_frames=frames, names=np.repeat(train.names, HELD_OUT).tolist())
-    held = np.arange(len(train)) % HELD_OUT == HELD_OUT - 1
-    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
-
-
-def _spans(episodes: Episodes) -> Iterator[tuple[int, int]]:
-    return zip(episodes.starts.tolist(), episodes.num_frames.tolist(), strict=True)
-
-
-def _ends(episodes: Episodes, lags: int) -> np.ndarray:
-    """Row numbers of the newest frames of all windows of so many frames that have a frame after them to predict."""
-    ends = [np.arange(start + lags - 1, start + frames - 1) for start, frames in _spans(episodes)]
-    return np.concatenate([np.zeros(0, np.int64), *ends])
-
-
-def _first_ends(episodes: Episodes, lags: int) -> np.ndarray:
-    """Of these, those whose window begins at an episode's start."""
-    return (episodes.starts + lags - 1)[episodes.num_frames > lags]
-
-
-def _products(episodes: Episodes, ends: np.ndarray, lags: int, obs: Units, action: Units) -> np.ndarray:
-    """Inner products of [next observation | 1 | frames, newest first], over the windows that end at these rows."""
-    size = len(obs.mean) + 1 + lags * (len(obs.mean) + len(action.mean))
-    products = np.zeros((size, size))
-    for some in np.array_split(ends, -(-len(ends) * size // BLOCK) or 1):
-        rows = some[:, None] - np.arange(lags)
-        frames = np.concatenate([obs.scaled(episodes.obs(rows)), action.scaled(episodes.action(rows))], axis=-1)
-        parts = obs.scaled(episodes.obs(some + 1)), np.ones((len(some), 1)), *frames.swapaxes(0, 1)
-        joined = np.concatenate(parts, axis=1)
-        products += joined.T @ joined
-    return products

@@ -1,4 +1,4 @@
-"""The linear autoregression as a baseline of every evaluation: on a bounded number of rows, and measured once."""
+"""The linear autoregression as a baseline of every evaluation, measured once."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,37 +7,22 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.episodes import Episodes
+from worldmodel.evaluation.arx import WIDEST
 from worldmodel.evaluation.baselines import AutoRegression
 from worldmodel.evaluation.curves import HorizonCurves, horizon_curves
 from worldmodel.evaluation.rollouts import Forecaster
 from worldmodel.evaluation.selection import RolloutOptions
 
-WIDEST = 1024  # entries of an observation and an action
-ENTRIES = 1 << 26  # of the regression's inputs, rows times width: at least 64 rows a weight, and seconds to fit
-
 
 def linear_baseline(train: Episodes, steps: int) -> AutoRegression | None:
     """A linear autoregression of up to T = `steps` lags, whose number is chosen on held-out episodes.
-
-    Where the episodes hold more rows than ENTRIES allows, it is fitted to some that are spread evenly over them.
 
     Returns None where none can be fitted: for images, frames of more than 1024 entries, or no transition.
     """
     frame = train.layout.vector_dim + train.layout.action_dim
     if train.layout.images or frame > WIDEST or not train.num_transitions:
         return None
-    return AutoRegression.fit(_some(train, ENTRIES // min(frame * steps, WIDEST)), None, steps)
-
-
-def _some(episodes: Episodes, rows: int) -> Episodes:
-    """Episodes with about so many transitions, or all if they have no more."""
-    if episodes.num_transitions <= rows:
-        return episodes
-    number = max(1, round(len(episodes) * rows / episodes.num_transitions))
-    some = episodes.select(np.linspace(0, len(episodes) - 1, number).astype(int))
-    if some.num_transitions > 2 * rows:  # few long ones
-        some = replace(some, num_frames=np.minimum(some.num_frames, rows // number + 1))
-    return some
+    return AutoRegression.fit(train, None, steps)
 
 
 def evaluated(

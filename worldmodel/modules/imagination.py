@@ -90,9 +90,9 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
     def begin(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, T, Z) of a batch's frames, the states before (B, T, D) and after them, the carry (B, D)."""
         with torch.no_grad():
-            z, action = self.world.encode(batch["obs"][:, :-1]), self.world.action_norm(batch["action"])
-            loop = self.world.predictor.closed_loop(z, action, batch["is_first"], batch.get("carry"))
-            return z, loop.before, loop.h, loop.carry
+            inputs = batch["obs"][:, :-1], batch["action"], batch["is_first"]
+            seen, loop = self.world.follow(*inputs, batch.get("carry"))
+            return seen.z, loop.before, loop.h, seen.carry(loop.carry)
 
     def losses(self, rollouts: Imagination) -> dict[str, Tensor]:
         """The terms () of the loss, actor and critic, and the mean return and entropy."""

@@ -15,7 +15,7 @@ from torch.distributed.nn.functional import all_reduce
 from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
-from worldmodel.model import Model
+from worldmodel.model import Model, Seen
 from worldmodel.predictor import ClosedLoop
 
 LAMBDA = 0.95  # of the value head's targets
@@ -28,7 +28,7 @@ class Segment(NamedTuple):
     batch: Batch
     obs: Tensor  # (B, T + 1, O) normalised
     action: Tensor  # (B, T, A) normalised
-    z: Tensor  # (B, T + 1, Z)
+    seen: Seen  # of T + 1 frames; with a base of T
     loop: ClosedLoop
     target: Tensor  # (B, T, Z) the latents of the next frames, without gradient
     obs_weights: Tensor  # (O,) see losses.part_weights
@@ -69,7 +69,7 @@ class Objective:
         return terms
 
     def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
-        """The errors (B, T) of predicted latents (B, T, Z)."""
+        """The errors (B, T) of predictions z (B, T, Z)."""
         raise NotImplementedError
 
     def count(self, batch: Batch) -> Tensor:
@@ -81,10 +81,11 @@ class Objective:
 
     def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
         """The error of rollouts of `steps` steps that start at every `steps`-th frame."""
-        z, batch = segment.z[:, :-1], segment.batch
-        starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, segment.loop.before))
+        batch, before = segment.batch, segment.loop.before
+        z = segment.seen.z[:, : before.shape[1]]
+        starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, before))
         actions = rearrange(segment.action, "b (n k) a -> (b n) k a", k=steps)
-        pred = model.predictor.open_loop(starts_z, starts_h, actions).pred
+        pred = model.unroll(starts_z, starts_h, actions).pred
         error = self.error(model, segment, rearrange(pred, "(b n) k z -> b (n k) z", b=len(z)))
         return losses.masked_mean(error, losses.valid_rollout(batch["valid"], steps), batch["num_valid"])
 
@@ -100,13 +101,49 @@ class Reconstruction(Objective):
         pred = segment.loop.pred
         own = {
             "prediction": segment.mean(self.error(model, segment, pred)),
-            "autoencoding": segment.mean(_obs_error(model, segment, segment.z[:, :-1], segment.obs[:, :-1])),
+            "autoencoding": segment.mean(_obs_error(model, segment, segment.seen.z[:, :-1], segment.obs[:, :-1])),
             "consistency": segment.mean(losses.squared_error(pred, segment.target)),
         }
         return own | super().terms(model, segment)
 
     def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
         return _obs_error(model, segment, pred, segment.obs[:, 1:])
+
+
+class Innovation(Objective):
+    """The base's corrected prediction against the next observation, in units of the base's error: 1 is no better.
+
+    Open-loop rollouts are made without gradient; then what they reached is a segment like any other, whose corrections
+    should lead back to the truth (DAgger, Ross et al. 2011; multi-step predictions, Venkatraman et al. 2015). A step
+    costs a segment's written-out pass instead of a loop under autograd, and no gradient is multiplied by the base.
+    """
+
+    def weights(self, model: Model) -> dict[str, float]:
+        return {"prediction": 1.0} | super().weights(model)
+
+    def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
+        line = segment.seen.line
+        assert line is not None
+        missed = (segment.obs[:, 1:] - line.pred) / line.scale
+        error = losses.observation_error(model.decoder(segment.loop.pred), missed, segment.obs_weights)
+        return {"prediction": segment.mean(error)} | super().terms(model, segment)
+
+    def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
+        """In units of the base's own error so far ahead, when it is rolled out alone."""
+        base, batch = model.base, segment.batch
+        assert base is not None
+        z, h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (segment.seen.z, segment.loop.before))
+        action = rearrange(segment.action, "b (n k) a -> (b n) k a", k=steps)
+        truth = rearrange(segment.obs[:, 1:], "b (n k) o -> (b n) k o", k=steps)
+        with torch.no_grad():
+            reached = model.unroll(z, h, action).pred
+        memory, after = (x[..., model.latent_dim :] for x in (torch.cat([z.unsqueeze(1), reached[:, :-1]], 1), reached))
+        goes_on = torch.zeros(memory.shape[:2], dtype=torch.bool, device=memory.device)
+        loop = model.predictor.closed_loop(model.encoder(base.features(memory)), action, goes_on, h)
+        line = base.predict(memory, action)
+        missed = (truth - line.pred - line.scale * model.decoder(loop.pred)) / base.drift(after)
+        error = rearrange((missed.square() * segment.obs_weights).sum(dim=-1), "(b n) k -> b (n k)", b=len(segment.obs))
+        return losses.masked_mean(error, losses.valid_rollout(batch["valid"], steps), batch["num_valid"])
 
 
 class Latent(Objective):
@@ -118,7 +155,7 @@ class Latent(Objective):
         return own | super().weights(model)
 
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
-        z = segment.z[:, :-1]
+        z = segment.seen.z[:, :-1]
         own = {
             "prediction": segment.mean(self.error(model, segment, segment.loop.pred)),
             "probe": segment.mean(_obs_error(model, segment, z.detach(), segment.obs[:, :-1])),
@@ -194,7 +231,9 @@ class Tokens(Objective):
             )
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"reconstruction": Reconstruction, "latent": Latent, "tokens": Tokens}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "reconstruction": Reconstruction, "innovation": Innovation, "latent": Latent, "tokens": Tokens,
+}  # fmt: skip
 
 
 def over_ranks(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from worldmodel.errors import UserError
 from worldmodel.model import Model
 
-ENTRIES = ("closed_loop", "open_loop", "exact_prediction", "gate")  # of the predictor, besides forward
+ENTRIES = ("closed_loop", "open_loop", "step", "exact_prediction", "gate")  # of the predictor, besides forward
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 

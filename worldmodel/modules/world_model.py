@@ -13,6 +13,8 @@ from torchmetrics import MeanMetric
 from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
+from worldmodel.evaluation.arx import fitted_base
+from worldmodel.evaluation.shrinkage import fit_shrinkage
 from worldmodel.model import DEFAULTS, Model
 from worldmodel.modules.objective import OBJECTIVES, Segment
 from worldmodel.modules.optimizer import Schedule, adamw, retune
@@ -104,7 +106,7 @@ class WorldModel(Model, pl.LightningModule):
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
         if not learning_rate > 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
-        self.objective = OBJECTIVES[model["objective"]](self.hparams)
+        self.objective = OBJECTIVES["innovation" if self.base is not None else model["objective"]](self.hparams)
         self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
@@ -134,20 +136,20 @@ class WorldModel(Model, pl.LightningModule):
             raise UserError(f"model.open_loop_steps {steps} does not divide the segment of {length} steps (data.steps)")
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The terms of the loss, the states (B, T, D) and the carry (B, D), or wider, of a segment."""
-        obs, action = self.obs_norm(batch["obs"]), self.action_norm(batch["action"])
-        z = self.encoder(obs)
-        start = batch.get("carry")
-        estimator = self.estimator if self.training else None
+        """The terms of the loss, the states (B, T, D) and the carry (B, C), or wider, of a segment."""
+        obs, action, is_first = self.obs_norm(batch["obs"]), self.action_norm(batch["action"]), batch["is_first"]
+        steps = action.shape[1]
+        self.check_segment(steps)
+        seen = self.see(obs if self.base is None else obs[:, :-1], action, is_first, batch.get("carry"))
+        estimator, start = self.estimator if self.training else None, seen.h
         if estimator is not None:
-            start = estimator.attach(start, batch["is_first"])
-        loop = self.predictor.closed_loop(z[:, :-1], action, batch["is_first"], start)
-        self.check_segment(action.shape[1])
-        segment = Segment(batch, obs, action, z, loop, self._target(obs, z), self.obs_weights)
-        terms, carry = self.objective.terms(self, segment), loop.carry
+            start = estimator.attach(start, is_first)
+        loop = self.predictor.closed_loop(self.latent(seen.z[:, :steps]), action, is_first, start)
+        segment = Segment(batch, obs, action, seen, loop, self._target(obs, seen.z), self.obs_weights)
+        terms, after = self.objective.terms(self, segment), loop.carry
         if estimator is not None:
-            carry = estimator.advance(batch.get("carry"), loop.h, obs[:, :-1], action, batch["is_first"])
-        return terms, loop.h, carry
+            after = estimator.advance(seen.h, loop.h, seen.inputs[:, :steps], action, is_first)
+        return terms, loop.h, seen.carry(after)
 
     def _target(self, obs: Tensor, z: Tensor) -> Tensor:
         """The latents of the next frames (B, T, Z), without gradient."""
@@ -175,6 +177,42 @@ class WorldModel(Model, pl.LightningModule):
             self.obs_norm.fit(*statistics["obs"])
             self.action_norm.fit(*statistics["action"])
             self.reward_norm.fit(*statistics["reward"])
+            if self.base is not None:
+                self._fit_base(datamodule)
+
+    def _fit_base(self, data: Any) -> None:
+        """Fit the base on the first rank, for all of them."""
+        found: Any = None
+        if self.trainer.is_global_zero:
+            options = self.hparams["base"] or "linear", self.hparams["base_lags"]
+            base = fitted_base(data.splits["train"], *options, data.steps, self.obs_norm, self.action_norm)
+            found = base.lags, base.state_dict()
+        self.hparams["base_lags"], coefficients = self.trainer.strategy.broadcast(found)
+        cast(nn.Module, self.base).load_state_dict(coefficients)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the checkpoint's number of lags, which the data may have chosen."""
+        if self.base is not None:
+            self.hparams["base_lags"] = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["base_lags"]
+
+    def on_validation_start(self) -> None:
+        """In a fit, measure how far ahead predictions can be believed; a checkpoint keeps it."""
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._fit_shrinkage()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Measure it before a fit's last checkpoint too, which may be saved before the last validation."""
+        trainer = self.trainer
+        if self.base is not None and (trainer.should_stop or trainer.global_step == trainer.max_steps):
+            self._fit_shrinkage()
+            checkpoint["state_dict"]["base.shrinkage"] = self.base.shrinkage.clone()
+
+    def _fit_shrinkage(self) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.base is not None and hasattr(data, "splits"):
+            training = self.training
+            fit_shrinkage(self.eval(), data.splits["train"], data.steps)
+            self.train(training)
 
     def configure_model(self) -> None:
         mesh = self.device_mesh  # of the strategy fsdp2 alone
@@ -192,7 +230,7 @@ class WorldModel(Model, pl.LightningModule):
         """As `step`, in one CUDA graph."""
         if self._graph is None:
             self._graph = StepGraph(self.step, self.parameters())
-        return self._graph({"carry": self.predictor.initial_state(batch["obs"]), **batch})
+        return self._graph({"carry": self.initial_carry(batch["obs"]), **batch})
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         loss, terms, h, carry = self._captured(batch) if self._cuda_graph else self.step(batch)

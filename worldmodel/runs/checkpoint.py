@@ -107,7 +107,7 @@ def check_arguments(checkpoint: dict[str, Any], model: Any) -> None:
     differ = [
         f"model.{name} is {value!r}, in the checkpoint {had.get(name)!r}"
         for name, value in model.hparams.items()
-        if not name.startswith("_") and had.get(name) != value
+        if not name.startswith("_") and had.get(name) != value and not (name == "base_lags" and value is None)
     ]
     if differ:
         raise UserError(

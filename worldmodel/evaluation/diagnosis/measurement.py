@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from worldmodel.batch import Batch
 from worldmodel.evaluation.cause import Cause
 from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.model import Seen
 from worldmodel.predictor import LatentPredictor
 
 NOT_MEASURED = "not measured"
@@ -30,11 +31,14 @@ class Diagnosable(Protocol):
     @property
     def predictor(self) -> LatentPredictor: ...
     @property
+    def obs_norm(self) -> nn.Module: ...
+    @property
     def action_norm(self) -> nn.Module: ...
     @property
     def weights(self) -> dict[str, float]: ...  # of the terms of the loss
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-    def encode(self, obs: Tensor, /) -> Tensor: ...
+    def see(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None, /) -> Seen: ...
+    def latent(self, z: Tensor, /) -> Tensor: ...
     def losses(self, batch: Batch, /) -> tuple[dict[str, Tensor], Tensor, Tensor]: ...  # terms, h (B, T, D), carry
     def gate(self, batch: Batch, h: Tensor, /) -> Tensor | None: ...  # (B, T, ...)
     def closed_loop(
@@ -98,8 +102,9 @@ class Trajectory:
 def follow(model: Diagnosable, batch: Batch) -> Trajectory:
     """Run the model over a stretch; float64 keeps a state that grows from overflowing too soon to be measured."""
     predictor = deepcopy(model.predictor).double()
-    z = model.encode(batch["obs"][:, :-1]).double()
-    a = model.action_norm(batch["action"]).double()
+    obs, action = model.obs_norm(batch["obs"][:, :-1]), model.action_norm(batch["action"])
+    z = model.latent(model.see(obs, action, batch["is_first"], None).z).double()
+    a = action.double()
     loop = predictor.closed_loop(z, a, batch["is_first"])
     return Trajectory(
         predictor,
