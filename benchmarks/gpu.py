@@ -91,6 +91,7 @@ class Size:
         optimizer: Any = adamw(model.parameters(), 1e-4, 0.01, "constant", 0, float("inf"))["optimizer"]
         run: Callable[[Any], Step] = StepGraph(model.step, model.parameters()) if way.graph else model.step
         batch = self._on(device)
+        batch["carry"] = model.initial_carry(batch["obs"])
 
         def call() -> Tensor:
             optimizer.zero_grad()

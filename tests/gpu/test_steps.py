@@ -40,6 +40,7 @@ def batch_of(model, seed):
     obs = torch.randn(B, T + 1, obs_dim, generator=generator)
     if model.is_tokens:
         obs = torch.eye(obs_dim)[torch.randint(obs_dim, (B, T + 1), generator=generator)]
+    state, known = torch.randn(B, model.predictor.state_dim, generator=generator), model.initial_carry(obs)
     batch = {
         "obs": obs,
         "action": torch.randn(B, T, A, generator=generator),
@@ -48,7 +49,7 @@ def batch_of(model, seed):
         "is_first": is_first,
         "valid": valid,
         "num_valid": valid.sum().float(),
-        "carry": torch.randn(B, model.predictor.state_dim, generator=generator),
+        "carry": torch.cat([state, known[:, state.shape[1] :]], dim=1),
     }
     return {name: value.cuda() for name, value in batch.items()} | {"position": seed}
 
