@@ -128,7 +128,7 @@ def cause_of(checkpoint: Path, model: WorldModel) -> Cause | None:
     """What the losses of the run that a checkpoint lies in show; None where they are not there, or show nothing."""
     config = config_of(checkpoint)
     course = None if config is None else read_course(config.parent)
-    return None if course is None else likely_cause(course, model.hparams["learning_rate"])
+    return None if course is None else likely_cause(course, model.hparams["learning_rate"], model.base is not None)
 
 
 def first_batches(data: EpisodeDataModule, number: int) -> list[Batch]:

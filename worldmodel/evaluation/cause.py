@@ -14,6 +14,7 @@ PEAK = 5.0  # the highest loss over the first: single batches vary
 OVERFITTED = 2.0  # val/loss over the last train/loss
 FALLING = 0.8  # the last losses over those before them
 UNMOVED = 0.9  # the last losses over the first
+AS_THE_LINE = 0.9  # the one-step error over that of the line which the model corrects
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Course:
     losses: list[float]  # train/loss from the first step on; where only that was logged, the last val/loss follows
     val_losses: list[float]
     skipped: int  # updates that were not finite
+    one_step: float | None = None  # the last val/loss_prediction
 
     @property
     def positive(self) -> bool:
@@ -72,16 +74,24 @@ def read_course(folder: Path) -> Course | None:
     if not losses:
         return None
     steps, skipped = (int(max(column(name), default=0)) for name in ("step", "guard/skipped"))
-    return Course(steps, losses + (val_losses[-1:] if len(losses) == 1 else []), val_losses, skipped)
+    one_step = column("val/loss_prediction")
+    known = losses + (val_losses[-1:] if len(losses) == 1 else [])
+    return Course(steps, known, val_losses, skipped, one_step[-1] if one_step else None)
 
 
-def likely_cause(course: Course, learning_rate: float) -> Cause | None:
+def likely_cause(course: Course, learning_rate: float, corrects: bool) -> Cause | None:
     """The likely cause of a model that is no better than a baseline; None if its losses show none.
 
     Each is a plain sign, the surest first: updates that are not finite, a loss that rose, steps as large as the
-    weights, a validation loss far above the training loss, a loss that still falls, a loss that never fell.
+    weights, a line that leaves nothing to correct (`corrects`: whether the model corrects one), a validation loss far
+    above the training loss, a loss that still falls, a loss that never fell.
     """
-    return _too_high(course, learning_rate) or (_too_little(course) if course.positive else None)
+    if (cause := _too_high(course, learning_rate)) is not None or not course.positive:
+        return cause
+    if corrects and course.one_step is not None and course.one_step > AS_THE_LINE:
+        seen = f"one step ahead the rule leaves {course.one_step:.2g} of the squared error of the line that it corrects"
+        return Cause("a line may be enough", seen, "a longer training, or the line alone (worldmodel compare has it)")
+    return _too_little(course)
 
 
 def _too_high(course: Course, rate: float) -> Cause | None:

@@ -92,7 +92,8 @@ class TrainingCLI(ExperimentCLI):
             rollout = self._get(self.config_init, "rollout")
             recalled = self._get(self.config_init, "recall").recalled
             course = read_course(self._trained_in())
-            cause = likely_cause(course, self.model.hparams["learning_rate"]) if course else None
+            of_model = self.model.hparams["learning_rate"], self.model.base is not None
+            cause = likely_cause(course, *of_model) if course else None
             print_result(metrics, rollout.curves, recalled, self.datamodule.steps, self.folder, cause)
 
     after_validate = after_test = after_predict = after_fit
