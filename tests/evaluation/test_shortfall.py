@@ -57,7 +57,7 @@ def test_the_share_of_the_trained_horizons():
 # --- causes ------------------------------------------------------------------------------------------------------
 
 
-def cause(losses, val=(), rate=1e-3, skipped=0, one_step=None, corrects=True):
+def cause(losses, val=(), rate=1e-3, skipped=0, one_step=None, corrects=False):
     found = likely_cause(Course(100, list(losses), list(val), skipped, one_step), rate, corrects)
     return str(found)
 
@@ -81,6 +81,18 @@ def test_the_cause_that_the_losses_show(losses, what):
     assert cause(losses).startswith(what)
 
 
+def test_the_cause_of_a_model_that_corrects_a_line():
+    falls = [3.8, 2.0, 1.0, 0.6]
+    enough = "a line may be enough: one step ahead the rule leaves 0.95 of the squared error of the line"
+    assert cause(falls, one_step=0.95, corrects=True).startswith(enough)
+    assert cause(falls, one_step=0.5, corrects=True).startswith("too few steps")
+    assert cause(falls, one_step=0.95).startswith("too few steps"), "not in a line's units"
+    assert cause(falls, rate=1.0, one_step=0.95, corrects=True).startswith("the learning rate is too high")
+    assert cause([1.0, 60.0, 0.5, 0.45], corrects=True) == "None", "a batch of episodes' first frames"
+    for losses in ([1.0, 60.0, 2.0, 3.0], [1.0, float("nan"), 2.0]):
+        assert cause(losses, corrects=True).startswith("the learning rate is too high")
+
+
 def test_the_cause_beside_the_losses():
     calm = [3.8, 1.0, 0.5, 0.45]
     assert cause(calm, val=[0.6, 0.95]).startswith("too little data for a model of this size: the loss is 0.95 on")
@@ -88,13 +100,6 @@ def test_the_cause_beside_the_losses():
     assert cause(calm, rate=0.1).startswith("the learning rate is too high (0.1): a step may move every weight")
     assert cause(calm, rate=1.0).endswith("try --model.learning_rate 0.001")
     assert cause([3.8, 9.0, 9.0], rate=5e-4).endswith("try --model.learning_rate 5e-05")
-    falls = [3.8, 2.0, 1.0, 0.6]
-    assert cause(falls, one_step=0.95).startswith("a line may be enough: one step ahead the rule leaves 0.95 of the")
-    assert (
-        cause(falls, one_step=0.5).startswith("too few steps")
-        and cause(falls, rate=1.0, one_step=0.95)[4:12] == "learning"
-    )
-    assert cause(falls, one_step=0.95, corrects=False).startswith("too few steps"), "not in a line's units"
     assert "2 of 100 updates were not finite" in cause(calm, skipped=2) and cause(calm, skipped=1) == "None"
 
 

@@ -86,7 +86,7 @@ def likely_cause(course: Course, learning_rate: float, corrects: bool) -> Cause 
     weights, a line that leaves nothing to correct (`corrects`: whether the model corrects one), a validation loss far
     above the training loss, a loss that still falls, a loss that never fell.
     """
-    if (cause := _too_high(course, learning_rate)) is not None or not course.positive:
+    if (cause := _too_high(course, learning_rate, corrects)) is not None or not course.positive:
         return cause
     if corrects and course.one_step is not None and course.one_step > AS_THE_LINE:
         seen = f"one step ahead the rule leaves {course.one_step:.2g} of the squared error of the line that it corrects"
@@ -94,12 +94,14 @@ def likely_cause(course: Course, learning_rate: float, corrects: bool) -> Cause 
     return _too_little(course)
 
 
-def _too_high(course: Course, rate: float) -> Cause | None:
+def _too_high(course: Course, rate: float, corrects: bool) -> Cause | None:
+    # in units of a line's error a batch with an episode's first frames may have any loss: a peak says nothing there
+    peak = math.inf if corrects else PEAK
     first, late, highest = course.losses[0], course.late, max(course.losses, key=_height)
     seen = ""
     if course.skipped > SKIPPED * course.steps:
         seen = f"{course.skipped} of {course.steps} updates were not finite"
-    elif course.positive and not (highest <= PEAK * first and late <= ROSE * first):
+    elif course.positive and not (highest <= peak * first and late <= ROSE * first):
         seen = f"the training loss rose from {first:.3g} to {highest:.3g}, and ended at {late:.3g}"
     elif rate >= LARGE_RATE:
         seen = "a step may move every weight by as much, which is more than most of them start with"
