@@ -126,6 +126,10 @@ def test_a_model_equals_a_loop_over_its_steps(rule, segment):
         for found, expected in zip(zip(*parts, strict=True), (pred, h), strict=True):
             torch.testing.assert_close(torch.cat(found, dim=1), expected, **EXACT)
         torch.testing.assert_close(now, carry, **EXACT)
+    _, _, before = own.observe(obs[:, :3], action[:, :3], is_first[:, :3])
+    z, states, after = own.observe(obs[:, 3:4], action[:, 3:4], is_first[:, 3:4], before)
+    start = torch.where(is_first[:, 3:4], 0.0, before[:, : states.shape[-1]])
+    torch.testing.assert_close(own.advance(z[:, 0], start, action[:, 3]), after, **EXACT)
 
 
 @pytest.mark.parametrize("rule", RULES)

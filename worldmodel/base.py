@@ -130,6 +130,12 @@ class LinearBase(nn.Module):
         obs, _, past, age, _ = self.unpacked(memory)
         return self.line(torch.cat([obs, action, past], dim=-1), age)
 
+    def carried(self, memory: Tensor, action: Tensor) -> Tensor:
+        """The carry (B, C) after a frame with memory (B, M) and the action there (B, A), as `observe` gives it."""
+        obs, _, past, age, _ = self.unpacked(memory)
+        window = torch.cat([obs, action, past], dim=-1)
+        return torch.cat([window[..., : self.past_dim], self.line(window, age).pred, age], dim=-1)
+
     def shown(self, memory: Tensor) -> Tensor:
         """The observations (..., O) of memories (..., M); those that were predicted shrunk towards the mean."""
         parts = self.unpacked(memory)

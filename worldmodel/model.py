@@ -201,6 +201,13 @@ class Model(nn.Module):
         seen = self.see(self.obs_norm(obs), action, is_first, carry)
         return seen, self.predictor.closed_loop(self.latent(seen.z), action, is_first, seen.h)
 
+    def advance(self, z: Tensor, h: Tensor, action: Tensor) -> Tensor:
+        """The carry (B, C) after a frame z (B, Z), the state before it h (B, D) and a normalised action (B, A)."""
+        _, after = self.predictor.step(self.latent(z), h, action)
+        if self.base is None:
+            return after
+        return torch.cat([after, self.base.carried(z[..., self.latent_dim :], action).to(after.dtype)], dim=-1)
+
     def unroll(self, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
         """Roll out from z (B, Z) and the state before it h (B, D) under normalised actions (B, H, A)."""
         if self.base is None:
@@ -226,13 +233,9 @@ class Model(nn.Module):
 
     def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
         """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
-        obs, action, is_first = (
-            self.obs_norm(batch["obs"][:, :-1]),
-            self.action_norm(batch["action"]),
-            batch["is_first"],
-        )
-        seen = self.see(obs, action, is_first, batch.get("carry"))
-        return self.predictor.gate(self.latent(seen.z), action, previous_states(h, is_first, batch.get("carry")))
+        action, is_first = self.action_norm(batch["action"]), batch["is_first"]
+        seen = self.see(self.obs_norm(batch["obs"][:, :-1]), action, is_first, batch.get("carry"))
+        return self.predictor.gate(self.latent(seen.z), action, previous_states(h, is_first, seen.h))
 
     def expected(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The reward (...) in the units of the data, and the continue probability (...), after states (..., D)."""

@@ -68,7 +68,7 @@ def test_a_checkpoint_is_diagnosed_with_the_configuration_of_its_run(conf, tmp_p
 
 
 def test_a_learning_rate_that_is_too_high_is_named_before_what_it_does_to_the_gates(conf, toy_data, capsys):
-    """By the fit at its end, and by its diagnosis; the loss of the first step tells."""
+    """By the fit at its end, and by its diagnosis; the loss of the first step shows it."""
     steps = ["--trainer.max_steps", "25", "--trainer.max_epochs", "-1", "--rollout.multiples", "[1]"]
     main(["fit", "--config", "toy.yaml", *steps, "--model.learning_rate", "1.0", "--run_dir", "run"])
     said = capsys.readouterr().out

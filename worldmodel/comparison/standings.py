@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from worldmodel.comparison.contest import Cell, Standing
 from worldmodel.comparison.results import Comparison, Loop, is_diverged
+from worldmodel.evaluation import shortfall
 from worldmodel.statistics import TINY
 
-NAMES = {"copy_last": "copying the last observation", "mean": "the mean", "autoregression": "a linear autoregression"}
+NAMES = {**shortfall.NAMES, "autoregression": shortfall.NAMES["linear"]}
 AHEAD = "Every rule is ahead of every baseline at every horizon."
 
 

@@ -175,7 +175,7 @@ def base_lags(train: Episodes, nested: NestedRegressions) -> int:
     Two frames hold positions and velocities; what a linear function of them misses, a rule can learn from them. Further
     frames replace some of that by an approximation, which a rule would have to undo; but where there is noise, it takes
     many frames to see through it, and the line does so better than a rule. Which of the two it is, a regression of the
-    base's error tells, on random features of what a rule sees (extreme learning machine, Huang et al. 2006).
+    base's error shows, on random features of what a rule sees (extreme learning machine, Huang et al. 2006).
     """
     best = nested.best
     if best <= FEW:

@@ -13,9 +13,8 @@ from torchmetrics import MeanMetric
 from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
-from worldmodel.evaluation.arx import fitted_base
-from worldmodel.evaluation.shrinkage import fit_shrinkage
 from worldmodel.model import DEFAULTS, Model
+from worldmodel.modules.line import LineFit
 from worldmodel.modules.objective import OBJECTIVES, Segment
 from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.modules.sharding import check_can_shard, shard
@@ -101,6 +100,7 @@ class WorldModel(Model, pl.LightningModule):
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
         self._graph: StepGraph | None = None
+        self._line = LineFit()
         for name in ("open_loop_steps", "warmup_steps"):
             if self.hparams[name] < 0:
                 raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
@@ -178,17 +178,7 @@ class WorldModel(Model, pl.LightningModule):
             self.action_norm.fit(*statistics["action"])
             self.reward_norm.fit(*statistics["reward"])
             if self.base is not None:
-                self._fit_base(datamodule)
-
-    def _fit_base(self, data: Any) -> None:
-        """Fit the base on the first rank, for all of them."""
-        found: Any = None
-        if self.trainer.is_global_zero:
-            options = self.hparams["base"] or "linear", self.hparams["base_lags"]
-            base = fitted_base(data.splits["train"], *options, data.steps, self.obs_norm, self.action_norm)
-            found = base.lags, base.state_dict()
-        self.hparams["base_lags"], coefficients = self.trainer.strategy.broadcast(found)
-        cast(nn.Module, self.base).load_state_dict(coefficients)
+                self._line.fit(self, datamodule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's number of lags, which the data may have chosen."""
@@ -197,22 +187,15 @@ class WorldModel(Model, pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """In a fit, measure how far ahead predictions can be believed; a checkpoint keeps it."""
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._fit_shrinkage()
+        if self.base is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._line.measure(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Measure it before a fit's last checkpoint too, which may be saved before the last validation."""
         trainer = self.trainer
         if self.base is not None and (trainer.should_stop or trainer.global_step == trainer.max_steps):
-            self._fit_shrinkage()
+            self._line.measure(self)
             checkpoint["state_dict"]["base.shrinkage"] = self.base.shrinkage.clone()
-
-    def _fit_shrinkage(self) -> None:
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if self.base is not None and hasattr(data, "splits"):
-            training = self.training
-            fit_shrinkage(self.eval(), data.splits["train"], data.steps)
-            self.train(training)
 
     def configure_model(self) -> None:
         mesh = self.device_mesh  # of the strategy fsdp2 alone

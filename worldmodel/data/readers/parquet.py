@@ -19,7 +19,7 @@ def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
     with readable(file):
         reader = pq.ParquetFile(file, page_checksum_verification=True)
     with reader:
-        meta, size, declared = reader.metadata, file.stat().st_size, 0
+        meta, declared = reader.metadata, 0
         if missing := set(names) - set(reader.schema_arrow.names):
             raise UserError(f"{file}: there is no column {min(missing)!r}")
         for i in range(meta.num_columns):
@@ -28,9 +28,14 @@ def open_parquet(file: Path, names: list[str]) -> Iterator[Any]:
                 chunks = [meta.row_group(group).column(i) for group in range(meta.num_row_groups)]
                 # a dictionary repeats a value at no cost, so the size of the decoded values counts too
                 declared += sum(max(chunk.total_uncompressed_size, chunk.num_values * width) for chunk in chunks)
-        if declared > max(FLOOR, EXPANSION * size):
-            raise UserError(f"{file} declares {declared:,} bytes, more than a file of {size:,} bytes can hold")
+        check_declared(file, declared)
         yield reader
+
+
+def check_declared(file: Path, declared: int) -> None:
+    """Raise UserError if a file declares more bytes than its size can unpack to."""
+    if declared > max(FLOOR, EXPANSION * (size := file.stat().st_size)):
+        raise UserError(f"{file} declares {declared:,} bytes, more than a file of {size:,} bytes can hold")
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 
 from worldmodel.data.hdf5 import open_hdf5
+from worldmodel.data.readers.parquet import check_declared
 from worldmodel.errors import UserError, nearest
 
 SUFFIXES = (".mat",)
-FLOOR, EXPANSION = 64 << 20, 1100  # bytes that any file may declare; above that: this many times its size
 NUMBERS = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
@@ -66,11 +66,9 @@ class MatFile:
         from scipy.io import whosmat
 
         arrays = self._loaded(whosmat, str(self.path))
-        declared, held = sum(8 * math.prod(shape) for _, shape, _ in arrays), self.path.stat().st_size
-        if not arrays or not self._is_whole(held):
+        if not arrays or not self._is_whole(self.path.stat().st_size):
             raise UserError(f"{self.path} cannot be read as a MATLAB file: it is cut off, or empty")
-        if declared > max(FLOOR, EXPANSION * held):
-            raise UserError(f"{self.path} declares {declared:,} bytes, more than a file of {held:,} bytes can hold")
+        check_declared(self.path, sum(8 * math.prod(shape) for _, shape, _ in arrays))
         return {name: shape for name, shape, kind in arrays if kind in NUMBERS and math.prod(shape)}
 
     def _is_whole(self, held: int) -> bool:

@@ -11,7 +11,7 @@ from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.diagnosis.measurement import RED, Finding, Measurement, Subject
 from worldmodel.evaluation.shortfall import listed, share_within, shortfalls
 
-MOST = 0.5  # of the trained horizons: a model that is behind at as many has learned next to nothing
+MOST = 0.5  # of the trained horizons: a model that is worse at as many has learned next to nothing
 UNKNOWN = "a prediction that needs no training is as good; the losses of the training do not show why"
 STYLES = {"copy_last": ":", "mean": "--", "linear": "-."}
 
