@@ -108,6 +108,7 @@ def model(rule: str, lags: int = 2, **arguments) -> WorldModel:
     torch.manual_seed(0)
     model = WorldModel(O, A, latent_dim=6, hidden_dim=8, width=10, rule=rule, base_lags=lags, **arguments).double()
     model.base = random_base(lags)
+    model.base.feedback = arguments.get("feedback", True)
     return model.eval()
 
 
@@ -148,12 +149,41 @@ def test_an_open_loop_begins_as_the_closed_one(rule, segment):
         torch.testing.assert_close(rollout.obs[:, 0], pred[:, start], **EXACT)
         torch.testing.assert_close(rollout.h[:, 0], h[:, start], **EXACT)
     torch.testing.assert_close(rollouts[0].obs, rollouts[1].obs, **EXACT)
-    halves, z_now, h_now = [], z[:, start], before
-    for part in action[:, start:].split(3, dim=1):
-        rollout = own.open_loop(z_now, h_now, part)
-        halves.append(rollout.obs)
-        z_now, h_now = rollout.z[:, -1], rollout.h[:, -1]
-    torch.testing.assert_close(torch.cat(halves, dim=1), rollouts[0].obs, **EXACT)
+    torch.testing.assert_close(in_parts(own, z[:, start], before, action[:, start:]), rollouts[0].obs, **EXACT)
+
+
+def in_parts(model, z, h, action):
+    """The observations of a rollout that goes on from where it was, every three steps."""
+    parts = []
+    for part in action.split(3, dim=1):
+        rollout = model.open_loop(z, h, part)
+        parts.append(rollout.obs)
+        z, h = rollout.z[:, -1], rollout.h[:, -1]
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@torch.no_grad()
+def test_without_feedback_corrections_are_added_to_the_base_alone(rule, segment):
+    obs, action, is_first = segment
+    own = model(rule, feedback=False)
+    own.base.drifts.uniform_(0.1, 0.9)
+    own.base.shrinkage.uniform_(0.5, 0.9)
+    start, base = 4, own.base
+    z, states, _ = own.observe(obs, action, is_first)
+    before = torch.where(is_first[:, start, None], 0.0, states[:, start - 1])
+    found = own.open_loop(z[:, start], before, action[:, start:])
+    run, latent, h, expected = Rollout(base, z[:, start, own.latent_dim :]), own.latent(z[:, start]), before, []
+    for ahead, a_t in enumerate(action[:, start:].unbind(dim=1), start=1):
+        pred, h = own.predictor.step(latent, h, a_t)
+        latent = own.encoder(run.step(a_t, torch.zeros(B, O, dtype=torch.float64)))
+        memory = run.memories()[:, -1]
+        corrected = run.obs[-1] + base.drift(memory) * own.decoder(pred)
+        expected.append(base._knots(base.shrinkage, torch.full((B, 1), float(ahead)).double()) * corrected)
+        torch.testing.assert_close(base.corrected(found.z[:, ahead - 1, own.latent_dim :]), corrected, **EXACT)
+    torch.testing.assert_close(found.obs, torch.stack(expected, dim=1), **EXACT)
+    torch.testing.assert_close(found.h[:, -1], h, **EXACT)
+    torch.testing.assert_close(in_parts(own, z[:, start], before, action[:, start:]), found.obs, **EXACT)
 
 
 @torch.no_grad()

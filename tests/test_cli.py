@@ -233,7 +233,7 @@ def test_two_processes_train_on_their_own_lanes(worldmodel, toy_conf, tmp_path):
         (["validate", "--config", "CONF"], "needs a trained model: give --ckpt_path"),
         (["fit", "--config", "CONF", "--data.path", "nowhere"], "no dataset at nowhere"),
         (["fit", "--config", "CONF", "--data.lanes", "0"], "data.lanes is 0"),
-        (["fit", "--config", "CONF", "--model.open_loop_steps", "3"], "does not divide the segment"),
+        (["fit", "--config", "CONF", "--model.open_loop_steps", "99"], "is more than the segment"),
         (["fit", "--config", "CONF", "--ckpt_path", "nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
         (["fit", "--config", "CONF", "--run_dir", "full"], "is not empty: choose another --run_dir"),
         (["collect", "Pendulm-v1", "--out", "x"], "did you mean 'Pendulum-v1'"),

@@ -7,6 +7,11 @@ by least squares on the training split; s is the deviation of o_{t+1} - b_t, and
 innovation e_t = (o_t - b_{t-1}) / s says how far the base was off just now. In the first p - 1 frames of an episode a
 regression on the frames that there are takes the base's place, with a deviation of its own.
 
+In open loop the corrected prediction o^ takes the place of the observation (feedback). Without feedback the base is
+rolled out alone, and the correction is added to what it predicts so far ahead, in units of its own error there:
+
+    o^_{t+k} = b_{t+k} + drift_k d_{t+k-1}
+
 Further ahead than it can know, an autoregression wanders off, or explodes. In open loop the observation that is fed
 back is kept within the range of the data and one range beyond; and what is shown of a prediction is shrunk towards the
 mean, entry by entry, by the factor that was best so many steps ahead on the training split (evaluation/shrinkage.py).
@@ -32,7 +37,7 @@ class Memory(NamedTuple):
     """The parts of a frame's memory."""
 
     obs: Tensor  # (..., O)
-    innovation: Tensor  # (..., O)
+    innovation: Tensor  # (..., O); of a prediction, its correction
     past: Tensor  # (..., P (O + A)), zeros before the episode's start
     age: Tensor  # (..., 1)
     ahead: Tensor  # (..., 1)
@@ -52,6 +57,7 @@ class LinearBase(nn.Module):
         obs_dim: O.
         action_dim: A.
         lags: p.
+        feedback: whether corrected predictions are fed back in open loop.
     """
 
     weights: Tensor
@@ -63,8 +69,9 @@ class LinearBase(nn.Module):
     drifts: Tensor
     shrinkage: Tensor
 
-    def __init__(self, obs_dim: int, action_dim: int, lags: int) -> None:
+    def __init__(self, obs_dim: int, action_dim: int, lags: int, feedback: bool = True) -> None:
         super().__init__()
+        self.feedback = feedback
         self.obs_dim, self.frame_dim = obs_dim, obs_dim + action_dim
         self.features_dim = 3 * obs_dim
         self.register_buffer("spread", torch.ones(obs_dim))  # of o_t - o_{t-1}
@@ -121,7 +128,9 @@ class LinearBase(nn.Module):
 
     def features(self, memory: Tensor) -> Tensor:
         """What an encoder sees of memories (..., M): o_t, e_t, and o_t - o_{t-1} in its own deviation, (..., 3 O)."""
-        obs, innovation, past, age, _ = self.unpacked(memory)
+        obs, innovation, past, age, ahead = self.unpacked(memory)
+        if not self.feedback:  # there a prediction's correction is no part of what follows
+            innovation = torch.where(ahead > 0, 0.0, innovation)
         moved = (obs - past[..., : self.obs_dim]) / self.spread
         return torch.cat([obs, innovation, torch.where(age > 1, moved, 0.0)], dim=-1)
 
@@ -136,10 +145,17 @@ class LinearBase(nn.Module):
         window = torch.cat([obs, action, past], dim=-1)
         return torch.cat([window[..., : self.past_dim], self.line(window, age).pred, age], dim=-1)
 
+    def corrected(self, memory: Tensor) -> Tensor:
+        """The observations (..., O) of memories (..., M), seen or predicted."""
+        parts = self.unpacked(memory)
+        if self.feedback:
+            return parts.obs
+        return torch.where(parts.ahead > 0, parts.obs + self.drift(memory) * parts.innovation, parts.obs)
+
     def shown(self, memory: Tensor) -> Tensor:
         """The observations (..., O) of memories (..., M); those that were predicted shrunk towards the mean."""
-        parts = self.unpacked(memory)
-        return torch.where(parts.ahead > 0, self._knots(self.shrinkage, parts.ahead) * parts.obs, parts.obs)
+        obs, ahead = self.corrected(memory), self.unpacked(memory).ahead
+        return torch.where(ahead > 0, self._knots(self.shrinkage, ahead) * obs, obs)
 
     def drift(self, memory: Tensor) -> Tensor:
         """The deviation of the base's own error (..., O) as far ahead as predicted memories (..., M).
@@ -208,6 +224,14 @@ class Rollout:
         self.obs.append(obs)
         self.innovations.append(correction.clamp(-CLIP, CLIP))
         return torch.cat([obs, self.innovations[-1], moved], dim=-1)
+
+    def alone(self, action: Tensor) -> Tensor:
+        """The memories (B, H, M) under actions (B, H, A), without any correction."""
+        zero = torch.zeros_like(self.start.obs)
+        with torch.no_grad():
+            for a_t in action.unbind(dim=1):
+                self.step(a_t, zero)
+        return self.memories()
 
     def memories(self) -> Tensor:
         """Of the frames that were predicted (B, H, M)."""

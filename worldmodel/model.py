@@ -68,6 +68,8 @@ class Model(nn.Module):
         base: What predictions correct: a linear autoregression (linear), the last observation (last), or nothing
             (none). Null: linear for vectors under the objective reconstruction, else nothing.
         base_lags: Number of frames that a linear base reads. Null: chosen by its error on held-out training episodes.
+        feedback: Whether in open loop corrected predictions take the place of observations. Without it the base is
+            rolled out alone and the corrections are added: for plants that follow their inputs, simulated for long.
         value_discount: Discount of a value head, which learns the return after a step under the policy that collected
             the data, so that a planner sees past its horizon; null: no value head.
 
@@ -92,6 +94,7 @@ class Model(nn.Module):
         objective: Literal["reconstruction", "latent", "tokens"] = "reconstruction",
         base: Literal["linear", "last", "none"] | None = None,
         base_lags: int | None = None,
+        feedback: bool = True,
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
@@ -108,7 +111,9 @@ class Model(nn.Module):
         fits = objective == "reconstruction" and not images
         if not fits and base in ("linear", "last"):
             raise UserError(f"model.base {base} is for vectors under the objective reconstruction: leave it out")
-        self.base = LinearBase(obs_dim, action_dim, base_lags or 1) if fits and base != "none" else None
+        self.base = LinearBase(obs_dim, action_dim, base_lags or 1, feedback) if fits and base != "none" else None
+        if self.base is None and not feedback:
+            raise UserError("model.feedback false is for models with a base (--model.base linear): leave it out")
         nets = images or [], latent_dim, width, 0 if self.is_tokens else depth, channels
         self.encoder = observation_encoder(obs_dim if self.base is None else self.base.features_dim, *nets)
         if self.is_tokens:
@@ -160,7 +165,7 @@ class Model(nn.Module):
 
     def place(self, z: Tensor) -> Tensor:
         """What distances between frames are measured in: with a base the normalised observation, else the latent."""
-        return z if self.base is None else self.base.unpacked(z[..., self.latent_dim :]).obs
+        return z if self.base is None else self.base.corrected(z[..., self.latent_dim :])
 
     def latent(self, z: Tensor) -> Tensor:
         """What the state's update takes of z (..., Z), without the base's memory (..., latent_dim)."""
@@ -213,6 +218,8 @@ class Model(nn.Module):
         if self.base is None:
             return self.predictor.open_loop(z, h, action)
         run, latents = Rollout(self.base, z[..., self.latent_dim :]), list[Tensor]()
+        if not self.base.feedback:
+            return self._added(self.base, run.alone(action), z, h, action)
 
         def feed(pred: Tensor, a_t: Tensor) -> Tensor:
             latents.append(self.encoder(run.step(a_t, self.decoder(pred))))
@@ -220,6 +227,15 @@ class Model(nn.Module):
 
         loop = self.predictor.open_loop(self.latent(z), h, action, feed)
         return OpenLoop(torch.cat([torch.stack(latents, dim=1), run.memories()], dim=-1), loop.h)
+
+    def _added(self, base: LinearBase, memory: Tensor, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
+        """The rollout whose corrections are added to what the base alone predicts, memory (B, H, M)."""
+        latents = self.encoder(base.features(memory))
+        never = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+        before = torch.cat([self.latent(z).unsqueeze(1), latents[:, :-1]], dim=1)
+        loop = self.predictor.closed_loop(before, action, never, h)
+        own, others = base.unpacked(memory).obs, memory[..., 2 * base.obs_dim :]
+        return OpenLoop(torch.cat([latents, own, self.decoder(loop.pred), others], dim=-1), loop.h)
 
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
         """Roll out from z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""

@@ -69,6 +69,41 @@ def test_whole_episodes_begin_where_segments_do(transitions, lanes, steps):
             assert len(set(lane[lane >= 0])) <= 1, "one episode a segment"
 
 
+@settings(deadline=None, max_examples=50)
+@given(transitions=lengths, lanes=st.integers(1, 4), steps=st.integers(2, 8), times=st.integers(1, 3))
+def test_crops_begin_where_segments_do_and_lie_in_one_episode(transitions, lanes, steps, times):
+    crop = steps * times
+    schedule = LaneSchedule(np.array(transitions) + 1, lanes, steps, crop=crop)
+    batches = [schedule.batch(n) for n in range(schedule.batches_per_epoch)]
+    assert len(batches) % times == 0, "all lanes are full"
+    for begin in range(0, len(batches), times):
+        piece = batches[begin : begin + times]
+        episode, step, is_first = (
+            np.concatenate([getattr(batch, name)[:, :steps] for batch in piece], axis=1)
+            for name in ("episode", "step", "is_first")
+        )
+        inside = episode >= 0
+        assert inside[:, 0].all() and is_first[:, 0].all()
+        assert (inside.sum(axis=1) == np.minimum(np.array(transitions)[episode[:, 0]] + 1, crop)).all()
+        assert (episode[inside] == np.broadcast_to(episode[:, :1], episode.shape)[inside]).all()
+        assert (step[inside] == (step[:, :1] + np.arange(crop))[inside]).all()
+        assert (is_first[:, 1:] == ~inside[:, 1:]).all()
+        valid = np.concatenate([batch.valid for batch in piece], axis=1)
+        assert (valid[:, :-1] == inside[:, 1:]).all() and not valid[:, -1].any()
+
+
+def test_crops_reach_every_transition_of_one_recording_about_equally_often():
+    schedule = LaneSchedule(np.array([1000]), 4, 16, crop=64)
+    assert schedule.padding == pytest.approx(1 / 64)
+    seen = np.zeros(1000)
+    for n in range(200 * schedule.batches_per_epoch):
+        frames = schedule.batch(n)
+        np.add.at(seen, frames.step[:, :-1][frames.valid], 1)
+    assert len(np.unique(seen)) > 20, "their places change from epoch to epoch"
+    assert seen[64:-64].min() > 0.8 * seen.mean() and seen[64:-64].max() < 1.3 * seen.mean()
+    assert seen[:5].any() and seen[-6:-1].any() and seen[-1] == 0
+
+
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("special", [[1], [7], [8], [9], [1, 7, 8, 9, 16, 17]])
 def test_lengths_around_the_segment(special):

@@ -15,7 +15,9 @@ COLLECT = {"env_id": "Pendulum-v1", "steps": 200, "max_episode_steps": 20, "obse
     [
         ("--model.rule gatd", "unknown rule 'gatd': did you mean 'gated'"),
         ("--model.hidden_dim 0", "model.hidden_dim is 0: it must be at least 1"),
-        ("--model.open_loop_steps 3", "model.open_loop_steps 3 does not divide the segment of 4 steps"),
+        ("--model.open_loop_steps 5", "model.open_loop_steps 5 is more than the segment of 4 steps"),
+        ("--data.crop 6", "data.crop is 6: it must be a multiple of the segment, data.steps 4"),
+        ("--model.base none --model.feedback false", "model.feedback false is for models with a base"),
         ("--model.gradient rtrl --tbptt.start zero", "tbptt.start zero carries nothing"),
         ("--model.gradient eligibility", "model.gradient eligibility is for --model.rule diagonal"),
         ("--data.lanes 0", "data.lanes is 0: it must be at least 1"),

@@ -82,11 +82,21 @@ def test_terminal_steps_are_where_the_environment_ended(toy_data):
 
 
 @pytest.mark.fault(10)
-@pytest.mark.parametrize("objective", ["reconstruction", "latent"])
-def test_a_poisoned_episode_changes_nothing_for_another(toy_data, objective):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"objective": "latent"},
+        {"open_loop_steps": 3},
+        {"feedback": False},
+        {"feedback": False, "open_loop_steps": 5},
+    ],
+    ids=str,
+)
+def test_a_poisoned_episode_changes_nothing_for_another(toy_data, options):
     """Neither what the model computes for another episode, nor what that one adds to the losses."""
     torch.manual_seed(0)
-    model = WorldModel(2, 1, objective=objective, open_loop_steps=4, **SMALL)
+    model = WorldModel(2, 1, **{"open_loop_steps": 4, **SMALL, **options})
     batch = toy_batches(toy_data)[1]
     lane, boundary = next((b, t) for b, t in batch["is_first"].nonzero().tolist() if t > 2)
     batch["valid"][lane, :boundary] = False  # what the poisoned episode itself adds is left out of both
@@ -120,7 +130,8 @@ def test_padding_has_no_gradient(toy_data):
 OBJECTIVES = [
     {"objective": "reconstruction"},
     {"objective": "reconstruction", "open_loop_steps": 4},
-    {"objective": "reconstruction", "base": "none", "open_loop_steps": 4},
+    {"objective": "reconstruction", "feedback": False, "open_loop_steps": 5},
+    {"objective": "reconstruction", "base": "none", "open_loop_steps": 3},
     {"objective": "latent"},
     {"objective": "latent", "target": "stop_gradient", "open_loop_steps": 8},
     {"objective": "latent", "anti_collapse": "sigreg"},
@@ -148,10 +159,30 @@ def test_the_probe_sends_no_gradient_into_the_model(toy_data):
     assert all(p.grad is not None for p in model.decoder.parameters())
 
 
-def test_open_loop_steps_must_divide_the_segment(toy_data):
-    model = WorldModel(2, 1, open_loop_steps=3, **SMALL)
-    with pytest.raises(UserError, match="does not divide the segment of 8"):
+def test_open_loop_steps_must_fit_the_segment(toy_data):
+    model = WorldModel(2, 1, open_loop_steps=9, **SMALL)
+    with pytest.raises(UserError, match="9 is more than the segment of 8"):
         model.losses(toy_batches(toy_data)[0])
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8])
+def test_trained_rollouts_end_where_the_segment_does(toy_data, steps):
+    """Of 8 steps, rollouts of 3 start after 2 and after 5, one of 5 after 3; their errors count within an episode."""
+    torch.manual_seed(0)
+    model = WorldModel(2, 1, open_loop_steps=steps, base="none", **SMALL).eval()
+    for batch in toy_batches(toy_data):
+        obs, action, valid = model.obs_norm(batch["obs"]), model.action_norm(batch["action"]), batch["valid"]
+        z, h, _ = model.observe(batch["obs"][:, :-1], batch["action"], batch["is_first"])
+        total = torch.zeros(())
+        for start in range(8 % steps, 8, steps):
+            before = torch.where(
+                batch["is_first"][:, start, None], 0.0, torch.nn.functional.pad(h, (0, 0, 1, 0))[:, start]
+            )
+            rollout = model.unroll(z[:, start], before, action[:, start : start + steps])
+            errors = (model.decoder(rollout.pred) - obs[:, start + 1 : start + 1 + steps]).square().mean(dim=-1)
+            total += (errors * valid[:, start : start + steps].cumprod(dim=1)).sum()
+        terms, _, _ = model.losses(batch)
+        torch.testing.assert_close(terms["open_loop"], total / batch["num_valid"])
 
 
 def test_the_value_of_a_step_is_the_return_behind_it(toy_data):

@@ -1,9 +1,10 @@
 """The lane schedule: which frames each lane of batch n holds, as a function of the seed and n alone.
 
-An epoch gives every episode to one lane, longest first, each to the lane with the fewest frames so far, and then
-shuffles the lanes and the episodes within them. The loads depend on the lengths alone, so that all epochs have equally
-many batches. A lane is the concatenation of its episodes' frames; batch m of the epoch is the frames m T .. m T + T of
-every lane: T steps and the frame after them, which is the next batch's first.
+An epoch gives every piece to one lane, longest first, each to the lane with the fewest frames so far, and then shuffles
+the lanes and the pieces within them. A piece is an episode, or a crop of one at a random place. The loads depend on the
+lengths alone, so that all epochs have equally many batches. A lane is the concatenation of its pieces' frames; batch m
+of the epoch is the frames m T .. m T + T of every lane: T steps and the frame after them, which is the next batch's
+first.
 """
 
 import heapq
@@ -36,11 +37,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """All lanes one after the other: the slots are the episodes in the order of their lanes."""
+    """All lanes one after the other: the slots are the pieces in the order of their lanes."""
 
-    ids: np.ndarray  # (E,) the episode in each slot
-    ends: np.ndarray  # (E,) the lane's frame after the slot's last
-    keys: np.ndarray  # (E,) lane * span + end: ascending
+    episode: np.ndarray  # (P,) of the piece in each slot
+    first: np.ndarray  # (P,) the piece's first frame in its episode
+    begins: np.ndarray  # (P,) and in its lane
+    keys: np.ndarray  # (P,) lane * span + the lane's frame after the slot's last: ascending
     totals: np.ndarray  # (B,) frames of each lane, with padding
     span: int
 
@@ -55,6 +57,8 @@ class LaneSchedule:
         seed: seed of the shuffling.
         shuffle: whether every epoch has another order.
         whole: every episode begins a segment, with padding between its last frame and the next segment.
+        crop: frames of the crops that take the place of whole episodes, a multiple of T; None: whole episodes. An epoch
+            has about as many frames as the episodes; a shorter episode is a crop with padding.
     """
 
     def __init__(
@@ -65,24 +69,29 @@ class LaneSchedule:
         seed: int = 0,
         shuffle: bool = True,
         whole: bool = False,
+        crop: int | None = None,
     ) -> None:
-        self.num_frames = np.asarray(num_frames, dtype=np.int64)
-        # frames of a lane that an episode takes
+        self.num_frames, self.crop = np.asarray(num_frames, dtype=np.int64), crop
+        # frames of a lane that a piece takes
         self.room = -(-self.num_frames // steps) * steps if whole else self.num_frames
+        if crop is not None:
+            self.room = np.full(lanes * max(1, round(self.num_frames.sum() / (crop * lanes))), crop)
         self.lanes, self.steps, self.seed, self.shuffle = lanes, steps, seed, shuffle
         self._epoch: dict[int, _Epoch] = {}  # the one used last
         self._block: dict[tuple[int, int], Frames] = {}
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        longest = max(int(self.room[lane].sum()) for lane in self._assign(np.arange(len(self.num_frames))))
+        longest = max(int(self.room[lane].sum()) for lane in self._assign(np.arange(len(self.room))))
         return max(1, -(-(longest - 1) // self.steps))
 
     @property
     def padding(self) -> float:
         """The share of an epoch's steps that are no transition."""
-        steps = self.batches_per_epoch * self.steps * self.lanes
-        return 1 - (int(self.num_frames.sum()) - len(self.num_frames)) / steps
+        steps, transitions = self.batches_per_epoch * self.steps * self.lanes, self.num_frames - 1
+        if self.crop is None:
+            return 1 - transitions.sum() / steps
+        return 1 - len(self.room) * np.average(np.minimum(transitions, self.crop - 1), weights=self.num_frames) / steps
 
     def batch(self, n: int) -> Frames:
         """Batch n >= 0 of an endless stream of epochs, all lanes."""
@@ -107,34 +116,47 @@ class LaneSchedule:
         slot = np.searchsorted(order.keys, lane * order.span + position, side="right")
         inside = position < order.totals[:, None]
         slot = np.where(inside, slot, 0)
-        episode = order.ids[slot]
-        step = position - (order.ends[slot] - self.room[episode])
+        episode, place = order.episode[slot], position - order.begins[slot]
+        step = order.first[slot] + place
         inside &= step < self.num_frames[episode]
+        valid = (slot[:, 1:] == slot[:, :-1]) & inside[:, 1:] & inside[:, :-1]
         episode, step = np.where(inside, episode, -1), np.where(inside, step, 0)
-        valid = (episode[:, 1:] == episode[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)
-        return Frames(episode, step, step[:, :-1] == 0, valid)
+        return Frames(episode, step, ~inside[:, :-1] | (place[:, :-1] == 0), valid)
 
     def _make_epoch(self, epoch: int) -> _Epoch:
+        rng = np.random.default_rng([self.seed, epoch])
         if not self.shuffle:
-            lanes = self._assign(np.arange(len(self.num_frames)))
+            lanes = self._assign(np.arange(len(self.room)))
         else:
-            rng = np.random.default_rng([self.seed, epoch])
-            lanes = [rng.permutation(lane) for lane in self._assign(rng.permutation(len(self.num_frames)))]
+            lanes = [rng.permutation(lane) for lane in self._assign(rng.permutation(len(self.room)))]
             lanes = [lanes[i] for i in rng.permutation(self.lanes)]
         ends = [np.cumsum(self.room[lane]) for lane in lanes]
         totals = np.array([end[-1] if len(end) else 0 for end in ends])
         span = int(totals.max()) + 1
         keys = [number * span + end for number, end in enumerate(ends)]
-        ids, flat_ends, flat_keys = (np.concatenate(parts).astype(np.int64) for parts in (lanes, ends, keys))
-        return _Epoch(ids, flat_ends, flat_keys, totals, span)
+        pieces, flat_ends, flat_keys = (np.concatenate(parts).astype(np.int64) for parts in (lanes, ends, keys))
+        episode, first = self._pieces(rng)
+        return _Epoch(episode[pieces], first[pieces], flat_ends - self.room[pieces], flat_keys, totals, span)
+
+    def _pieces(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The episode of each piece, and the piece's first frame there."""
+        if self.crop is None:
+            return np.arange(len(self.room)), np.zeros_like(self.room)
+        # equally far from each other in all the frames, the first at a random place: few are crossed twice
+        number, ends = len(self.room), np.cumsum(self.num_frames)
+        drawn = (np.arange(number) + rng.random()) * ends[-1] / number
+        episode = np.minimum(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)
+        within = (drawn - ends[episode]) / self.num_frames[episode] + 1
+        room = np.maximum(self.num_frames[episode] - self.crop + 1, 1)
+        return episode, np.clip((within * room).astype(np.int64), 0, room - 1)
 
     def _assign(self, order: np.ndarray) -> list[np.ndarray]:
-        """The episodes of each lane: longest first (ties as in `order`), each to the lane with the fewest frames."""
+        """The pieces of each lane: longest first (ties as in `order`), each to the lane with the fewest frames."""
         order = order[np.argsort(-self.room[order], kind="stable")]
         loads = [(0, lane) for lane in range(self.lanes)]
         lanes: list[list[int]] = [[] for _ in range(self.lanes)]
-        for episode in order:
+        for piece in order:
             load, lane = heapq.heappop(loads)
-            lanes[lane].append(int(episode))
-            heapq.heappush(loads, (load + int(self.room[episode]), lane))
+            lanes[lane].append(int(piece))
+            heapq.heappush(loads, (load + int(self.room[piece]), lane))
         return [np.array(lane, dtype=np.int64) for lane in lanes]

@@ -60,6 +60,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         cache_dir: Folder of that cache; null: beside the data.
         decode: Keep images compressed on disk and decode those of a batch: slower, without a cache (use num_workers).
         num_workers: Number of processes that prepare batches; 0 is fastest where nothing is decoded.
+        crop: Length in frames of crops, a multiple of `steps`, from random places of the episodes, on which training
+            starts afresh: for few long recordings, which fill few lanes; null: whole episodes.
         whole_episodes: Whether a training segment holds one episode from start to end, and padding.
         accept_changed: Whether a fit may resume from a checkpoint although the dataset's files have changed.
     """
@@ -88,6 +90,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         cache_dir: Path | None = None,
         decode: bool = False,
         num_workers: int = 0,
+        crop: int | None = None,
         whole_episodes: bool = False,
         accept_changed: bool = False,
     ) -> None:
@@ -102,9 +105,12 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.split_seed, self.seed, self.position = split_seed, seed, 0
         self.non_finite: NonFinite = non_finite
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
-        self.num_workers, self.whole_episodes, self.accept_changed = num_workers, whole_episodes, accept_changed
+        self.num_workers, self.accept_changed = num_workers, accept_changed
+        self.crop, self.whole_episodes = crop, whole_episodes
         at_least(1, "data.", steps=steps, lanes=lanes)
         at_least(0, "data.", num_workers=num_workers)
+        if crop is not None and (crop < 1 or crop % steps):
+            raise UserError(f"data.crop is {crop}: it must be a multiple of the segment, data.steps {steps}, or null")
         if test_path is None and not (test_collect is None and test_schema is None):
             raise UserError("test_collect and test_schema say what the test's data is, data.test_path must say where")
         check_split(val_fraction, test_fraction, folds, fold)
@@ -206,9 +212,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         if segments.schedule.padding > 0.3 and not self.whole_episodes:
             percent, number = 100 * segments.schedule.padding, len(segments.episodes)
             what = f"{number} episodes do not fill {self.lanes} lanes evenly"
-            log.warning(
-                "%.0f%% of a training epoch is padding: %s; fewer lanes (--data.lanes) waste less", percent, what
-            )
+            way = "fewer lanes (--data.lanes) waste less, or crops of the episodes (--data.crop)"
+            log.warning("%.0f%% of a training epoch is padding: %s; %s", percent, what, way)
         return self._loader(segments, StreamSampler(lambda: self.position, len(segments)))
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -267,7 +272,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _stream(self) -> dict[str, Any]:
         """What decides which frames batch n holds."""
         names = ("steps", "lanes", "whole_episodes", "seed", "split_seed", "val_fraction", "test_fraction")
-        names += ("folds", "fold", "non_finite", "observations")
+        names += ("folds", "fold", "non_finite", "observations", "crop")
         return {name: getattr(self, name) for name in names} | {"files": self.source.fingerprint[:12]}
 
     def _segments(self, split: Split, shuffle: bool = False) -> Segments:
@@ -280,13 +285,14 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise UserError(f"the {split} split is empty: train with --data.{split}_fraction above 0{own}")
         fewest = min(self.lanes, -(-len(episodes) // world_size) * world_size)
         lanes = self.lanes if shuffle else fewest  # in evaluation, a lane without episodes is only waste
-        whole = shuffle and self.whole_episodes
-        if whole and self.steps < (longest := int(episodes.num_frames.max())):
+        whole, crop = shuffle and self.whole_episodes, self.crop if shuffle else None
+        longest = min(int(episodes.num_frames.max()), crop or sys.maxsize)
+        if whole and self.steps < longest:
             raise UserError(
                 f"whole episodes (--model.gradient bptt) do not fit segments of {self.steps} steps: --data.steps"
                 f" {longest} is enough for the longest, or --model.gradient rtrl needs no long segments"
             )
-        schedule = LaneSchedule(episodes.num_frames, lanes, self.steps, self.seed, shuffle, whole)
+        schedule = LaneSchedule(episodes.num_frames, lanes, self.steps, self.seed, shuffle, whole, crop)
         return Segments(episodes, schedule, rank, world_size)
 
     def _loader(self, segments: Segments, sampler: StreamSampler | None = None) -> DataLoader[Batch]:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
+from worldmodel.base import LinearBase
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
 from worldmodel.model import Model, Seen
@@ -36,6 +37,22 @@ class Segment(NamedTuple):
     def mean(self, error: Tensor) -> Tensor:
         """Of errors (B, T), over the valid steps."""
         return losses.masked_mean(error, self.batch["valid"], self.batch["num_valid"])
+
+    def starts(self, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rollouts of K = `steps` steps, one after the other, the last to the segment's end: T mod K come before.
+
+        Returns z (N, Z), the state before it (N, D), and the actions (N, K, A).
+        """
+        offset = self.action.shape[1] % steps
+        z = self.seen.z[:, offset : self.action.shape[1] : steps]
+        action = rearrange(self.action[:, offset:], "b (n k) a -> (b n) k a", k=steps)
+        return z.flatten(0, 1), self.loop.before[:, offset::steps].flatten(0, 1), action
+
+    def rollout_mean(self, error: Tensor, steps: int) -> Tensor:
+        """Of errors (B, T) of these rollouts, over their steps within an episode."""
+        offset = error.shape[1] % steps
+        within = losses.valid_rollout(self.batch["valid"][:, offset:], steps)
+        return losses.masked_mean(error[:, offset:], within, self.batch["num_valid"])
 
 
 class Objective:
@@ -80,14 +97,11 @@ class Objective:
         """Raise UserError for data that the objective is not for; `mean_reward` where a fit has measured it."""
 
     def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
-        """The error of rollouts of `steps` steps that start at every `steps`-th frame."""
-        batch, before = segment.batch, segment.loop.before
-        z = segment.seen.z[:, : before.shape[1]]
-        starts_z, starts_h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (z, before))
-        actions = rearrange(segment.action, "b (n k) a -> (b n) k a", k=steps)
-        pred = model.unroll(starts_z, starts_h, actions).pred
-        error = self.error(model, segment, rearrange(pred, "(b n) k z -> b (n k) z", b=len(z)))
-        return losses.masked_mean(error, losses.valid_rollout(batch["valid"], steps), batch["num_valid"])
+        """The error of rollouts of `steps` steps, one after the other, the last to the segment's end."""
+        z, h, action = segment.starts(steps)
+        pred = rearrange(model.unroll(z, h, action).pred, "(b n) k z -> b (n k) z", b=len(segment.obs))
+        whole = nn.functional.pad(pred, (0, 0, segment.action.shape[1] - pred.shape[1], 0))
+        return segment.rollout_mean(self.error(model, segment, whole), steps)
 
 
 class Reconstruction(Objective):
@@ -116,6 +130,7 @@ class Innovation(Objective):
     Open-loop rollouts are made without gradient; then what they reached is a segment like any other, whose corrections
     should lead back to the truth (DAgger, Ross et al. 2011; multi-step predictions, Venkatraman et al. 2015). A step
     costs a segment's written-out pass instead of a loop under autograd, and no gradient is multiplied by the base.
+    Without feedback a rollout is such a pass itself.
     """
 
     def weights(self, model: Model) -> dict[str, float]:
@@ -129,21 +144,28 @@ class Innovation(Objective):
         return {"prediction": segment.mean(error)} | super().terms(model, segment)
 
     def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
-        """In units of the base's own error so far ahead, when it is rolled out alone."""
-        base, batch = model.base, segment.batch
+        """In units of the error of the base rolled out alone: so far ahead; without feedback, as far as measured."""
+        base = model.base
         assert base is not None
-        z, h = (rearrange(x[:, ::steps], "b n x -> (b n) x") for x in (segment.seen.z, segment.loop.before))
-        action = rearrange(segment.action, "b (n k) a -> (b n) k a", k=steps)
-        truth = rearrange(segment.obs[:, 1:], "b (n k) o -> (b n) k o", k=steps)
-        with torch.no_grad():
+        z, h, action = segment.starts(steps)
+        with torch.set_grad_enabled(not base.feedback and torch.is_grad_enabled()):
             reached = model.unroll(z, h, action).pred
         memory, after = (x[..., model.latent_dim :] for x in (torch.cat([z.unsqueeze(1), reached[:, :-1]], 1), reached))
+        pred = base.corrected(after) if not base.feedback else self._led_back(model, base, memory, action, h)
+        offset = segment.action.shape[1] % steps
+        truth = rearrange(segment.obs[:, 1 + offset :], "b (n k) o -> (b n) k o", k=steps)
+        unit = base.drift(after) if base.feedback else base.drifts[-1]  # a simulation is judged as a whole
+        missed = ((truth - pred) / unit).square() * segment.obs_weights
+        error = rearrange(missed.sum(dim=-1), "(b n) k -> b (n k)", b=len(segment.obs))
+        return segment.rollout_mean(nn.functional.pad(error, (offset, 0)), steps)
+
+    @staticmethod
+    def _led_back(model: Model, base: LinearBase, memory: Tensor, action: Tensor, h: Tensor) -> Tensor:
+        """What is predicted (N, K, O) after frames that a rollout reached, from the state before them h (N, D)."""
         goes_on = torch.zeros(memory.shape[:2], dtype=torch.bool, device=memory.device)
         loop = model.predictor.closed_loop(model.encoder(base.features(memory)), action, goes_on, h)
         line = base.predict(memory, action)
-        missed = (truth - line.pred - line.scale * model.decoder(loop.pred)) / base.drift(after)
-        error = rearrange((missed.square() * segment.obs_weights).sum(dim=-1), "(b n) k -> b (n k)", b=len(segment.obs))
-        return losses.masked_mean(error, losses.valid_rollout(batch["valid"], steps), batch["num_valid"])
+        return line.pred + line.scale * model.decoder(loop.pred)
 
 
 class Latent(Objective):

@@ -46,8 +46,8 @@ class WorldModel(Model, pl.LightningModule):
         gradient: How gradients pass through time. `tbptt` cuts them where a segment starts; `rtrl` is exact through any
             number of segments, for small models; `eligibility`, for the rule diagonal, is exact for the cell's last
             layer, at a fraction of the cost; `bptt` trains each episode as one segment.
-        open_loop_steps: Length in steps of the open-loop rollouts that are trained too, from every such number of
-            frames; it must divide the segment; 0: no rollouts.
+        open_loop_steps: Length in steps of the open-loop rollouts that are trained too, one after the other up to the
+            segment's end: what they do not fill comes before; 0: no rollouts.
         open_loop_weight: Weight of the rollouts' loss, relative to the one-step prediction.
         reward_weight: Weight of the losses of the reward head and the value head.
         continue_weight: Weight of the continue head's loss.
@@ -131,9 +131,9 @@ class WorldModel(Model, pl.LightningModule):
             return cls(**{"obs_dim": 1, "action_dim": 1, **arguments})
 
     def check_segment(self, length: int) -> None:
-        """Raise UserError if segments of this many steps cannot be divided into the open-loop rollouts."""
-        if (steps := self.hparams["open_loop_steps"]) and length % steps:
-            raise UserError(f"model.open_loop_steps {steps} does not divide the segment of {length} steps (data.steps)")
+        """Raise UserError if segments of this many steps are shorter than the open-loop rollouts."""
+        if (steps := self.hparams["open_loop_steps"]) > length:
+            raise UserError(f"model.open_loop_steps {steps} is more than the segment of {length} steps (data.steps)")
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The terms of the loss, the states (B, T, D) and the carry (B, C), or wider, of a segment."""
