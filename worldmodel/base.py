@@ -128,9 +128,7 @@ class LinearBase(nn.Module):
 
     def features(self, memory: Tensor) -> Tensor:
         """What an encoder sees of memories (..., M): o_t, e_t, and o_t - o_{t-1} in its own deviation, (..., 3 O)."""
-        obs, innovation, past, age, ahead = self.unpacked(memory)
-        if not self.feedback:  # there a prediction's correction is no part of what follows
-            innovation = torch.where(ahead > 0, 0.0, innovation)
+        obs, innovation, past, age, _ = self.unpacked(memory)
         moved = (obs - past[..., : self.obs_dim]) / self.spread
         return torch.cat([obs, innovation, torch.where(age > 1, moved, 0.0)], dim=-1)
 

@@ -165,21 +165,28 @@ def test_open_loop_steps_must_fit_the_segment(toy_data):
         model.losses(toy_batches(toy_data)[0])
 
 
+@pytest.mark.parametrize("options", [{"base": "none"}, {"feedback": False}], ids=str)
 @pytest.mark.parametrize("steps", [3, 5, 8])
-def test_trained_rollouts_end_where_the_segment_does(toy_data, steps):
-    """Of 8 steps, rollouts of 3 start after 2 and after 5, one of 5 after 3; their errors count within an episode."""
+def test_trained_rollouts_end_where_the_segment_does(toy_data, steps, options):
+    """Of 8 steps, rollouts of 3 start after 2 and after 5, one of 5 after 3; their errors count within an episode.
+
+    Without feedback they are in units of the base's error as far ahead as it was measured.
+    """
     torch.manual_seed(0)
-    model = WorldModel(2, 1, open_loop_steps=steps, base="none", **SMALL).eval()
+    model, unit = WorldModel(2, 1, open_loop_steps=steps, **options, **SMALL).eval(), torch.ones(2)
+    if model.base is not None:
+        model.base.drifts.uniform_(0.1, 0.9)
+        unit = model.base.drifts[-1]
     for batch in toy_batches(toy_data):
         obs, action, valid = model.obs_norm(batch["obs"]), model.action_norm(batch["action"]), batch["valid"]
         z, h, _ = model.observe(batch["obs"][:, :-1], batch["action"], batch["is_first"])
         total = torch.zeros(())
         for start in range(8 % steps, 8, steps):
-            before = torch.where(
-                batch["is_first"][:, start, None], 0.0, torch.nn.functional.pad(h, (0, 0, 1, 0))[:, start]
-            )
+            before = torch.nn.functional.pad(h, (0, 0, 1, 0))[:, start]
+            before = torch.where(batch["is_first"][:, start, None], 0.0, before)
             rollout = model.unroll(z[:, start], before, action[:, start : start + steps])
-            errors = (model.decoder(rollout.pred) - obs[:, start + 1 : start + 1 + steps]).square().mean(dim=-1)
+            pred = model.decoder(rollout.pred) if model.base is None else model.place(rollout.pred)
+            errors = ((pred - obs[:, start + 1 : start + 1 + steps]) / unit).square().mean(dim=-1)
             total += (errors * valid[:, start : start + steps].cumprod(dim=1)).sum()
         terms, _, _ = model.losses(batch)
         torch.testing.assert_close(terms["open_loop"], total / batch["num_valid"])
