@@ -88,7 +88,7 @@ def test_an_exact_gradient_has_no_short_horizon():
 
 def test_the_weight_of_a_baseline_that_is_ahead():
     """The most, where it is ahead at half of the trained horizons; the least, where only beyond them."""
-    cause = likely_cause(Course(9, [3.0, 9.0], [], 0), 1e-3, False)
+    cause = likely_cause(Course(20, [3.0, 9.0], [], 0), 1e-3, False)
 
     def found(*ahead):
         horizon, ones = np.arange(1, 2 * T + 1), np.ones(2 * T)

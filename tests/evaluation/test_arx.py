@@ -92,13 +92,23 @@ def test_its_drift_is_its_error_when_it_is_rolled_out_alone():
 
 def test_the_shrinkage_is_the_best_factor_so_far_ahead():
     """<o, o^> / <o^, o^>: 1 of the truth, 1/2 of twice the truth, 0 of what is unrelated; and it never rises again."""
-    own = torch.ones(2, 100, 4)
-    own[1, :, 1], own[0, :, 2] = 2.0, -1.0
-    own[0, :, 3] = torch.where(torch.arange(100) < 10, 1.0, 0.25)
-    own[0, 50:, 3] = 0.9
+    own = torch.ones(2, 3, 100, 4)
+    own[1, ..., 1], own[0, ..., 2] = 2.0, -1.0
+    own[0, ..., 3] = torch.where(torch.arange(100) < 10, 1.0, 0.25)
+    own[0, :, 50:, 3] = 0.9
     factors = _factors(own)
-    assert torch.equal(factors[:, :3], torch.tensor([1.0, 0.5, 0.0]).expand(KNOTS, 3))
+    assert torch.equal(factors[:, :3], torch.tensor([1.0, 0.5, 0.0]).expand(KNOTS, 3).double())
     assert factors[0, 3] == 1 and factors[-1, 3] == factors[:, 3].min() == 0.25
+
+
+def test_a_factor_that_is_chance_is_none():
+    """Products of two episodes that contradict each other: 0.1 in the mean, with a standard error of 0.4 or 0.05."""
+    own = torch.ones(2, 2, 10, 2)
+    own[0, :, :, 0] = torch.tensor([0.1 - 0.4 * 2**0.5, 0.1 + 0.4 * 2**0.5]).unsqueeze(-1)
+    own[0, :, :, 1] = torch.tensor([0.1 - 0.05 * 2**0.5, 0.1 + 0.05 * 2**0.5]).unsqueeze(-1)
+    factors = _factors(own)
+    assert (factors[:, 0] == 0).all()
+    torch.testing.assert_close(factors[:, 1], torch.full((KNOTS,), 0.1 * (1 - 0.25)).double())
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ PEAK = 5.0  # the highest loss over the first: single batches vary
 OVERFITTED = 2.0  # val/loss over the last train/loss
 FALLING = 0.8  # the last losses over those before them
 UNMOVED = 0.9  # the last losses over the first
+FEWEST = 20  # steps: a rise in fewer is the difference between two batches
 AS_THE_LINE = 0.9  # the one-step error over that of the line which the model corrects
 
 
@@ -101,7 +102,7 @@ def _too_high(course: Course, rate: float, corrects: bool) -> Cause | None:
     seen = ""
     if course.skipped > SKIPPED * course.steps:
         seen = f"{course.skipped} of {course.steps} updates were not finite"
-    elif course.positive and not (highest <= peak * first and late <= ROSE * first):
+    elif course.steps >= FEWEST and course.positive and not (highest <= peak * first and late <= ROSE * first):
         seen = f"the training loss rose from {first:.3g} to {highest:.3g}, and ended at {late:.3g}"
     elif rate >= LARGE_RATE:
         seen = "a step may move every weight by as much, which is more than most of them start with"

@@ -210,10 +210,13 @@ class EpisodeDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         segments = self.training_segments()
         if segments.schedule.padding > 0.3 and not self.whole_episodes:
-            percent, number = 100 * segments.schedule.padding, len(segments.episodes)
-            what = f"{number} episodes do not fill {self.lanes} lanes evenly"
-            way = "fewer lanes (--data.lanes) waste less, or crops of the episodes (--data.crop)"
-            log.warning("%.0f%% of a training epoch is padding: %s; %s", percent, what, way)
+            why = (
+                f"{len(segments.episodes)} episodes do not fill {self.lanes} lanes evenly; fewer lanes (--data.lanes)"
+                " waste less, or crops of long episodes (--data.crop)"
+                if self.crop is None
+                else f"many episodes are shorter than the {self.crop} frames of --data.crop; shorter crops waste less"
+            )
+            log.warning("%.0f%% of a training epoch is padding: %s", 100 * segments.schedule.padding, why)
         return self._loader(segments, StreamSampler(lambda: self.position, len(segments)))
 
     def val_dataloader(self) -> DataLoader[Batch]:
