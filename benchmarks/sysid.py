@@ -209,6 +209,12 @@ class Run:
             errors = [row["free_run/rmse"] for row in csv.DictReader(file) if row["free_run/rmse"]]
         return min(map(float, errors)) * PLANTS[self.plant].scale
 
+    @property
+    def tested(self) -> list[Path]:
+        """The free runs over the test recordings, if there are all of them."""
+        found = sorted(self.folder.glob("test-*/free_run.csv"))
+        return found if len(found) == len(self.test_names) else []
+
     def test(self) -> None:
         """Free runs of best.ckpt over the test recordings."""
         for number in range(len(self.test_names)):
@@ -223,11 +229,11 @@ class Run:
 
     def errors(self) -> list[float]:
         """RMSE of the tests, in the plant's unit."""
-        found = []
-        for number in range(len(self.test_names)):
-            with (self.folder / f"test-{number}" / "free_run.csv").open() as file:
-                found.append(float(next(csv.DictReader(file))["rmse"]) * PLANTS[self.plant].scale)
-        return found
+        errors = []
+        for path in self.tested:
+            with path.open() as file:
+                errors.append(float(next(csv.DictReader(file))["rmse"]) * PLANTS[self.plant].scale)
+        return errors
 
 
 def parameters(run: Run) -> int:
@@ -262,7 +268,7 @@ def report(out: Path, plants: list[str]) -> tuple[list[dict[str, Any]], list[str
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     for name in plants:
-        plant, done = PLANTS[name], [run for run in runs(out, name, list(RULES)) if (run.folder / "done").exists()]
+        plant, done = PLANTS[name], [run for run in runs(out, name, list(RULES)) if run.tested]
         rules = [rule for rule in RULES if any(run.rule == rule for run in done)]
         medians = {rule: median(run.validation for run in done if run.rule == rule) for rule in rules}
         best = min(rules, key=lambda rule: medians[rule])
@@ -275,19 +281,23 @@ def report(out: Path, plants: list[str]) -> tuple[list[dict[str, Any]], list[str
         lines += [
             f"## {plant.title}",
             "",
-            f"n = {plant.seen}, {plant.updates} updates, {plant.seeds} seeds; {settings}.",
+            f"n = {plant.seen}, {plant.updates} updates; {settings}.",
             "",
         ]
-        lines += ["| RMSE, " + plant.unit + " | parameters | validation | " + " | ".join(plant.published) + " |"]
-        lines += ["|---|---:|---:|" + "---:|" * len(plant.published)]
+        lines += [
+            "| RMSE, " + plant.unit + " | parameters | seeds | validation | " + " | ".join(plant.published) + " |"
+        ]
+        lines += ["|---|---:|---:|---:|" + "---:|" * len(plant.published)]
         for rule in sorted(rules, key=lambda rule: medians[rule]):
             cells = [f"{median(seeds):.3g} ({min(seeds):.3g} to {max(seeds):.3g})" for seeds in errors[rule]]
             label = f"**{rule}**" if rule == best else rule
             size = next(parameters(run) for run in done if run.rule == rule)
-            lines += [f"| {label} | {size:,} | {medians[rule]:.3g} | " + " | ".join(cells) + " |"]
+            lines += [
+                f"| {label} | {size:,} | {len(errors[rule][0])} | {medians[rule]:.3g} | " + " | ".join(cells) + " |"
+            ]
         for place, label in enumerate(PUBLISHED):
             cells = [f"{figures[place]:.3g}" for figures in plant.published.values()]
-            lines += [f"| published: {label} | | | " + " | ".join(cells) + " |"]
+            lines += [f"| published: {label} | | | | " + " | ".join(cells) + " |"]
         lines += [""]
     return rows, lines
 
