@@ -5,9 +5,9 @@ test's first n outputs, then its inputs alone. FOLDER holds the files named in F
 nonlinear_benchmarks downloads them (pip install nonlinear_benchmarks).
 
 Everything is decided on the last fifth of the training recordings. First a few options are chosen for each plant, by
-fits of gated_norm with a seed of its own; then every rule is trained with every seed, and the
-best rule is the one with the least median error there. Test recordings are read once a model is trained. What has been
-run is kept in --out, where an interrupted run goes on. Writes docs/results/sysid.md and sysid.csv.
+fits of gated_norm with a seed of its own; then every rule is trained with every seed, and the best rule is the one with
+the least median error there. Test recordings are read once a model is trained. What has been run is kept in --out,
+where an interrupted run goes on. Writes the tables of docs/results/sysid.md, and sysid.csv.
 """
 
 import argparse

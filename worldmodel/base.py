@@ -224,12 +224,10 @@ class Rollout:
         return torch.cat([obs, self.innovations[-1], moved], dim=-1)
 
     def alone(self, action: Tensor) -> Tensor:
-        """The memories (B, H, M) under actions (B, H, A), without any correction."""
+        """Under actions (B, H, A) without any correction: what the encoder sees of the predicted frames (B, H, 3 O)."""
         zero = torch.zeros_like(self.start.obs)
         with torch.no_grad():
-            for a_t in action.unbind(dim=1):
-                self.step(a_t, zero)
-        return self.memories()
+            return torch.stack([self.step(a_t, zero) for a_t in action.unbind(dim=1)], dim=1)
 
     def memories(self) -> Tensor:
         """Of the frames that were predicted (B, H, M)."""

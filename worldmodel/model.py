@@ -219,7 +219,7 @@ class Model(nn.Module):
             return self.predictor.open_loop(z, h, action)
         run, latents = Rollout(self.base, z[..., self.latent_dim :]), list[Tensor]()
         if not self.base.feedback:
-            return self._added(self.base, run.alone(action), z, h, action)
+            return self._added(run, z, h, action)
 
         def feed(pred: Tensor, a_t: Tensor) -> Tensor:
             latents.append(self.encoder(run.step(a_t, self.decoder(pred))))
@@ -228,14 +228,14 @@ class Model(nn.Module):
         loop = self.predictor.open_loop(self.latent(z), h, action, feed)
         return OpenLoop(torch.cat([torch.stack(latents, dim=1), run.memories()], dim=-1), loop.h)
 
-    def _added(self, base: LinearBase, memory: Tensor, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
-        """The rollout whose corrections are added to what the base alone predicts, memory (B, H, M)."""
-        latents = self.encoder(base.features(memory))
+    def _added(self, run: Rollout, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
+        """The rollout whose corrections are added to what the base alone predicts."""
+        latents = self.encoder(run.alone(action))
         never = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
         before = torch.cat([self.latent(z).unsqueeze(1), latents[:, :-1]], dim=1)
-        loop = self.predictor.closed_loop(before, action, never, h)
-        own, others = base.unpacked(memory).obs, memory[..., 2 * base.obs_dim :]
-        return OpenLoop(torch.cat([latents, own, self.decoder(loop.pred), others], dim=-1), loop.h)
+        loop, parts = self.predictor.closed_loop(before, action, never, h), run.base.unpacked(run.memories())
+        memory = parts._replace(innovation=self.decoder(loop.pred))
+        return OpenLoop(torch.cat([latents, *memory], dim=-1), loop.h)
 
     def open_loop(self, z: Tensor, h: Tensor, action: Tensor) -> Imagined:
         """Roll out from z (B, Z) and the state before it h (B, D) under actions (B, H, A)."""

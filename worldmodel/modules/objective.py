@@ -38,21 +38,21 @@ class Segment(NamedTuple):
         """Of errors (B, T), over the valid steps."""
         return losses.masked_mean(error, self.batch["valid"], self.batch["num_valid"])
 
+    def rolled(self, x: Tensor, steps: int) -> Tensor:
+        """x (B, T, ...) of the rollouts of K = `steps` steps, one after the other up to the end, (N, K, ...)."""
+        return rearrange(x[:, x.shape[1] % steps :], "b (n k) ... -> (b n) k ...", k=steps)
+
     def starts(self, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of rollouts of K = `steps` steps, one after the other, the last to the segment's end: T mod K come before.
+        """Of these rollouts: z (N, Z) where each starts, the state before it (N, D), and the actions (N, K, A)."""
+        action = self.action
+        z, before = (self.rolled(x, steps)[:, 0] for x in (self.seen.z[:, : action.shape[1]], self.loop.before))
+        return z, before, self.rolled(action, steps)
 
-        Returns z (N, Z), the state before it (N, D), and the actions (N, K, A).
-        """
-        offset = self.action.shape[1] % steps
-        z = self.seen.z[:, offset : self.action.shape[1] : steps]
-        action = rearrange(self.action[:, offset:], "b (n k) a -> (b n) k a", k=steps)
-        return z.flatten(0, 1), self.loop.before[:, offset::steps].flatten(0, 1), action
-
-    def rollout_mean(self, error: Tensor, steps: int) -> Tensor:
-        """Of errors (B, T) of these rollouts, over their steps within an episode."""
-        offset = error.shape[1] % steps
-        within = losses.valid_rollout(self.batch["valid"][:, offset:], steps)
-        return losses.masked_mean(error[:, offset:], within, self.batch["num_valid"])
+    def rollout_mean(self, error: Tensor) -> Tensor:
+        """Of errors (N, K) of these rollouts, over their steps within an episode."""
+        valid, steps = self.batch["valid"], error.shape[1]
+        within = losses.valid_rollout(valid[:, valid.shape[1] % steps :], steps)
+        return losses.masked_mean(error.reshape(within.shape), within, self.batch["num_valid"])
 
 
 class Objective:
@@ -101,7 +101,7 @@ class Objective:
         z, h, action = segment.starts(steps)
         pred = rearrange(model.unroll(z, h, action).pred, "(b n) k z -> b (n k) z", b=len(segment.obs))
         whole = nn.functional.pad(pred, (0, 0, segment.action.shape[1] - pred.shape[1], 0))
-        return segment.rollout_mean(self.error(model, segment, whole), steps)
+        return segment.rollout_mean(segment.rolled(self.error(model, segment, whole), steps))
 
 
 class Reconstruction(Objective):
@@ -148,16 +148,17 @@ class Innovation(Objective):
         base = model.base
         assert base is not None
         z, h, action = segment.starts(steps)
-        with torch.set_grad_enabled(not base.feedback and torch.is_grad_enabled()):
-            reached = model.unroll(z, h, action).pred
-        memory, after = (x[..., model.latent_dim :] for x in (torch.cat([z.unsqueeze(1), reached[:, :-1]], 1), reached))
-        pred = base.corrected(after) if not base.feedback else self._led_back(model, base, memory, action, h)
-        offset = segment.action.shape[1] % steps
-        truth = rearrange(segment.obs[:, 1 + offset :], "b (n k) o -> (b n) k o", k=steps)
-        unit = base.drift(after) if base.feedback else base.drifts[-1]  # a simulation is judged as a whole
-        missed = ((truth - pred) / unit).square() * segment.obs_weights
-        error = rearrange(missed.sum(dim=-1), "(b n) k -> b (n k)", b=len(segment.obs))
-        return segment.rollout_mean(nn.functional.pad(error, (offset, 0)), steps)
+        if base.feedback:
+            with torch.no_grad():
+                reached = model.unroll(z, h, action).pred
+            memory = torch.cat([z.unsqueeze(1), reached[:, :-1]], dim=1)[..., model.latent_dim :]
+            pred = self._led_back(model, base, memory, action, h)
+            unit = base.drift(reached[..., model.latent_dim :])
+        else:
+            pred = model.place(model.unroll(z, h, action).pred)
+            unit = base.drifts[-1]  # a simulation is judged as a whole
+        truth = segment.rolled(segment.obs[:, 1:], steps)
+        return segment.rollout_mean((((truth - pred) / unit).square() * segment.obs_weights).sum(dim=-1))
 
     @staticmethod
     def _led_back(model: Model, base: LinearBase, memory: Tensor, action: Tensor, h: Tensor) -> Tensor:
