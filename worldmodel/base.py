@@ -132,11 +132,6 @@ class LinearBase(nn.Module):
         moved = (obs - past[..., : self.obs_dim]) / self.spread
         return torch.cat([obs, innovation, torch.where(age > 1, moved, 0.0)], dim=-1)
 
-    def predict(self, memory: Tensor, action: Tensor) -> Line:
-        """What the base predicts after memories (..., M) and actions (..., A)."""
-        obs, _, past, age, _ = self.unpacked(memory)
-        return self.line(torch.cat([obs, action, past], dim=-1), age)
-
     def carried(self, memory: Tensor, action: Tensor) -> Tensor:
         """The carry (B, C) after a frame with memory (B, M) and the action there (B, A), as `observe` gives it."""
         obs, _, past, age, _ = self.unpacked(memory)
@@ -208,20 +203,28 @@ class Rollout:
 
     def __init__(self, base: LinearBase, memory: Tensor) -> None:
         self.base, self.start = base, base.unpacked(memory)
-        self.past, self.obs = [self.start.past], [self.start.obs]
+        self.obs, self.actions = [self.start.obs], list[Tensor]()
         self.innovations: list[Tensor] = []
+        self._older = [self.start.past][: base.lags - 1]  # read beside the present frame, newest first
+        self._mixed = torch.is_autocast_enabled(memory.device.type)
+        self._weight, self._constant, self._scale = base.weights[-1], base.constants[-1], base.scales[-1]
+        self._low, self._high, self._spread = base.low, base.high, base.spread
 
     def step(self, action: Tensor, correction: Tensor) -> Tensor:
         """After an action (B, A) and its step's correction (B, O): what the encoder sees of the next frame (B, 3 O)."""
-        base, steps = self.base, len(self.innovations)
-        window = torch.cat([self.obs[-1], action, self.past[-1]], dim=-1)
-        line = base.line(window, self.start.age + steps, least=1 + steps)
-        obs = torch.addcmul(line.pred, line.scale, correction.to(line.pred.dtype)).clamp(base.low, base.high)
-        moved = (obs - self.obs[-1]) / base.spread
-        self.past.append(window[..., : base.past_dim])
+        base, steps, last = self.base, len(self.innovations), self.obs[-1]
+        frames = [last, action, *self._older]
+        window = torch.cat(frames, dim=-1)
+        if self._mixed or steps + 1 < base.lags:
+            pred, scale = base.line(window, self.start.age + steps, least=steps + 1)
+        else:  # the same, with less around it
+            pred, scale = torch.addmm(self._constant, window, self._weight), self._scale
+        obs = torch.addcmul(pred, scale, correction.to(pred.dtype)).clamp(self._low, self._high)
         self.obs.append(obs)
+        self.actions.append(action)
         self.innovations.append(correction.clamp(-CLIP, CLIP))
-        return torch.cat([obs, self.innovations[-1], moved], dim=-1)
+        self._older = frames[: 2 * (base.lags - 1)]
+        return torch.cat([obs, self.innovations[-1], (obs - last) / self._spread], dim=-1)
 
     def alone(self, action: Tensor) -> Tensor:
         """Under actions (B, H, A) without any correction: what the encoder sees of the predicted frames (B, H, 3 O)."""
@@ -231,7 +234,10 @@ class Rollout:
 
     def memories(self) -> Tensor:
         """Of the frames that were predicted (B, H, M)."""
-        parts = [torch.stack(part, dim=1) for part in (self.obs[1:], self.innovations, self.past[1:])]
+        obs, innovations, actions = (torch.stack(x, dim=1) for x in (self.obs, self.innovations, self.actions))
+        before = self.start.past.unflatten(-1, (-1, self.base.frame_dim)).flip(1)
+        frames = torch.cat([before, torch.cat([obs[:, :-1], actions], dim=-1)], dim=1)
+        past = frames.unfold(1, before.shape[1], 1)[:, 1:].flip(-1)
         ahead = torch.arange(1, len(self.obs), device=self.start.age.device).unsqueeze(-1)  # (H, 1)
         counts = [count.unsqueeze(1) + ahead for count in (self.start.age, self.start.ahead)]
-        return torch.cat([*parts, *counts], dim=-1)
+        return torch.cat([obs[:, 1:], innovations, rearrange(past, "b h f p -> b h (p f)"), *counts], dim=-1)

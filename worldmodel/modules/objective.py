@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
-from worldmodel.base import LinearBase
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
 from worldmodel.model import Model, Seen
@@ -127,10 +126,8 @@ class Reconstruction(Objective):
 class Innovation(Objective):
     """The base's corrected prediction against the next observation, in units of the base's error: 1 is no better.
 
-    Open-loop rollouts are made without gradient; then what they reached is a segment like any other, whose corrections
-    should lead back to the truth (DAgger, Ross et al. 2011; multi-step predictions, Venkatraman et al. 2015). A step
-    costs a segment's written-out pass instead of a loop under autograd, and no gradient is multiplied by the base.
-    Without feedback a rollout is such a pass itself.
+    Open-loop rollouts count in units of the error of the base rolled out alone: so far ahead; without feedback, as far
+    as it was measured.
     """
 
     def weights(self, model: Model) -> dict[str, float]:
@@ -144,29 +141,12 @@ class Innovation(Objective):
         return {"prediction": segment.mean(error)} | super().terms(model, segment)
 
     def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
-        """In units of the error of the base rolled out alone: so far ahead; without feedback, as far as measured."""
         base = model.base
         assert base is not None
-        z, h, action = segment.starts(steps)
-        if base.feedback:
-            with torch.no_grad():
-                reached = model.unroll(z, h, action).pred
-            memory = torch.cat([z.unsqueeze(1), reached[:, :-1]], dim=1)[..., model.latent_dim :]
-            pred = self._led_back(model, base, memory, action, h)
-            unit = base.drift(reached[..., model.latent_dim :])
-        else:
-            pred = model.place(model.unroll(z, h, action).pred)
-            unit = base.drifts[-1]  # a simulation is judged as a whole
-        truth = segment.rolled(segment.obs[:, 1:], steps)
-        return segment.rollout_mean((((truth - pred) / unit).square() * segment.obs_weights).sum(dim=-1))
-
-    @staticmethod
-    def _led_back(model: Model, base: LinearBase, memory: Tensor, action: Tensor, h: Tensor) -> Tensor:
-        """What is predicted (N, K, O) after frames that a rollout reached, from the state before them h (N, D)."""
-        goes_on = torch.zeros(memory.shape[:2], dtype=torch.bool, device=memory.device)
-        loop = model.predictor.closed_loop(model.encoder(base.features(memory)), action, goes_on, h)
-        line = base.predict(memory, action)
-        return line.pred + line.scale * model.decoder(loop.pred)
+        memory = model.unroll(*segment.starts(steps)).pred[..., model.latent_dim :]
+        unit = base.drift(memory) if base.feedback else base.drifts[-1]  # a simulation is judged as a whole
+        missed = (segment.rolled(segment.obs[:, 1:], steps) - base.corrected(memory)) / unit
+        return segment.rollout_mean((missed.square() * segment.obs_weights).sum(dim=-1))
 
 
 class Latent(Objective):

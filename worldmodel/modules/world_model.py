@@ -79,7 +79,7 @@ class WorldModel(Model, pl.LightningModule):
         *,
         gradient: Literal["tbptt", "rtrl", "eligibility", "bptt"] = "tbptt",
         open_loop_steps: int = 0,
-        open_loop_weight: float = 0.3,
+        open_loop_weight: float = 1.0,
         reward_weight: float = 1.0,
         continue_weight: float = 0.1,
         consistency_weight: float = 1.0,
