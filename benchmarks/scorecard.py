@@ -9,9 +9,6 @@ regret is that of benchmarks/results.py: docs/results/linear.csv, linear_triad.c
 
 import argparse
 import csv
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from fits import fit_once
 
 from worldmodel.comparison.design import matched
 from worldmodel.comparison.measure import size_of
@@ -31,12 +29,11 @@ RUNS, DOCS = ROOT / "runs" / "scorecard", ROOT / "docs" / "results"
 COUNTING = ("anbn", "anbncn")
 TASKS = (*COUNTING, "haystack", "selective_copy", "repeat_first", "balanced")
 TIMES = (1, 5, 10, 50)  # multiples of the trained length T
-PROGRAM = Path(sys.executable).with_name("worldmodel")
 Row = dict[str, Any]
 
 
 def fits(tasks: list[str], rules: list[str], seeds: list[str]) -> Iterator[tuple[Path, list[str]]]:
-    """The folder and the command of every fit; hidden sizes give each rule as many parameters as the conf's own."""
+    """The folder and the options of every fit; hidden sizes give each rule as many parameters as the conf's own."""
     for task in tasks:
         conf = ROOT / "conf" / f"{task}.yaml"
         config = yaml.safe_load(conf.read_text())
@@ -49,22 +46,14 @@ def fits(tasks: list[str], rules: list[str], seeds: list[str]) -> Iterator[tuple
             for seed in seeds:
                 folder = RUNS / task / f"{rule}-s{seed}"
                 words = ["--config", str(conf), "--model.rule", rule, "--model.hidden_dim", str(hidden)]
-                words += ["--seed_everything", seed, "--run_dir", str(folder), "--wandb", "disabled"]
-                yield folder, [str(PROGRAM), "fit", *words, "--trainer.enable_progress_bar", "false"]
+                words += ["--seed_everything", seed, "--wandb", "disabled"]
+                yield folder, [*words, "--trainer.enable_progress_bar", "false"]
 
 
-def fit(folder: Path, command: list[str]) -> None:
-    """Train, unless it is done already; what an interrupted fit left is removed."""
-    done = folder / "done"
-    if done.exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=True)
-    done.touch()
-    print(f"done: {folder.relative_to(RUNS)}", flush=True)
+def fit(folder: Path, words: list[str]) -> None:
+    """Train, unless it is done already."""
+    if fit_once(folder, words):
+        print(f"done: {folder.relative_to(RUNS)}", flush=True)
 
 
 def results() -> list[Row]:
