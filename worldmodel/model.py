@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worldmodel.base import Line, LinearBase, Rollout
 from worldmodel.batch import Batch
 from worldmodel.cells.recurrence import previous_states
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, at_least
 from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder
 from worldmodel.predictor import ClosedLoop, LatentPredictor, OpenLoop
 
@@ -98,12 +98,9 @@ class Model(nn.Module):
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
-        at_least = {"latent_dim": (latent_dim, 1), "hidden_dim": (hidden_dim, 1), "width": (width, 1)}
-        at_least |= {"base_lags": (1 if base_lags is None else base_lags, 1)}
-        at_least |= {"depth": (depth, 0), "channels": (channels, 1), "head_depth": (head_depth, 0)}
-        for name, (value, least) in at_least.items():
-            if value < least:
-                raise UserError(f"model.{name} is {value}: it must be at least {least}")
+        sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "width": width, "base_lags": base_lags}
+        at_least(1, "model.", **sizes)
+        at_least(0, "model.", depth=depth, channels=channels, head_depth=head_depth)
         self.is_tokens, self.latent_dim = objective == "tokens", latent_dim
         if self.is_tokens and images:
             raise UserError("model.objective tokens does not know images: choose reconstruction or latent")
