@@ -6,6 +6,7 @@ from importlib import import_module
 
 from worldmodel import __version__
 from worldmodel.arguments import fail
+from worldmodel.durable import DISK
 from worldmodel.errors import UserError, nearest
 
 COMMANDS = {
@@ -53,6 +54,10 @@ def _run(command: str, argv: list[str]) -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:  # nobody reads the output any more (`| head`); keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of what libraries write
+        if error.errno not in DISK and "temporary directory" not in str(error):
+            raise
+        fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}. Make room, and run it again")
 
 
 def _help() -> str:

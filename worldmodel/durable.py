@@ -1,5 +1,7 @@
 """Files that are whole or absent, whatever dies while they are written, and their digests."""
 
+import errno
+import glob
 import hashlib
 import json
 import math
@@ -11,22 +13,57 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
+from worldmodel.errors import CannotWrite
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the block ends without error, its file becomes `path`.
 
-    The file is flushed to disk by then. An exception leaves `path` as it was and no temporary file.
+    The file is flushed to disk by then. An exception leaves `path` as it was and no temporary file; what processes that
+    were killed left of the same file is removed.
+
+    Raises:
+        CannotWrite: if the disk is full, or the folder cannot be written to.
     """
-    descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(descriptor)
+    path = Path(path)
+    try:
+        _remove_left(path)
+        descriptor, name = mkstemp(prefix=f".{path.name}.{os.getpid()}-", suffix=".partial", dir=path.parent)
+        os.close(descriptor)
+    except OSError as error:
+        raise CannotWrite(error, path, 0) from error
     temporary = Path(name)
     try:
         yield temporary
         publish(temporary, path)
-    except BaseException:
+    except OSError as error:
+        own = error.errno in DISK if error.filename is None else Path(error.filename) == temporary
+        if not own or isinstance(error, CannotWrite):
+            raise
+        raise CannotWrite(error, path, temporary.stat().st_size if temporary.exists() else 0) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def _remove_left(path: Path) -> None:
+    """Remove temporary files of `path` whose processes are gone."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        process = left.name.removeprefix(f".{path.name}.").split("-")[0]
+        if not (process.isdecimal() and _runs(int(process))):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -14,6 +14,18 @@ class UserError(ValueError):
     """A mistake that the user can correct. The command line prints its message alone and ends with status 2."""
 
 
+class CannotWrite(UserError, OSError):
+    """A file that cannot be written: the OSError with its errno, strerror and filename, and what to do."""
+
+    def __init__(self, error: OSError, path: Path, size: int) -> None:
+        OSError.__init__(self, error.errno, error.strerror or str(error), str(path))
+        self.size = size  # bytes that were written
+
+    def __str__(self) -> str:
+        reason = f"{self.strerror} (after {self.size:,} bytes)" if self.size else self.strerror
+        return f"{self.filename} cannot be written: {reason}. Make room or choose another folder, and run it again"
+
+
 def at_least(least: float, prefix: str, /, **values: float | None) -> None:
     """Check numbers that the user gave.
 

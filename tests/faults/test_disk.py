@@ -1,5 +1,6 @@
 """Full disks, and folders without permission to write."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import one_line
+from PIL import Image
 from warm import variables
 
 SMALL_DISK = "1600k"
@@ -86,6 +88,45 @@ def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
     assert str(disk / "run" / "checkpoints") in said and "bytes cannot be written" in said and "--resume" in said
     assert (tmp_path / "v.status").read_text().strip() == "0", (tmp_path / "v.log").read_text()
     seen("a fit on a full tmpfs ends with status 2, and names path and bytes; its last checkpoint validates")
+
+
+FULL_AFTER = [  # bytes of a file, and the command
+    (3000, "fit --config {config} --run_dir OUT/run"),
+    (20000, "rollout --ckpt {run} --out OUT/rollout"),
+    (2000, "predict --config {config} --ckpt_path {run} --run_dir OUT/run"),
+    (100, "diagnose --ckpt {run} --out OUT/diagnosis"),
+    (20000, "fit --config {config} --run_dir OUT/run"),
+    (100, "rollout --ckpt {run} --out OUT/rollout"),
+    (20000, "diagnose --ckpt {run} --out OUT/diagnosis"),
+    (100, "export --ckpt {run} --out OUT/exported"),
+    (2000, "data info {data} --picture OUT/picture.png"),
+    (2000, "data convert {data} --out OUT/converted"),
+]
+
+
+@pytest.mark.fault(5)
+def test_every_file_is_written_whole_or_not_at_all(config, whole, toy_data, tmp_path, often, seen):
+    """The disk is full after so many bytes of a file; all that stays behind can be read."""
+    attempts = FULL_AFTER[: often(len(FULL_AFTER), 2)]
+    words = [str(part) for limit, command in attempts for part in (limit, command)]
+    words = [word.format(config=config, run=whole, data=toy_data) for word in words]
+    script = Path(__file__).with_name("every_write.py")
+    process = subprocess.run(
+        [sys.executable, script, tmp_path, *words], capture_output=True, text=True, env=variables(), cwd=tmp_path
+    )
+    assert process.returncode == 0, process.stderr
+    for (limit, command), line in zip(attempts, process.stdout.splitlines(), strict=True):
+        status, said, folder = json.loads(line)
+        lines = said.splitlines()
+        assert status == 2 and len(lines) == 1, f"{command}, {limit} bytes: {said[-2000:]}"
+        assert "cannot be written" in lines[0] and folder in lines[0], lines[0]
+        for path in Path(folder).rglob("*"):
+            assert path.suffix != ".partial", "nothing half written"
+            if path.suffix == ".csv":
+                assert path.read_text().endswith("\n")
+            if path.suffix in (".png", ".gif"):
+                Image.open(path).load()
+    seen(f"{len(attempts)} commands on a disk that is full: status 2, one line with path and bytes, whole files only")
 
 
 @contextmanager

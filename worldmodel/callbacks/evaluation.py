@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 
 from worldmodel.callbacks.metrics import log_at_once, log_picture
 from worldmodel.data.episodes import Episodes
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.figures import recall_figure, rollout_figure, save, save_animation
@@ -162,7 +163,7 @@ class RecallEvaluation(_Evaluation):
         self.recalled = recalled = recall(pl_module, data.task, lengths, self.sequences, self.seed, self.limit)
         pairs = list(zip(recalled.lengths, recalled.accuracy, strict=True))
         if (folder := _folder(trainer)) is not None:
-            with (folder / "recall.csv").open("w", newline="") as file:
+            with whole_file(folder / "recall.csv") as temporary, temporary.open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(["length", "accuracy"])
                 writer.writerows(pairs)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from worldmodel.callbacks.metrics import log_at_once
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
 WINDOW = 100  # gradient norms that a spike is compared with
@@ -129,7 +130,8 @@ class NumericalGuard(pl.Callback):
             path = self.folder / f"step-{step}{rank}.pt"
             self.folder.mkdir(exist_ok=True)
             tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor | int)}
-            torch.save(tensors, path)
+            with whole_file(path) as temporary:
+                torch.save(tensors, temporary)
             kept = f"; its batch is kept in {path}"
         return f"Step {step}, {_suspects(outputs, batch)}{kept}"
 

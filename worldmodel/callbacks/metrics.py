@@ -14,7 +14,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from matplotlib.figure import Figure
 
 from worldmodel.durable import whole_file
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import CannotWrite, UserError, nearest
 
 LOGGED = "metrics_file"  # in a checkpoint: what metrics.csv held when it was saved
 
@@ -104,9 +104,18 @@ class _Writer(ExperimentWriter):
         if pending:
             self.metrics.append(pending)
 
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """config.yaml has them."""
+
     def save(self) -> None:
-        self._rows += len(self.metrics)
-        super().save()
+        path, rows = Path(self.metrics_file_path), len(self.metrics)
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            super().save()
+        except OSError as error:
+            os.truncate(path, size)  # no half a row
+            raise CannotWrite(error, path, size) from error
+        self._rows += rows
 
     def on_disk(self) -> int:
         """Flush the file; returns its number of rows."""

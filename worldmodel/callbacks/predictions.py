@@ -46,10 +46,15 @@ class PredictionWriter(pl.Callback):
         rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
         order = np.lexsort((rows["step"], rows["episode"]))
         names = trainer.datamodule.splits["val"].names
-        with whole_file(self.path) as temporary, h5py.File(temporary, "w") as file:
+        # made in memory, since HDF5 crashes when the disk is full
+        with h5py.File(self.path.name, "w", driver="core", backing_store=False) as file:
             for name, values in rows.items():
                 file.create_dataset(name, data=values[order], fletcher32=True)
             file["episode_names"] = list(names)
+            file.flush()
+            image = file.id.get_file_image()
+        with whole_file(self.path) as temporary:
+            temporary.write_bytes(image)
 
 
 def _uint8(pixels: torch.Tensor) -> torch.Tensor:

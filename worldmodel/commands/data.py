@@ -19,6 +19,7 @@ from worldmodel.data.splits import split_episodes
 from worldmodel.data.writer import EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet
+from worldmodel.evaluation.figures import save
 from worldmodel.runs.display import Display
 
 OWN = ("collect", "collected", "env_entry_point", "versions", "render")  # keys of a manifest that convert keeps
@@ -85,10 +86,7 @@ def _info(arguments: argparse.Namespace) -> None:
         table.add_row(Text(name), Text(value))  # Text, since rich would read brackets as styles
     Console(soft_wrap=True, highlight=False).print(table)
     if picture:
-        try:
-            contact_sheet(source, info).savefig(picture, dpi=110)
-        except OSError as error:
-            raise UserError(f"--picture {picture} cannot be written: {error.strerror}") from error
+        save(contact_sheet(source, info), picture)
         print(f"picture: {picture}")
 
 

@@ -17,6 +17,7 @@ from worldmodel.agents.trained import Trained, environments, read_trained
 from worldmodel.arguments import Parser
 from worldmodel.commands.collect import entries_or_keys
 from worldmodel.data.readers import open_source
+from worldmodel.durable import whole_file
 from worldmodel.envs.play import EpisodeReturns, Film, play
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.errors import UserError, at_least, choose
@@ -111,7 +112,7 @@ def data_returns(trained: Trained) -> np.ndarray | None:
 
 def _write(path: Path, played: dict[str, EpisodeReturns]) -> str:
     """Write a row for each episode: policy, episode, return, steps, success (empty if it is not reported)."""
-    with path.open("w", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["policy", "episode", "return", "steps", "success"])
         for name, episodes in played.items():

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from worldmodel.data.episodes import Episodes
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.curves import HorizonCurves, curves_from
 from worldmodel.evaluation.figures import free_run_figure, rollout_figure, save, save_animation
@@ -238,7 +239,7 @@ def _write_free_run(folder: Path, run: FreeRun, episodes: Episodes, steps: int, 
 
 def _write_trajectories(path: Path, examples: list[Example], names: Sequence[str]) -> None:
     """Write rows of episode, step, entry, truth, prediction; of vectors only, since images are in the animation."""
-    with path.open("w", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "step", "entry", "truth", "prediction"])
         for name, example in zip(names, examples, strict=True):

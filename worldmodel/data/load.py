@@ -156,8 +156,8 @@ def _unpack(table: "_Table", stream: Iterator[Any], folder: Path, stamp: dict[st
             for file in (frames, images):
                 file.flush()
                 os.fsync(file.fileno())
-            with whole_file(folder / INDEX) as path:
-                path.write_text(json.dumps(table.index() | {"stamp": stamp}))
+            with whole_file(folder / INDEX) as temporary:
+                temporary.write_text(json.dumps(table.index() | {"stamp": stamp}))
 
 
 def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | None:

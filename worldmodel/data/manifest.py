@@ -43,8 +43,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "alignment": ALIGNMENT,
     }
     text = sealed(counted | {key: value for key, value in manifest.items() if key not in counted})
-    with whole_file(folder / MANIFEST) as path:
-        path.write_text(text)
+    with whole_file(folder / MANIFEST) as temporary:
+        temporary.write_text(text)
     return json.loads(text)
 
 

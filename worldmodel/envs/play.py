@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from PIL import Image
 
+from worldmodel.durable import whole_file
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.policies import CheckedPolicy, Policy
 from worldmodel.envs.render import area_average
@@ -132,7 +133,8 @@ class Film:
     def save(self, path: Path) -> None:
         """Write a GIF of 25 frames a second."""
         first, *others = [Image.fromarray(frame).quantize(64) for frame in self.frames]
-        first.save(path, save_all=True, append_images=others, duration=40, loop=0)
+        with whole_file(path) as temporary:
+            first.save(temporary, "GIF", save_all=True, append_images=others, duration=40, loop=0)
 
 
 def _smaller(frame: np.ndarray, side: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.data.episodes import Episodes
+from worldmodel.durable import whole_file
 from worldmodel.evaluation.rollouts import BLOCK, Example, Forecaster, Ruler, Start, roll_out, to_model
 from worldmodel.evaluation.selection import RolloutOptions
 
@@ -50,7 +51,7 @@ class HorizonCurves:
     def write_csv(self, path: Path) -> None:
         """Write rows of horizon, metric, value."""
         columns = {"nmse": self.nmse, **self.baselines, "hidden_norm": self.hidden_norm, "rollouts": self.rollouts}
-        with path.open("w", newline="") as file:
+        with whole_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["horizon", "metric", "value"])
             for i, horizon in enumerate(self.horizon):

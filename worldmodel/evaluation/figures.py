@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from worldmodel.durable import whole_file
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.rollouts import Example
@@ -110,7 +111,8 @@ def learning_figure(trained: list[tuple[int, float]], played: list[tuple[int, fl
 
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG."""
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def save_animation(examples: list[Example], path: Path, steps: int, side: int = 128, max_frames: int = 200) -> None:
@@ -132,7 +134,8 @@ def save_animation(examples: list[Example], path: Path, steps: int, side: int = 
         beyond = " (beyond the trained horizon)" if t >= steps else ""
         caption = f"truth | model, open loop | difference     step {t + 1}{beyond}"
         ImageDraw.Draw(frame).text((GAP, frame.height - 16), caption, fill="white")
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0)
+    with whole_file(path) as temporary:
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0)
 
 
 def difference(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from worldmodel.data.episodes import Episodes, Layout
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.evaluation.rollouts import Example, Forecaster, Kept, Ruler, Start, open_loop_chunks
 
@@ -45,15 +46,15 @@ class FreeRun:
         if len(self.entries) > 1:
             names = (f"free_run/rmse {name}" for name in self.entries)
             values |= dict(zip(names, self.rmse_of_entries.tolist(), strict=True))
-        begins = not path.exists()
-        with path.open("a", newline="") as file:
+        before = path.read_text() if path.exists() else "horizon,metric,value\r\n"
+        with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+            file.write(before)
             writer = csv.writer(file)
-            writer.writerows([("horizon", "metric", "value")] if begins else [])
             writer.writerows((int(self.steps.max()), name, value) for name, value in values.items())
 
     def write_csv(self, path: Path) -> None:
         """Write rows of episode, steps, entry, rmse, nmse; the last is of all entries of the episode together."""
-        with path.open("w", newline="") as file:
+        with whole_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["episode", "steps", "entry", "rmse", "nmse"])
             for name, steps, mse, nmse in zip(self.names, self.steps, self.mse, self.nmse, strict=True):

@@ -16,6 +16,7 @@ from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.callbacks.early_stopping import StoppingOptions
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.metrics import LOGGED
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
 from worldmodel.experiments.loggers import WandbMode, define_metrics, make_loggers
@@ -54,9 +55,17 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def __init__(self, *args: Any, metrics: Iterable[str], best: Literal["min", "max"]) -> None:
-        super().__init__(*args, overwrite=True)
+        super().__init__(*args, save_to_log_dir=False)
         self.metrics = list(metrics)
         self.best: Literal["min", "max"] = best
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        folder = trainer.log_dir  # a collective: on every rank
+        if folder is not None and trainer.is_global_zero and not self.already_saved:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with whole_file(Path(folder) / self.config_filename) as temporary:
+                temporary.write_text(self.parser.dump(self.config, skip_none=False))
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         config = self.config.as_dict()
