@@ -9,7 +9,7 @@ from memory import episodes_of
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episode import Episode
 from worldmodel.data.spaces import box_of
-from worldmodel.data.splits import split_folds
+from worldmodel.data.splits import split_episodes, split_folds
 from worldmodel.data.writer import EpisodeWriter
 from worldmodel.errors import UserError
 
@@ -22,6 +22,26 @@ def numbered(*lengths):
 
 def rows_of(split):
     return [split.rows(i).tolist() for i in range(len(split))]
+
+
+@pytest.mark.parametrize("shares", [(0.15, 0.15), (0.3, 0.0), (0.47, 0.47), (0.9, 0.05), (0.01, 0.01)], ids=str)
+def test_episodes_that_are_added_move_none(shares):
+    fewest, whole = 2 + (shares[1] > 0), split_episodes(120, *shares, seed=3)
+    for episodes in range(fewest, 120):
+        part = split_episodes(episodes, *shares, seed=3)
+        for name, indices in part.items():
+            assert indices.tolist() == [i for i in whole[name] if i < episodes]
+            assert len(indices) or (name == "test" and not shares[1])
+        if episodes % 10 == 0 and min(shares) >= 0.1:
+            held_out = round(sum(shares) * episodes)
+            assert abs(len(part["val"]) - episodes * shares[0]) < 1 and len(part["train"]) == episodes - held_out
+
+
+@pytest.mark.parametrize("test_fraction", [0.0, 0.2])
+def test_episodes_that_are_added_stay_in_their_fold(test_fraction):
+    some, more = (split_folds(numbered(*[3] * n), 4, 1, test_fraction, seed=5) for n in (13, 37))
+    old = set(some["train"].names) | set(some["val"].names) | set(some["test"].names)
+    assert all(some[name].names == [one for one in more[name].names if one in old] for name in some)
 
 
 def test_every_episode_validates_in_one_fold_and_the_test_stays_apart():

@@ -10,6 +10,7 @@ from conftest import TOY, one_line
 from faults.processes import run, run_ranks, start, wait_for
 from faults.same_run import differences
 
+from worldmodel import EpisodeDataModule
 from worldmodel.envs.collect import collect
 
 
@@ -108,6 +109,18 @@ def test_a_dataset_that_was_replaced_is_refused(config, toy_data, tmp_path, seen
     accepted = run([*arguments, "--trainer.max_steps", "12", "--data.accept_changed", "true"], tmp_path)
     assert accepted.returncode == 0, accepted.stderr
     seen("replaced: refused, both fingerprints named; --data.accept_changed goes on")
+
+
+def test_a_dataset_that_grew_goes_on_with_new_lanes_and_says_so(config, toy_data, tmp_path):
+    data = shutil.copytree(toy_data, tmp_path / "data")
+    arguments = ["fit", "--config", config, "--data.path", data, "--run_dir", tmp_path / "run", "--resume"]
+    assert run([*arguments, "--trainer.max_steps", "9"], tmp_path).returncode == 0
+    collect({**TOY, "seed": 9, "steps": 200}, data, append=True)
+    grown = run([*arguments, "--trainer.max_steps", "10", "--data.accept_changed", "true"], tmp_path)
+    assert "every lane starts an episode, from zeros" in grown.stdout + grown.stderr
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    epoch = len(EpisodeDataModule(data, steps=8, lanes=4).training_segments())
+    assert epoch > 14 and last["EpisodeDataModule"]["position"] == epoch + 1, "the start of an epoch, and one step"
 
 
 @pytest.mark.fault(15)

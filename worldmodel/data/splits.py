@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from worldmodel.errors import UserError
 
 Split = Literal["train", "val", "test"]
 FEWEST = 2  # frames of a block: one step
+TEN = 10  # episodes that are divided together
 
 
 def check_split(val_fraction: float, test_fraction: float, folds: int | None, fold: int) -> None:
@@ -39,17 +40,35 @@ def split(
 
 
 def split_episodes(episodes: int, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, np.ndarray]:
-    """Indices of each split, at least one for each fraction above 0; a UserError if there are too few to split."""
-    counts = [_share(episodes, fraction) for fraction in (val_fraction, test_fraction)]
-    if episodes - sum(counts) < 1:
+    """Indices of each split, in order; at least one for each fraction above 0, and at every tenth episode the shares.
+
+    An episode's split is a function of its place alone, drawn among its ten: episodes that are added behind it later
+    move none, so that nothing that was trained on is ever validated on.
+
+    Raises:
+        UserError: if there are too few to split.
+    """
+    held_out, fewest = val_fraction + test_fraction, 1 + (test_fraction > 0)
+    if episodes <= fewest:
         raise UserError(
-            f"the dataset holds {episodes} episode{'s' * (episodes > 1)}: too few to split into training,"
-            f" {counts[0]} for validation and {counts[1]} for the test; collect more episodes"
+            f"the dataset holds {episodes} episode{'s' * (episodes > 1)}: too few to split into training, 1 for"
+            f" validation and {fewest - 1} for the test; collect more episodes"
             " (--data.test_fraction 0 needs one fewer), or hold out a block of each with --data.folds 5"
         )
-    order = np.random.default_rng(seed).permutation(episodes)
-    val, test, train = np.split(order, np.cumsum(counts))
-    return {"train": train, "val": val, "test": test}
+
+    def counts(first: int) -> np.ndarray:
+        """How many of the first episodes train, validate and test."""
+        out = min(first - 1, max(fewest, round(first * held_out)))
+        val = min(max(1, round(out * val_fraction / held_out)), out - fewest + 1)
+        return np.array([first - out, val, out - val])
+
+    rng, before, drawn = np.random.default_rng(seed), np.zeros(3, np.int64), []
+    for first in (fewest + 1, *range(TEN, episodes + TEN, TEN)):  # the first few are one of each
+        drawn.append(rng.permutation(np.repeat(np.arange(3), counts(first) - before)))
+        before = counts(first)
+    split_of = np.concatenate(drawn)[:episodes]
+    names: tuple[Split, ...] = get_args(Split)
+    return {name: np.flatnonzero(split_of == number) for number, name in enumerate(names)}
 
 
 def split_folds(episodes: Episodes, folds: int, fold: int, test_fraction: float, seed: int) -> dict[Split, Episodes]:
@@ -70,13 +89,26 @@ def split_folds(episodes: Episodes, folds: int, fold: int, test_fraction: float,
     Raises:
         UserError: if an episode is too short to be divided.
     """
-    tested = _share(len(episodes), test_fraction)
-    if len(episodes) - tested < folds:
+    if folds_of_frames(len(episodes), folds, test_fraction, seed):
         return _blocks(episodes, folds, fold, test_fraction)
-    test, rest = np.split(np.random.default_rng(seed).permutation(len(episodes)), [tested])
-    parts = np.array_split(rest, folds)
-    train = np.concatenate([part for number, part in enumerate(parts) if number != fold])
-    return {"train": episodes.select(train), "val": episodes.select(parts[fold]), "test": episodes.select(test)}
+    rest, tested = _apart(len(episodes), test_fraction, seed)
+    rng = np.random.default_rng(seed)  # one of each fold, again and again: folds stay, too, where episodes are added
+    fold_of = np.concatenate([rng.permutation(folds) for _ in range(0, len(rest), folds)])[: len(rest)]
+    chosen: dict[Split, np.ndarray] = {"train": rest[fold_of != fold], "val": rest[fold_of == fold], "test": tested}
+    return {name: episodes.select(indices) for name, indices in chosen.items()}
+
+
+def folds_of_frames(episodes: int, folds: int, test_fraction: float, seed: int) -> bool:
+    """Whether there are fewer episodes than folds, so that each is divided."""
+    return len(_apart(episodes, test_fraction, seed)[0]) < folds
+
+
+def _apart(episodes: int, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the episodes that are divided into folds, and of the test's."""
+    if test_fraction == 0 or episodes < 2:
+        return np.arange(episodes), np.zeros(0, np.int64)
+    train, val, _ = split_episodes(episodes, test_fraction, 0.0, seed).values()
+    return train, val
 
 
 def _blocks(episodes: Episodes, folds: int, fold: int, test_fraction: float) -> dict[Split, Episodes]:
@@ -103,8 +135,3 @@ def _joined(episodes: Episodes, views: Sequence[Episodes]) -> Episodes:
         return episodes.select([])
     starts, frames = (np.concatenate([getattr(view, name) for view in views]) for name in ("starts", "num_frames"))
     return replace(episodes, starts=starts, num_frames=frames, names=[name for view in views for name in view.names])
-
-
-def _share(episodes: int, fraction: float) -> int:
-    """How many episodes a share of them is; at least one, where it is not 0."""
-    return max(1, round(episodes * fraction)) if fraction > 0 else 0

@@ -18,10 +18,11 @@ from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import NonFinite, cache_folder, load, load_compressed, only_finite
 from worldmodel.data.readers import Alignment, Format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
-from worldmodel.data.splits import Split, check_split, split
+from worldmodel.data.splits import Split, check_split, folds_of_frames, split
 from worldmodel.data.statistics import normalization
 from worldmodel.envs.collect import CollectOptions, collect_once
 from worldmodel.errors import UserError, at_least, choose
+from worldmodel.modules.stream import OPTIONS, same_files
 from worldmodel.tasks.sequences import Task, task_of
 
 log = logging.getLogger(__name__)
@@ -170,11 +171,15 @@ class EpisodeDataModule(pl.LightningDataModule):
         return task_of([dict(self.collect)] if self.collect else self.source.provenance.get("collected") or [])
 
     @cached_property
+    def episodes(self) -> Episodes:
+        """All episodes of the dataset, in its order."""
+        return self._load(self.source, self.path)
+
+    @cached_property
     def splits(self) -> dict[Split, Episodes]:
         """The episodes of each split; a function of the data, the fractions, the fold and `split_seed`."""
-        episodes = self._load(self.source, self.path)
         shares = self.val_fraction, self.test_fraction
-        splits = split(episodes, *shares, self.folds, self.fold, self.split_seed)
+        splits = split(self.episodes, *shares, self.folds, self.fold, self.split_seed)
         if self.test_path is not None:
             for name in ("observation_space", "action_space"):
                 own, test = getattr(self.source, name), getattr(self.test_source, name)
@@ -254,29 +259,25 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume at a checkpoint's position; raise UserError if a batch would hold other frames than before."""
-        then, now = state_dict["stream"], self._stream()
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
-        if self.accept_changed:
-            now["files"] = then["files"]
-        elif then["files"] != now["files"]:
-            raise UserError(
-                f"the files of {self.path} are not those that the checkpoint was trained on ({now['files']}, were"
-                f" {then['files']}): restore them, or accept other batches with --data.accept_changed true"
-            )
-        differ = [f"data.{name} is {now[name]}, was {value}" for name, value in then.items() if now[name] != value]
-        if differ:
-            raise UserError(
-                f"the checkpoint was trained on another stream of data, and cannot be resumed ({'; '.join(differ)}):"
-                " use the config.yaml of its run"
-            )
+        same = same_files(state_dict["stream"], self._stream(), self.path, self.accept_changed)
         self.position = state_dict["position"]
+        if not same:  # at the start of an epoch, which continues no episode that a lane was in
+            epoch = len(self.training_segments())
+            self.position = -(-self.position // epoch) * epoch
+            log.warning(
+                "the files of %s are not those that the checkpoint was trained on: every lane starts an episode, from"
+                " zeros, and an episode is in the split that it was in if others were only added behind it",
+                self.path,
+            )
 
     def _stream(self) -> dict[str, Any]:
-        """What decides which frames batch n holds."""
-        names = ("steps", "lanes", "whole_episodes", "seed", "split_seed", "val_fraction", "test_fraction")
-        names += ("folds", "fold", "non_finite", "observations", "crop")
-        return {name: getattr(self, name) for name in names} | {"files": self.source.fingerprint[:12]}
+        stream = {name: getattr(self, name) for name in OPTIONS} | {"files": self.source.fingerprint[:12]}
+        if self.folds is not None:
+            how = len(self.episodes), self.folds, self.test_fraction, self.split_seed
+            stream["folds_of_frames"] = folds_of_frames(*how)
+        return stream
 
     def _segments(self, split: Split, shuffle: bool = False) -> Segments:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
