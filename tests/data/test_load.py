@@ -146,6 +146,28 @@ def test_the_cache_is_used_again_until_the_data_changes(mixed):
         assert len(obs()) > 100, "one that was meddled with is made anew"
 
 
+@pytest.mark.fault(7)
+def test_no_flipped_bit_of_the_cache_trains(mixed, caplog, seen):
+    """Every file of the cache, its index too, at places from the first to the last byte."""
+
+    def obs():
+        splits = EpisodeDataModule(mixed, memory_gb=0).splits
+        return {name: (one.names, all_obs(one).tobytes()) for name, one in splits.items()}
+
+    whole, flips = obs(), 0
+    (folder,) = (mixed / ".worldmodel-cache" / "mixed").glob("*/")
+    for name in sorted(path.name for path in folder.iterdir()):
+        for share in (0.0, 0.3, 0.6, 0.99):
+            content = bytearray((folder / name).read_bytes())
+            content[int(share * len(content))] ^= 4
+            (folder / name).write_bytes(content)
+            caplog.clear()
+            assert obs() == whole, (name, share)
+            assert name.endswith(".sha256") or "was changed or damaged: it is not used" in caplog.text
+            flips += 1
+    seen(f"cache: {flips} flips, 0 silent: it is made anew")
+
+
 def test_a_cache_that_cannot_be_written_is_named(mixed, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cache .*file/mixed-\w+/\w+ cannot be written .*--data.cache_dir"):

@@ -1,7 +1,8 @@
 """From a source to rows: in memory while they are few, in a cache on disk once they are many.
 
 The cache holds the source's episodes unpacked as raw rows, so that a batch needs no decoding. It is keyed by the
-source's fingerprint: when the data changes, a new cache replaces the old one.
+source's fingerprint: when the data changes, a new cache replaces the old one. Its files have their SHA-256 beside them,
+which is checked whenever it is opened: one that was damaged is made anew.
 """
 
 import json
@@ -27,13 +28,14 @@ from worldmodel.data.manifest import read_manifest
 from worldmodel.data.readers.worldmodel import open_dataset
 from worldmodel.data.rows import DiskRows, Rows, ShardFrames
 from worldmodel.data.shards import Shard
-from worldmodel.durable import whole_file
+from worldmodel.durable import digests, whole_file, write_digests
+from worldmodel.durable import sha256 as sha256_of
 from worldmodel.errors import UserError
 
 log = logging.getLogger(__name__)
 
 INDEX, FRAMES, IMAGES = "index.json", "frames.f32", "images.u8"
-VERSION = 1  # of the layout of a row
+VERSION = 2  # of the layout of a row
 NAME = re.compile(r"[0-9a-f]{16}")
 NonFinite = Literal["error", "skip"]
 
@@ -71,6 +73,8 @@ def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None
     stamp |= {"source": source.fingerprint}
     if (cached := _open_cache(cache, stamp, layout)) is not None:
         return cached
+    if (cache / _digest(stamp) / INDEX).exists():
+        log.warning("the cache %s was changed or damaged: it is not used", cache / _digest(stamp))
     table = _Table(layout)
     stream = source.episodes()
     for name, episode in stream:
@@ -158,12 +162,16 @@ def _unpack(table: "_Table", stream: Iterator[Any], folder: Path, stamp: dict[st
                 os.fsync(file.fileno())
             with whole_file(folder / INDEX) as temporary:
                 temporary.write_text(json.dumps(table.index() | {"stamp": stamp}))
+            for name in (INDEX, FRAMES, IMAGES):
+                write_digests(folder / name, [sha256_of(folder / name)])
 
 
 def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | None:
     """The rows cached for this state of the data; None if there are none, or they are damaged."""
     folder = cache / _digest(stamp)
     try:
+        if any(sha256_of(folder / name) not in digests(folder / name) for name in (INDEX, FRAMES, IMAGES)):
+            return None
         index = json.loads((folder / INDEX).read_text())
         bad = {int(i): (str(field), int(step)) for i, (field, step) in index["bad"].items()}
         table = _Table(layout, index["names"], index["num_frames"], bad)
@@ -183,10 +191,10 @@ def _remove_stale(cache: Path, stamp: dict[str, Any]) -> None:
         if not NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
             continue  # not ours
         try:
-            then = json.loads((folder / INDEX).read_text())["stamp"]
+            layout = json.loads((folder / INDEX).read_text())["stamp"]["layout"]
         except (OSError, ValueError, LookupError, TypeError):
-            then = stamp
-        if then["layout"] == stamp["layout"]:
+            layout = None
+        if layout in (None, stamp["layout"]) or folder.name == _digest(stamp):
             shutil.rmtree(folder)
 
 
