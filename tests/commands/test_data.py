@@ -1,6 +1,8 @@
 """`worldmodel data`: what it prints, what it finds, and that every format comes through `convert` unchanged."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -97,8 +99,12 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
 def test_what_is_there_twice_is_refused(worldmodel, tmp_path):
     path = test_hdf5.write_d4rl(tmp_path / "d.hdf5", MANY)
     assert worldmodel("data", "convert", path, "--out", "out").returncode == 0
-    line = one_line(worldmodel("data", "convert", path, "--out", "out", "--append"))
-    assert "was already converted into out: its episodes would be in it twice" in line
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(path, tmp_path / "elsewhere" / "copy.hdf5")
+    os.utime(path, (1, 1))  # what it holds is the same
+    for same in (path, copy):
+        line = one_line(worldmodel("data", "convert", same, "--out", "out", "--append"))
+        assert "was already converted into out: its episodes would be in it twice" in line
     other = test_hdf5.write_d4rl(tmp_path / "e.hdf5", MANY[:3])
     assert worldmodel("data", "convert", other, "--out", "out", "--append").returncode == 0
     assert len(list(open_dataset(tmp_path / "out").episodes())) == len(MANY) + 3

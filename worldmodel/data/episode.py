@@ -1,6 +1,7 @@
 """An episode in the canonical form, and the sources that episodes come from."""
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
 
 ALIGNMENT = "actions[t] is taken after observations[t] and leads, with rewards[t], to observations[t+1]"
+WHOLE = 256 << 20  # bytes of a file that is read as a whole to identify it; of a larger one, SAMPLES of SAMPLE bytes
+SAMPLES, SAMPLE = 256, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Source:
     observation_space: dict[str, Json]  # key -> leaf, see data.spaces
     action_space: Json
     alignment: str  # of the file's rows, in words; what episodes() yields is always canonical
-    fingerprint: str  # changes when the data changes
+    fingerprint: str  # of the content: changes when the data changes, and only then
     episodes: Callable[[], Iterator[tuple[str, Episode]]]
     provenance: Json = field(default_factory=dict)  # env_id, versions, ... as far as the format records them
 
@@ -77,20 +80,36 @@ class Reader:
 
 
 def fingerprint(files: Collection[Path], root: Path) -> str:
-    """SHA-256 (hexadecimal) of the name below `root`, the size and the modification time (ns) of every file.
+    """SHA-256 (hexadecimal) of the content of every file, in the order of their names below `root`.
 
-    Neither the order of the files nor the place of `root` matters.
+    Copies are the same data, whatever their place and time. Of a file above WHOLE bytes, its size and evenly spaced
+    samples are read.
 
     Raises:
-        UserError: if a file is a link that leaves the folder.
+        UserError: if a file is a link that leaves the folder, is no regular file, or cannot be read.
     """
-    for file in files:
-        inside(root, file)
     digest = hashlib.sha256()
-    for name, file in sorted((file.relative_to(root).as_posix(), file) for file in files):
-        status = file.stat()
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for file in sorted(files, key=lambda file: file.relative_to(root).as_posix()):
+        if not inside(root, file).is_file():  # a pipe or a device would never end
+            raise UserError(f"{file} is no regular file: leave it out of the dataset")
+        try:
+            digest.update(_content(file))
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if (size := file.seek(0, os.SEEK_END)) <= WHOLE:
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").digest()
+        digest.update(f"{size} ".encode())
+        for sample in range(SAMPLES):
+            file.seek((size - SAMPLE) * sample // (SAMPLES - 1))  # the first and the last bytes among them
+            digest.update(file.read(SAMPLE))
+    return digest.digest()
 
 
 def inside(root: Path, file: Path) -> Path:

@@ -5,7 +5,9 @@ import pytest
 
 from tests.data.readers.test_npz import write_files
 from tests.data.readers.toy import assert_same, episodes, only
+from worldmodel.data import episode as episode_room
 from worldmodel.data import readers
+from worldmodel.data.episode import fingerprint
 from worldmodel.data.readers import open_source
 from worldmodel.errors import UserError
 
@@ -54,3 +56,18 @@ def test_an_alignment_is_part_of_what_the_data_is(tmp_path):
     folder = write_files(tmp_path, episodes((5, 4, 12)), alignment="previous")
     one, other = (open_source(folder, alignment=side) for side in ("previous", "next"))
     assert one.fingerprint != other.fingerprint == open_source(folder, alignment="next").fingerprint
+
+
+def test_of_a_large_file_samples_and_its_size_are_compared(tmp_path, monkeypatch):
+    for name, value in (("WHOLE", 1000), ("SAMPLE", 10), ("SAMPLES", 50)):
+        monkeypatch.setattr(episode_room, name, value)
+    path, content = tmp_path / "large", bytearray(2000)
+    path.write_bytes(content)
+    before = fingerprint([path], tmp_path)
+    for place in (0, 9, 1999):
+        path.write_bytes(content[:place] + b"x" + content[place + 1 :])
+        assert fingerprint([path], tmp_path) != before
+    path.write_bytes(content + b"\0")
+    assert fingerprint([path], tmp_path) != before
+    path.write_bytes(content)
+    assert fingerprint([path], tmp_path) == before
