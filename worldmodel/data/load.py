@@ -21,11 +21,12 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from filelock import FileLock
 
-from worldmodel.data.episode import Source
+from worldmodel.data.episode import Episode, Source
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.readers.worldmodel import open_dataset
+from worldmodel.data.resolution import REMEDY, Resolution, in_words
 from worldmodel.data.rows import DiskRows, Rows, ShardFrames
 from worldmodel.data.shards import Shard
 from worldmodel.durable import digests, whole_file, write_digests
@@ -78,7 +79,7 @@ def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None
     table = _Table(layout)
     stream = source.episodes()
     for name, episode in stream:
-        table.add(name, *layout.rows(episode, name))
+        table.add(name, episode)
         if table.num_bytes > memory_bytes:
             return _through_cache(table, stream, cache, stamp)
     if not table.names:
@@ -153,7 +154,7 @@ def _unpack(table: "_Table", stream: Iterator[Any], folder: Path, stamp: dict[st
         with _writing(folder):
             table.spill(frames, images)
         for name, episode in stream:
-            table.add(name, *table.layout.rows(episode, name))
+            table.add(name, episode)
             with _writing(folder):
                 table.spill(frames, images)
         with _writing(folder):
@@ -174,7 +175,7 @@ def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | 
             return None
         index = json.loads((folder / INDEX).read_text())
         bad = {int(i): (str(field), int(step)) for i, (field, step) in index["bad"].items()}
-        table = _Table(layout, index["names"], index["num_frames"], bad)
+        table = _Table(layout, index["names"], index["num_frames"], bad, too_fine=index["too_fine"])
         frames = DiskRows(folder / FRAMES, layout.row_dim, np.float32)
         images = DiskRows(folder / IMAGES, layout.pixels, np.uint8) if layout.pixels else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -232,8 +233,17 @@ class _Table:
     frames: list[np.ndarray] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     num_bytes: int = 0
+    too_fine: list[str] = field(default_factory=list)  # what float32 does not resolve, in words
 
-    def add(self, name: str, frames: np.ndarray, images: np.ndarray) -> None:
+    def __post_init__(self) -> None:
+        self.resolution = {key: Resolution(leaf) for key, leaf in self.layout.observation_space.items()}
+        self.of_actions = Resolution(self.layout.action_space)
+
+    def add(self, name: str, episode: Episode) -> None:
+        frames, images = self.layout.rows(episode, name)
+        for key, resolution in self.resolution.items():
+            resolution.add(episode.observations[key])
+        self.of_actions.add(episode.actions)
         if not (finite := np.isfinite(frames)).all():
             step = int(np.argmin(finite.all(axis=1)))
             column = int(np.argmin(finite[step])) - self.layout.vector_dim
@@ -254,9 +264,15 @@ class _Table:
         self.frames, self.images = [], []
 
     def index(self) -> dict[str, Any]:
-        return {"names": self.names, "num_frames": self.num_frames, "bad": self.not_finite}
+        found = {f"observation {key!r}": one.unresolved() for key, one in self.resolution.items()}
+        found["actions"] = self.of_actions.unresolved()
+        too_fine = [in_words(title, entries) for title, entries in found.items() if entries]
+        about = {"names": self.names, "num_frames": self.num_frames, "bad": self.not_finite}
+        return about | {"too_fine": self.too_fine + too_fine}
 
     def loaded(self, frames: Rows, images: Rows | None) -> Loaded:
+        for what in self.index()["too_fine"]:
+            log.warning("%s; %s", what, REMEDY)
         counts = np.array(self.num_frames, dtype=np.int64)
         starts = np.cumsum(counts) - counts
         return Loaded(Episodes(self.layout, frames, images, starts, counts, self.names), self.not_finite)

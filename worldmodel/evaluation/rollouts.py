@@ -71,7 +71,8 @@ class Start(NamedTuple):
 class Ruler:
     """The normalised error: squared error over the variance of reference episodes, averaged over an observation.
 
-    Entries that never vary are left out. An image counts as much as the whole vector.
+    Entries that never vary are left out; where none varies, no error is defined. An image counts as much as the whole
+    vector.
     """
 
     def __init__(self, reference: Episodes) -> None:
@@ -85,7 +86,9 @@ class Ruler:
         self.weights = weights / np.where(weights > 0, var, 1)
 
     def error(self, pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """(..., O), (..., O) -> (...); infinite where the prediction is not finite."""
+        """(..., O), (..., O) -> (...); infinite where the prediction is not finite, NaN where nothing varies."""
+        if not self.weights.any():
+            return np.full(np.broadcast_shapes(pred.shape, truth.shape)[:-1], np.nan)
         with np.errstate(over="ignore", invalid="ignore"):  # a state that explodes is a result, not a fault
             squared = np.square(pred - truth, dtype=np.float64) @ self.weights
         return np.nan_to_num(squared, nan=np.inf, posinf=np.inf)

@@ -6,6 +6,7 @@ import numpy as np
 
 from worldmodel.data.check.finding import Finding, Recording
 from worldmodel.data.episode import Episode, Source
+from worldmodel.data.resolution import REMEDY, Resolution, in_words
 from worldmodel.data.spaces import Json, image_shape
 
 BLACK = 8  # of 255: no pixel of a black frame is brighter
@@ -43,6 +44,10 @@ class Stream:
     outside: Places = field(default_factory=Places)
     black: Places = field(default_factory=Places)
     black_frames: int = 0
+    resolution: Resolution = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.resolution = Resolution(self.leaf)
 
     @property
     def is_image(self) -> bool:
@@ -51,6 +56,7 @@ class Stream:
     def add(self, name: str, values: np.ndarray) -> None:
         """Take the values (N, ...) of an episode."""
         self.steps += len(values)
+        self.resolution.add(values)
         if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             bad = np.argwhere(~finite)[0]
             self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{_entry(bad)}")
@@ -74,6 +80,7 @@ class Stream:
             return np.zeros(0, int)
         low, high = np.ravel(self.low).astype(float), np.ravel(self.high).astype(float)
         flat = high - low <= FLAT * np.maximum(np.abs(low), np.abs(high))
+        flat[list(self.resolution.unresolved())] = False
         if self.is_image:
             return np.zeros(int(flat.all()), int)
         return np.flatnonzero(flat)
@@ -135,6 +142,9 @@ class Values:
         findings = []
         for stream in (*self.observations.values(), self.actions, self.rewards):
             findings += _broken(stream) + _outside(stream, stream is self.actions) + _black(stream)
+            if fine := stream.resolution.unresolved():
+                what = in_words(stream.title, fine)
+                findings.append(Finding("warning", "resolution", path, what, REMEDY, len(fine)))
             if stream is not self.rewards:
                 findings += _constant(stream, path)
         return findings + self._never_taken(path)
