@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel.data.files import check_readable
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
 
@@ -90,10 +91,9 @@ def fingerprint(files: Collection[Path], root: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.relative_to(root).as_posix()):
-        if not inside(root, file).is_file():  # a pipe or a device would never end
-            raise UserError(f"{file} is no regular file: leave it out of the dataset")
+        inside(root, file)
         try:
-            digest.update(_content(file))
+            digest.update(_content(check_readable(file)))
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -18,6 +18,7 @@ import numpy as np
 
 from worldmodel.data import spaces
 from worldmodel.data.episode import ALIGNMENT
+from worldmodel.data.files import check_readable
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.shards import Shard, checksum
 from worldmodel.durable import sha256, whole_file
@@ -60,8 +61,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if the folder or its manifest is missing or damaged, or is not of this format.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
+    path = check_readable(folder) / MANIFEST
+    if not check_readable(path).is_file():
         what = "exists, but is a file, not a folder" if folder.is_file() else f"holds no {MANIFEST}"
         raise UserError(
             f"no dataset at {folder}: it {what if folder.exists() else 'does not exist'};"
@@ -115,7 +116,7 @@ def checked_path(folder: Path, entry: dict[str, Any]) -> Path:
         if entry not in read_manifest(folder)["files"]:
             raise UserError(f"{folder} was compacted or rewritten while it was read: read it again")
         raise UserError(f"{path} is missing, and its episodes 0 to {count - 1} with it: restore it from a copy")
-    if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+    if check_readable(path).stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
         raise UserError(
             f"{path} was changed or damaged (its sha256 is not the manifest's): {_describe_damage(path, count)};"
             f" {_RESTORE}"

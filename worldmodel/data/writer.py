@@ -20,6 +20,7 @@ import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.episode import Episode
+from worldmodel.data.files import check_readable
 from worldmodel.data.manifest import FILE_NAME, MANIFEST, checked_path, read_manifest, write_manifest
 from worldmodel.data.shards import Piece, grouped, num_bytes, pieces, read_shard, shard_sizes, write_shard
 from worldmodel.data.spaces import Json, in_words, outside
@@ -61,7 +62,7 @@ class EpisodeWriter:
     ) -> None:
         if missing := {"observation_space", "action_space"} - manifest.keys():
             raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see data.spaces)")
-        self._created = not folder.exists()
+        self._created = not check_readable(folder).exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

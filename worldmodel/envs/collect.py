@@ -8,6 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from filelock import FileLock
 
+from worldmodel.data.files import check_readable
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.spaces import describe
 from worldmodel.data.writer import EpisodeWriter
@@ -130,18 +131,15 @@ def collect_once(options: CollectOptions, path: Path) -> None:
     Raises:
         UserError: if the dataset at `path` was collected with other options, or is incomplete.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # ranks that torchrun starts side by side must not collect twice
-    with FileLock(path.parent / f".{path.name}.lock"):
-        if not (path / MANIFEST).exists():
-            if path.is_file() or (path.is_dir() and any(path.iterdir())):
-                raise UserError(f"{path} holds something else than a dataset of this program: choose another path")
-            unfinished = path.parent / f".{path.name}.collecting"
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that died
-            print(f"no dataset at {path} yet: collecting {options['steps']} steps of {options['env_id']}", flush=True)
-            collect(options, unfinished, keep_interrupted=False)
-            unfinished.replace(path)
-            sync_folder(path.parent)
+    # complete once it is there: then no lock is needed, nor the right to write
+    if not (check_readable(path) / MANIFEST).exists():
+        try:  # ranks that torchrun starts side by side must not collect twice
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.parent / f".{path.name}.lock").acquire()
+        except OSError as error:
+            raise UserError(f"the dataset {path} cannot be written: {error.strerror}; choose another path") from error
+        with lock:
+            _collect_missing(options, path)
     have = read_manifest(path).get("collect", {})
     asked: dict[str, Any] = {**DEFAULTS, **options}
     differ = [f"{key} is {have.get(key)!r}, asked is {asked[key]!r}" for key in asked if have.get(key) != asked[key]]
@@ -150,6 +148,19 @@ def collect_once(options: CollectOptions, path: Path) -> None:
             f"the dataset at {path} is not what data.collect asks for ({'; '.join(differ)}):"
             " choose another --data.path, remove the folder, or use it unchanged with --data.collect null"
         )
+
+
+def _collect_missing(options: CollectOptions, path: Path) -> None:
+    if (path / MANIFEST).exists():
+        return
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{path} holds something else than a dataset of this program: choose another path")
+    unfinished = path.parent / f".{path.name}.collecting"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that died
+    print(f"no dataset at {path} yet: collecting {options['steps']} steps of {options['env_id']}", flush=True)
+    collect(options, unfinished, keep_interrupted=False)
+    unfinished.replace(path)
+    sync_folder(path.parent)
 
 
 def _checked(options: CollectOptions) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from worldmodel.data.episode import Reader, Source
+from worldmodel.data.files import check_readable
 from worldmodel.errors import UserError, choose
 
 Format = Literal["worldmodel", "lerobot", "minari", "npz", "hdf5", "table"]  # recognised in this order
@@ -37,6 +38,7 @@ def open_source(
     Raises:
         UserError: if nothing is at the path, its format is unknown, or the format does not take an option.
     """
+    check_readable(path)
     if isinstance(schema, str):
         schema = _read_schema(Path(schema))
     name = choose("format", format, FORMATS) if format else _recognise(path, schema is not None)
@@ -74,11 +76,13 @@ def _recognise(path: Path, by_schema: bool) -> str:
 
 def _read_schema(path: Path) -> dict[str, Any]:
     try:
-        schema = yaml.safe_load(path.read_text())
+        schema = yaml.safe_load(check_readable(path).read_text())
     except FileNotFoundError:
         raise UserError(f"there is no schema file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a schema file") from None
     if not isinstance(schema, dict):
         raise UserError(f"{path} must hold a mapping such as `actions: path/of/the/actions`")
     return schema

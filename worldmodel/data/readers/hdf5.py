@@ -127,7 +127,7 @@ def _robomimic_notes(file: h5py.File) -> tuple[float, Json]:
         arguments = json.loads(group.attrs["env_args"])
         rate = float(arguments.get("env_kwargs", {}).get("control_freq") or "nan")
         return rate, {"env_id": str(arguments["env_name"])}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return float("nan"), {}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from worldmodel.data.episode import ALIGNMENT, Episode, Reader, Source, fingerprint
+from worldmodel.data.files import check_readable
 from worldmodel.data.hdf5 import dataset, open_hdf5, read
 from worldmodel.data.readers.alignment import Rows, check_spaces, episode_of
 from worldmodel.data.spaces import Json, describe, describe_observation
@@ -74,8 +75,8 @@ READER = Reader(
 
 def _metadata(path: Path) -> Json:
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        metadata = json.loads(check_readable(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(metadata, dict):
         raise UserError(f"{path} is no Minari metadata: it must be a JSON object")
@@ -93,7 +94,7 @@ def _layout(metadata: Json, path: Path) -> _Layout:
             parts.append(_space(json.loads(metadata[key])))
         except UserError as error:
             raise UserError(f"{path}: {key}: {error}") from None
-        except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
             raise UserError(f"{path}: its {key} cannot be read: {type(error).__name__} {error}") from None
     leaves = describe_observation(parts[0])
     is_dict = isinstance(parts[0], gym.Dict)
@@ -195,5 +196,5 @@ def _provenance(metadata: Json) -> Json:
     try:
         spec = json.loads(metadata.get("env_spec") or "{}")
         return kept | ({"env_id": spec["id"], "max_episode_steps": spec.get("max_episode_steps")} if spec else {})
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return kept | {"env_id": "unreadable"}
