@@ -149,5 +149,11 @@ def keep_as(path: Path, other: Path) -> None:
     write_digests(other, of)
 
 
+def remove(path: Path) -> None:
+    """Remove a file and its digest, so far as they are there."""
+    for each in (path, _beside(path)):
+        each.unlink(missing_ok=True)
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint, RandomState
+from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint
 from worldmodel.callbacks.exchange import CLIP, Exchange, Report, report_of
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.metrics import MetricsFile
+from worldmodel.callbacks.random_state import RandomState
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
 from worldmodel.modules.experience_data import ExperienceDataModule
@@ -120,6 +121,21 @@ def test_a_fit_that_dies_behind_a_report_asks_again_and_ends_as_it_would_have(pe
     for name, values in whole.lightning_module.state_dict().items():
         assert torch.equal(values, resumed.lightning_module.state_dict()[name]), name
     assert exchange.report.score == whole.callback_metrics["val/loss"].item()
+
+
+def test_a_fit_that_dies_behind_its_last_report_still_owes_it(pendulum_data, donor, tmp_path):
+    """Until all is measured and logged, its last checkpoint is that of the report before."""
+
+    class Dies(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            raise RuntimeError("as planned")
+
+    with pytest.raises(RuntimeError, match="as planned"):
+        fit(pendulum_data, tmp_path, seed=1, rate=0.01, also=[Dies()])
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert report_of(last).step == 8
+    fit(pendulum_data, tmp_path, seed=1, rate=0.01, ckpt_path=last)
+    assert report_of(last) == report_of(donor / "last.ckpt")
 
 
 def test_what_is_due_on_an_epochs_last_step_comes_behind_the_next_one(pendulum_data, tmp_path):

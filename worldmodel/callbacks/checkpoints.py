@@ -1,12 +1,11 @@
 """The checkpoints of a fit: when they are saved, also on a signal to stop, and how they reach the disk."""
 
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -16,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from worldmodel.callbacks.final_validation import as_in_the_epoch
 from worldmodel.callbacks.guard import is_finite
 from worldmodel.callbacks.metrics import LOGGED, MetricsFile, logged, pending_row
-from worldmodel.durable import digests, keep_as, sha256, whole_file, write_digests
+from worldmodel.durable import digests, keep_as, remove, sha256, whole_file, write_digests
 from worldmodel.errors import UserError, at_least
 from worldmodel.runs.checkpoint import NAME, read_checkpoint
 from worldmodel.runs.signals import Signals, Stopped
@@ -32,7 +31,11 @@ class LastCheckpoint(Checkpoint):
     128 + signal. A second signal stops at once.
 
     A save that is due on an epoch's last step, or on a step that is followed by a validation, waits for the next step:
-    a fit resumed from there would omit the validation and count the epoch's steps differently.
+    a fit resumed from there would omit the validation and count the epoch's steps differently. Where gradients are
+    accumulated, saves and stops wait for the optimizer's next step: a checkpoint holds no half gradient.
+
+    The last checkpoint of a fit holds the state that one goes on from which had never stopped. It lies beside last.ckpt
+    as ending.ckpt until the last weights have been evaluated: a fit that dies before still owes that.
 
     Args:
         folder: of the files.
@@ -41,41 +44,67 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, folder: Path, every_n_steps: int = 500, keep: int = 2) -> None:
-        self.folder, self.path = Path(folder), Path(folder) / NAME
+        self.folder, self.path, self.ending = Path(folder), Path(folder) / NAME, Path(folder) / "ending.ckpt"
         at_least(1, "", checkpoint_every=every_n_steps, checkpoint_keep=keep)
         self.every_n_steps, self.keep = every_n_steps, keep
         self.signals = Signals()
         self._pending: dict[str, Any] = {}
         self._saved_step, self._due = -1, False
+        self._ended = self._stop_waits = False  # whether ending.ckpt is there; whether something asked for a stop
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ended = self._stop_waits = False
         self.signals.listen()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step, number = trainer.global_step, self.signals.agreed(trainer)
-        self._due |= step != self._saved_step and (step % self.every_n_steps == 0 or step == trainer.max_steps)
-        if is_before_validation(trainer):
+        self._due |= step != self._saved_step and step % self.every_n_steps == 0
+        if self._wait(trainer, is_before_validation(trainer)):
+            return
+        if ends(trainer):  # a signal changes nothing any more
+            if not self._ended:
+                self.save(trainer)
             return
         if self._due or (number and step != self._saved_step):
             self.save(trainer)
         if number:
             self._stop(trainer, number)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._wait(trainer, trainer.fit_loop._should_accumulate())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._wait(trainer, False)
+
     def save(self, trainer: pl.Trainer) -> None:
         """Save after a training step, which must not be one that `is_before_validation`."""
-        self._pending = pending_row(trainer)
-        self._save(trainer)
+        with as_if_going_on(trainer):
+            self._pending = pending_row(trainer)
+        self._save(trainer, self.ending if ends(trainer) else self.path)
         self._pending = {}
 
+    def end(self, trainer: pl.Trainer) -> None:
+        """Save ending.ckpt once training has ended, unless that happened after its last step."""
+        if self._ended:
+            return
+        loop, data = trainer.fit_loop.epoch_loop, cast(Any, trainer.fit_loop._data_fetcher)
+        with as_in_the_epoch(trainer.fit_loop):
+            with as_if_going_on(trainer):
+                validated = not loop.batch_progress.is_last_batch and loop._should_check_val_fx(data)
+            trainer.should_stop = True  # tells modules that this is the last checkpoint, as they see it in `save`
+            loop._batches_that_stepped -= validated  # a resumed fit counts the step as it leaves out the validation
+            self._save(trainer, self.ending)
+            loop._batches_that_stepped += validated
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, unless max_steps stopped in mid-epoch: by now the Trainer counts that epoch as complete, and a fit
-        resumed from here would skip the rest of it. The save after its last step is the right one."""
-        whole_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if whole_epoch or self._saved_step != trainer.global_step:
-            with as_in_the_epoch(trainer.fit_loop):  # which max_time or EarlyStopping may have ended half-way
-                self._save(trainer)
+        self.end(trainer)
+        if self._ended and trainer.is_global_zero:
+            keep_as(self.ending, self.path)
+            remove(self.ending)
+        self._ended = False
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.signals.leave()
@@ -102,7 +131,13 @@ class LastCheckpoint(Checkpoint):
             return "no checkpoint was saved yet"
         return f"the checkpoint of step {self._saved_step} is kept; go on from it with --resume"
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _wait(self, trainer: pl.Trainer, wait: bool) -> bool:
+        """Hide for as long as we `wait` that something asked for a stop, which would log or leave out something."""
+        self._stop_waits |= trainer.should_stop
+        trainer.should_stop = self._stop_waits and not wait
+        return wait
+
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
         if not is_finite(trainer.lightning_module):
             if trainer.is_global_zero:
                 print(f"\nstep {trainer.global_step}: weights are not finite, and are not saved: {self._kept()}")
@@ -112,18 +147,36 @@ class LastCheckpoint(Checkpoint):
             for before, place in reversed(list(zip(older, older[1:], strict=False))):
                 if before.exists():
                     keep_as(before, place)
-        trainer.save_checkpoint(self.path)  # on all ranks: what is saved may be gathered
-        self._saved_step, self._due = trainer.global_step, False
+        trainer.save_checkpoint(path)  # on all ranks: what is saved may be gathered
+        self._due, self._ended = False, path == self.ending
+        if not self._ended:
+            self._saved_step = trainer.global_step
+
+
+def ends(trainer: Any) -> bool:
+    """Whether training ends with this step, be it in mid-epoch."""
+    return 0 <= trainer.max_steps <= trainer.global_step or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 def is_before_validation(trainer: Any) -> bool:
-    """Whether a fit resumed from a checkpoint of this step would omit something."""
-    if 1 in (trainer.num_training_batches, trainer.val_check_batch):
-        return False  # every step is, and some step must be saved
+    """Whether a fit resumed from a checkpoint of this step would omit something, if it did not end here."""
     loop = trainer.fit_loop.epoch_loop
-    if loop.batch_progress.is_last_batch:
+    if loop._should_accumulate():
         return True
-    return trainer.global_step != trainer.max_steps and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    if 1 in (trainer.num_training_batches, trainer.val_check_batch) and not ends(trainer):
+        return False  # every step is, and some step must be saved
+    with as_if_going_on(trainer):
+        return loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+@contextmanager
+def as_if_going_on(trainer: Any) -> Iterator[None]:
+    """Hide that training is to stop: for that the Trainer validates and logs what it would not otherwise."""
+    stop, trainer.should_stop = trainer.should_stop, False
+    try:
+        yield
+    finally:
+        trainer.should_stop = stop
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -136,7 +189,8 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
-        super().__init__(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+        options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
+        super().__init__(folder, filename="best", monitor=monitor, mode=mode, **options)
         self.metric = monitor
         self.best_step: int | None = None
 
@@ -146,9 +200,13 @@ class BestCheckpoint(ModelCheckpoint):
         return {"score": score, "step": self.best_step} if self.best_model_path else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        path = Path(str(self.dirpath), "best.ckpt")
+        if path.is_file():  # it may be of a later step than the checkpoint, such as the last of a fit that ended
+            with suppress(UserError):
+                state_dict = read_checkpoint(path)["callbacks"].get(self.state_key, state_dict)
         if "score" not in state_dict:
             return
-        self.best_model_path = self.kth_best_model_path = str(Path(str(self.dirpath), "best.ckpt"))
+        self.best_model_path = self.kth_best_model_path = str(path)
         self.best_model_score = self.kth_value = state_dict["score"]
         self.best_k_models = {self.best_model_path: state_dict["score"]}
         self.best_step = state_dict["step"]
@@ -204,67 +262,3 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """As `read_checkpoint`: nothing in the file is ever executed, whatever the arguments."""
         return read_checkpoint(Path(path))
-
-
-class RandomState(pl.Callback):
-    """Saves the state of Python's, NumPy's and torch's generators (CPU, CUDA) of every rank in the checkpoint.
-
-    They are restored at the first batch of a resumed fit, whatever was drawn before. With another number of ranks they
-    are not.
-    """
-
-    def __init__(self) -> None:
-        self._trainer: Any = None
-        self._restore: Tensor | None = None
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._trainer = trainer
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._restore is not None:
-            install(self._restore)
-            self._restore = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """A collective call: all ranks save together."""
-        mine = self._restore if self._restore is not None else packed()
-        if self._trainer is None:
-            return {}
-        gathered = self._trainer.strategy.all_gather(mine.to(self._trainer.strategy.root_device))
-        return {"ranks": gathered.reshape(-1, len(mine)).cpu()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        ranks = state_dict.get("ranks", ())
-        if self._trainer is not None and len(ranks) == self._trainer.world_size:
-            self._restore = ranks[self._trainer.global_rank].clone()
-
-
-def packed() -> Tensor:
-    """The states of all generators as one int64 vector: [python, numpy, torch, CUDA ...]."""
-    version, inner, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state(legacy=True))
-    floats = np.array([0.0 if gauss is None else gauss, cached]).view(np.int64)
-    counts = [version, len(inner), gauss is not None, len(keys), position, has_gauss]
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    parts = [torch.tensor([*counts, *floats.tolist(), *inner, *keys.tolist()])]
-    return torch.cat([part.long() for part in (*parts, torch.get_rng_state(), *cuda)])
-
-
-def install(state: Tensor) -> None:
-    """Restore what `packed` returned."""
-    numbers, sizes = state.tolist(), packed()
-    if len(sizes) != len(numbers):
-        return  # saved on a machine with other devices
-    version, num_inner, has_python_gauss, num_keys, position, has_gauss, *floats = numbers[:8]
-    gauss, cached = np.array(floats, np.int64).view(np.float64).tolist()
-    inner, rest = numbers[8 : 8 + num_inner], numbers[8 + num_inner :]
-    random.setstate((version, tuple(inner), gauss if has_python_gauss else None))
-    keys = np.array(rest[:num_keys], np.uint32)
-    np.random.set_state(("MT19937", keys, position, has_gauss, cached))
-    torch_states = torch.tensor(rest[num_keys:], dtype=torch.uint8)
-    cpu = len(torch.get_rng_state())
-    torch.set_rng_state(torch_states[:cpu])
-    if len(torch_states) > cpu:
-        torch.cuda.set_rng_state_all(
-            list(torch_states[cpu:].split((len(torch_states) - cpu) // torch.cuda.device_count()))
-        )

@@ -1,6 +1,6 @@
 """Validates the last weights, wherever training stops."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,14 @@ class FinalValidation(pl.Callback):
 
     Must be before callbacks that evaluate at the end of training, such as RolloutEvaluation: they do so in this
     validation.
+
+    Args:
+        before: called first, at the end of training, with the Trainer; saves what a run goes on from that trains more,
+            and would not have had this validation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[Any], None] | None = None) -> None:
+        self.before = before
         self._validated_step: int | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -25,6 +30,8 @@ class FinalValidation(pl.Callback):
             self._validated_step = trainer.global_step
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if self.before is not None:
+            self.before(trainer)
         if self._validated_step == trainer.global_step or not trainer.enable_validation or trainer.fast_dev_run:
             return
         with as_in_the_epoch(trainer.fit_loop):

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
 
-from worldmodel.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RandomState
+from worldmodel.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.guard import NumericalGuard
 from worldmodel.callbacks.metrics import FirstLoss
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress, LearningCurve
+from worldmodel.callbacks.random_state import RandomState
 from worldmodel.experiments.monitor import best_by, early_stopping
 
 Kind = Literal["world_model", "policy", "imagine"]  # of what is trained
@@ -58,16 +59,18 @@ def callbacks(
     """
     trainer, fit, is_policy = config["trainer"], stage == "fit", kind == "policy"
     shows = trainer["enable_progress_bar"] is not False
-    saves = fit and trainer["enable_checkpointing"] is not False
+    saves = fit and trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]
     done = (lambda: (data.steps, data.total_steps)) if is_policy else None
     best = best_by(config)
     shown = SHOWN[kind] | {best[0]: SHOWN[kind].get(best[0], best[0])}
     checkpoints = folder / "checkpoints"
     last = LastCheckpoint(checkpoints, config["checkpoint_every"], config["checkpoint_keep"]) if saves else None
+    exchanges = exchange(last) if last else None
+    at_end = last.end if last and exchanges is None else None  # an Exchange saves the last validation's score
     ordered = [
         first,  # a comparison's stopwatch: what the others do at the end of training does not count
         PredictionWriter() if kind == "world_model" else None,
-        FinalValidation(),  # before all that evaluates at the end of training, which then happens in this validation
+        FinalValidation(at_end),  # before all that evaluates at the end of training, then in this validation
         LearningCurve(folder) if fit and is_policy else None,  # after FinalValidation, whose return it draws last
         FitProgress(shown, done) if shows else None,  # after FinalValidation, whose loss it shows
         FirstLoss() if fit and kind == "world_model" else None,  # says later whether training helped
@@ -80,7 +83,7 @@ def callbacks(
         config.get("recall"),  # after FinalValidation
         early_stopping(config) if fit else None,  # before its count is saved
         save_config,  # config.yaml, once the others are set up
-        exchange(last) if last else None,  # after all that carry something to the next step, before it is saved
+        exchanges,  # after all that carry something to the next step, before it is saved
         last,  # after all others, when what they carry is up to date
         BestCheckpoint(checkpoints, *best) if saves else None,  # the Trainer has checkpoints last
     ]

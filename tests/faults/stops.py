@@ -1,0 +1,49 @@
+"""Callbacks, as users write them, that end a fit."""
+
+import os
+import signal
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class StopAt(pl.Callback):
+    """Asks for the end after a training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+class StopInValidation(pl.Callback):
+    """Asks for it in the validation that follows the step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_end(self, trainer: Any, *arguments: Any) -> None:
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+class FailAt(pl.Callback):
+    """Fails after a training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("as planned")
+
+
+class DieInValidation(pl.Callback):
+    """Kills the process in the validation that follows the step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_start(self, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
