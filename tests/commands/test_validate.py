@@ -9,10 +9,12 @@ import yaml
 from worldmodel.cli import main
 
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
+AVERAGE = "lightning.pytorch.callbacks.EMAWeightAveraging"
 STOPS = {
     "behind a validation": ["--trainer.max_epochs", "1"],
     "behind an epoch without one": ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"],
     "in mid-epoch": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25"],
+    "with averaged weights": ["--trainer.max_steps", "25", "--model.base", "none", "--trainer.callbacks+=" + AVERAGE],
 }
 
 

@@ -31,7 +31,8 @@ class _Evaluation(pl.Callback):
         """Measure, write files into the run's folder, and return what is logged."""
         raise NotImplementedError
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # not at its end: callbacks that validate other weights, which are saved, take them back there
         if not trainer.sanity_checking and self.applies(trainer, pl_module):
             pl_module.log_dict(self._evaluate(trainer, pl_module, "val"))
 
