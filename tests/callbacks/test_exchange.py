@@ -8,6 +8,7 @@ import torch
 
 from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO, LastCheckpoint
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.exchange import CLIP, Exchange, Report, report_of
 from worldmodel.callbacks.final_validation import FinalValidation
 from worldmodel.callbacks.metrics import MetricsFile
@@ -49,7 +50,8 @@ def fit(data, folder, seed, answers=None, steps=12, rate=1e-3, metric="val/loss"
         accelerator="cpu", max_steps=steps, max_epochs=-1, check_val_every_n_epoch=10**9, log_every_n_steps=1,
         logger=MetricsFile(folder), plugins=[DurableCheckpointIO()], enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, gradient_clip_val=1.0,
-        callbacks=[FinalValidation(), RandomState(), TruncatedBPTT(burn_in_steps=8), recorder, *also, exchange, last],
+        callbacks=[FinalValidation(), RandomState(), TruncatedBPTT(burn_in_steps=8), recorder, *also, exchange, last,
+                   RolloutEvaluation(multiples=[1], max_episodes=1, starts=1)],
     )  # fmt: skip
     module = WorldModel(2, 1, **{**SMALL, "learning_rate": rate, "warmup_steps": 6, "lr_schedule": "constant"})
     trainer.fit(module, datamodule=EpisodeDataModule(data, steps=8, lanes=3, seed=seed), ckpt_path=ckpt_path)

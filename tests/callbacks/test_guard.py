@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from worldmodel import WorldModel
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.guard import NumericalGuard, is_finite, total_norm
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.errors import UserError
@@ -57,7 +58,7 @@ def fit(path, folder, callbacks, steps=60, **options):
         accelerator="cpu",
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[*callbacks, tbptt],
+        callbacks=[*callbacks, tbptt, RolloutEvaluation(multiples=[1], max_episodes=1, starts=1)],
         gradient_clip_val=1.0,
         logger=CSVLogger(folder, name="", version=""),
         log_every_n_steps=10,

@@ -267,7 +267,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from worldmodel import EpisodeDataModule, WorldModel
-from worldmodel.callbacks.tbptt import TruncatedBPTT
+from worldmodel.callbacks import RolloutEvaluation, TruncatedBPTT
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
@@ -279,7 +279,8 @@ data = EpisodeDataModule(Path(sys.argv[1]), steps=8, lanes=4, memory_gb=0.02, de
 model = WorldModel(data.obs_dim, data.action_dim, data.images, channels=2, width=16)
 trainer = pl.Trainer(
     accelerator="cpu", devices=1, max_steps=20, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-    callbacks=[TruncatedBPTT()], use_distributed_sampler=False, enable_model_summary=False, limit_val_batches=3,
+    callbacks=[TruncatedBPTT(), RolloutEvaluation(multiples=[1], max_episodes=1)], use_distributed_sampler=False,
+    enable_model_summary=False, limit_val_batches=3,
 )
 trainer.fit(model, data)
 print("trained", trainer.global_step)

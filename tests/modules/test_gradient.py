@@ -6,6 +6,7 @@ import torch
 
 from worldmodel import WorldModel
 from worldmodel.callbacks.checkpoints import LastCheckpoint
+from worldmodel.callbacks.evaluation import RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
@@ -115,7 +116,7 @@ def fit(path, folder, max_steps, gradient="rtrl", rule="gated_norm", ckpt_path=N
         max_steps=max_steps,
         max_epochs=-1,
         val_check_interval=5,
-        callbacks=[TruncatedBPTT(), LastCheckpoint(folder, 5)],
+        callbacks=[TruncatedBPTT(), LastCheckpoint(folder, 5), RolloutEvaluation(multiples=[1], max_episodes=1)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from worldmodel import RULES, EpisodeDataModule, WorldModel
@@ -47,9 +48,9 @@ def model_of(data, **options):
 
 def trainer_of(folder, **options):
     return pl.Trainer(
-        default_root_dir=folder, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        default_root_dir=folder, accelerator="cpu", devices=1, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-        **options,
+        logger=CSVLogger(folder, name="", version=""), **options,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from worldmodel import WorldModel
+from worldmodel.callbacks.evaluation import RecallEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions, collect
 from worldmodel.errors import UserError
@@ -96,7 +97,7 @@ def test_learning_reaches_the_least_cross_entropy(words, tmp_path):
         max_steps=400,
         max_epochs=-1,
         accelerator="cpu",
-        callbacks=[TruncatedBPTT()],
+        callbacks=[TruncatedBPTT(), RecallEvaluation(multiples=(1,), sequences=1, limit=1)],
         default_root_dir=tmp_path,
         logger=False,
         enable_checkpointing=False,

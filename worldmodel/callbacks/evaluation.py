@@ -1,6 +1,7 @@
 """Evaluation far past the trained length: open-loop rollouts, and accuracy on sequence tasks."""
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ class _Evaluation(pl.Callback):
     """Evaluates after each validation and test, and at the end of a fit unless the last weights were just validated."""
 
     _evaluated_step: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._evaluated_step = None  # of an earlier fit, perhaps of another model
 
     def applies(self, trainer: Any, pl_module: pl.LightningModule) -> bool:
         """Whether module and data are of the kind that is evaluated."""
@@ -56,7 +60,7 @@ class _Evaluation(pl.Callback):
 def _folder(trainer: Any) -> Path | None:
     """The run's folder, on the first rank; None on the others, or without a logger."""
     log_dir = trainer.log_dir  # a collective: on every rank
-    if not trainer.is_global_zero or log_dir is None:
+    if not trainer.is_global_zero or log_dir is None or not trainer.loggers:
         return None
     Path(log_dir).mkdir(parents=True, exist_ok=True)
     return Path(log_dir)
@@ -83,7 +87,16 @@ class RolloutEvaluation(_Evaluation):
         self._linear = LinearCurve()
 
     def applies(self, trainer: Any, pl_module: pl.LightningModule) -> bool:
-        return pl_module.hparams.get("objective") != "tokens"
+        if pl_module.hparams.get("objective") == "tokens":
+            return False
+        if all(hasattr(trainer.datamodule, name) for name in ("splits", "steps")):
+            return True
+        warnings.warn(
+            "RolloutEvaluation measures nothing: it takes a DataModule with `splits` and `steps`, such as"
+            " EpisodeDataModule, and there is none",
+            stacklevel=2,
+        )
+        return False
 
     def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Raise UserError before anything is trained, if no episode is long enough for the free run."""

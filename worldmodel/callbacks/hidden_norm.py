@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.cells.recurrence import previous_states
-from worldmodel.errors import at_least
+from worldmodel.errors import UserError, at_least
 from worldmodel.rules import BOUNDS
 
 BOUNDED = "--model.rule gated_norm, whose state is bounded for any finite input; "
@@ -46,6 +46,11 @@ class HiddenNormMonitor(pl.Callback):
         every = self.every_n_steps or trainer.log_every_n_steps
         if not every or trainer.global_step % every:
             return
+        if not isinstance(outputs.get("h"), Tensor) or outputs["h"].ndim != 3:
+            raise UserError(
+                "HiddenNormMonitor: the step returned no outputs['h'], the states (B, T, D) of the segment: return them"
+                " beside 'loss', or leave the monitor out"
+            )
         metrics = self._measure(trainer, pl_module, outputs["h"], batch)
         pl_module.log_dict(metrics)
         if trainer.is_global_zero:

@@ -1,6 +1,8 @@
 """Truncated backpropagation through time, for any LightningModule that follows the carry contract."""
 
 import warnings
+from collections import defaultdict
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -23,14 +25,15 @@ from worldmodel.stale_state import (
 class TruncatedBPTT(pl.Callback):
     """Carries the hidden state's values from each segment to the next, and cuts its graph there.
 
-    The carry contract. A batch is a dict, one segment of B lanes, each the continuation of the same lane in the batch
-    before. The step starts from `batch["carry"]`, a tensor (B, D), or from zeros if there is none, resets it itself
-    wherever an episode starts, and returns `outputs["carry"]`, the state after the segment. The callback owns the
-    state in between. If batches have a `position`, the state is carried only from one position to the next, and
-    the DataModule's `acknowledge(position)`, if it has one, is called after each training step. Each rank has an equal
-    share of the lanes, in the order of the ranks, so that a fit can be resumed with another number of them.
+    The carry contract. A batch is a dict of tensors, one segment of B lanes, each the continuation of the same lane in
+    the batch before. The step starts from `batch["carry"]`, a tensor (B, D), or from zeros if there is none, resets it
+    itself wherever an episode starts (`is_first`, if batches have it, is a bool (B, T)), and returns
+    `outputs["carry"]`, the state after the segment. The callback owns the state in between. If batches have a
+    `position`, a number, the state is carried only from one position to the next, and the DataModule's
+    `acknowledge(position)`, if it has one, is called after each training step. Each rank has an equal share of the
+    lanes, in the order of the ranks, so that a fit can be resumed with another number of them.
 
-    Validation, test and prediction have a state of their own, dropped before each run.
+    Validation, test and prediction have a state of their own for each of their loaders, dropped before each run.
 
     A state is stale once other weights are loaded into the module or a part of it during training. It is refreshed
     before it is used or saved again; a checkpoint that restores both state and weights does not make it stale. To
@@ -49,7 +52,7 @@ class TruncatedBPTT(pl.Callback):
             which shows what the memory is worth. Null: only where an episode starts.
 
     Raises:
-        UserError: if a number of steps is below 1.
+        UserError: if a number of steps is below 1; in a step, for a batch or outputs that break the contract.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class TruncatedBPTT(pl.Callback):
 
     def _begin(self, trainer: pl.Trainer | None) -> None:
         self._trainer = trainer
-        self._train, self._evaluation, self._ratio = _Carry(), _Carry(), RefreshRatio()
+        self._train, self._ratio = _Carry(), RefreshRatio()
+        self._evaluation: defaultdict[int, _Carry] = defaultdict(_Carry)  # by the loader's index
         carries = self.start == "carry"
         self._history = history_for(self.stale_state, self.burn_in_steps) if carries else None
         self._loads_of_state = self._loads_of_step = self._counter.loads  # when they were made
@@ -86,6 +90,7 @@ class TruncatedBPTT(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        _check(batch)
         self._refresh(trainer, pl_module)
         if self._history is not None and self._train.before(batch) is None:
             self._history.clear()
@@ -118,6 +123,12 @@ class TruncatedBPTT(pl.Callback):
             ranks, rank, carry = self._trainer.world_size, self._trainer.global_rank, state_dict["carry"]
             if len(carry) % ranks == 0:  # each rank its share, also where there were more or fewer of them
                 self._train = _Carry(carry.chunk(ranks)[rank].clone(), state_dict["position"])
+            else:
+                warnings.warn(
+                    f"the checkpoint's state of {len(carry)} lanes cannot be divided among {ranks} ranks: it starts"
+                    " from zeros",
+                    stacklevel=2,
+                )
         self._loads_of_state = self._counter.loads  # the weights were restored with it
 
     def _refresh(self, trainer: Any, pl_module: Any) -> None:
@@ -154,26 +165,27 @@ class TruncatedBPTT(pl.Callback):
             history.add_before(_on_device(trainer, segments[earlier]))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._evaluation = _Carry()
+        self._evaluation.clear()
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._give(self._evaluation, batch, pl_module)
+        _check(batch)
+        self._give(self._evaluation[dataloader_idx], batch, pl_module)
         if self.reset_every is not None:
             batch["is_first"] = _with_resets(batch, self.reset_every)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._evaluation.keep(outputs, batch)
+        self._evaluation[dataloader_idx].keep(outputs, batch)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
-    def _give(self, carry: "_Carry", batch: dict[str, Any], pl_module: pl.LightningModule) -> None:
+    def _give(self, carry: "_Carry", batch: Any, pl_module: pl.LightningModule) -> None:
         if self.start == "carry" and (state := carry.before(batch)) is not None:
             batch["carry"] = state.to(pl_module.device)
 
@@ -185,21 +197,62 @@ class _Carry:
         self.state, self.position = state, position
 
     def keep(self, outputs: Any, batch: dict[str, Any]) -> None:
-        if not isinstance(outputs, dict) or "carry" not in outputs:
-            raise TypeError("TruncatedBPTT: the step returned no outputs['carry'], the state (B, D) after the segment")
-        self.state = _full_precision(outputs["carry"].detach())
+        state = outputs.get("carry") if isinstance(outputs, Mapping) else None
+        if not isinstance(state, Tensor):
+            raise UserError(
+                "TruncatedBPTT: the step returned no outputs['carry'], the state (B, D) after the segment: return a"
+                " dict with it, {'loss': loss, 'carry': state}"
+            )
+        name, lanes = _lanes(batch)
+        if state.ndim != 2 or len(state) != lanes:
+            raise UserError(
+                f"TruncatedBPTT: the step returned outputs['carry'] of shape {tuple(state.shape)}, and batch[{name!r}]"
+                f" has {lanes} lanes: return one row a lane, ({lanes}, D); a state (layers, B, D) is one after"
+                " state.transpose(0, 1).flatten(1)"
+            )
+        self.state = _full_precision(state.detach())
         self.position = int(batch["position"]) if "position" in batch else None
 
     def before(self, batch: dict[str, Any]) -> Tensor | None:
         """The state that this batch starts from, if it continues the last batch with as many lanes."""
-        if self.state is None:
+        if self.state is None or (self.position is not None and batch.get("position") != self.position + 1):
             return None
-        continues = self.position is None or int(batch["position"]) == self.position + 1
-        return self.state if continues and _num_lanes(batch) == len(self.state) else None
+        if (lanes := _lanes(batch)[1]) == len(self.state):
+            return self.state
+        warnings.warn(
+            f"a batch of {lanes} lanes follows one of {len(self.state)}: their state starts from zeros. To carry it"
+            " takes batches of one size, such as a DataLoader's with drop_last=True",
+            stacklevel=2,
+        )
+        return None
 
 
-def _num_lanes(batch: dict[str, Any]) -> int:
-    return next(value.shape[0] for value in batch.values() if isinstance(value, Tensor) and value.ndim)
+def _check(batch: Any) -> None:
+    """Raise UserError for a batch that breaks the contract."""
+    if not isinstance(batch, MutableMapping):
+        raise UserError(
+            f"TruncatedBPTT: a batch is a {type(batch).__name__}, and the state enters with it, as batch['carry']: let"
+            " the data give a dict of tensors (B, ...), by a DataLoader's collate_fn for instance"
+        )
+    if not any(isinstance(value, Tensor) and value.ndim for value in batch.values()):
+        raise UserError(
+            f"TruncatedBPTT: a batch holds no tensor (B, ...) beside its entries {', '.join(map(repr, batch))}: it must"
+            " itself be the segment. Of several loaders at once, make one whose batches hold the lanes of all"
+        )
+    first, position = batch.get("is_first"), batch.get("position", 0)
+    if first is not None and not (isinstance(first, Tensor) and first.ndim == 2 and first.dtype == torch.bool):
+        raise UserError("TruncatedBPTT: batch['is_first'] must be a bool tensor (B, T): where an episode starts")
+    if isinstance(position, Tensor) and position.numel() != 1:
+        raise UserError(
+            f"TruncatedBPTT: batch['position'] has {position.numel()} entries: it must be one number, the batch's in"
+            " the stream; leave it out where each batch continues the one before"
+        )
+
+
+def _lanes(batch: Mapping[str, Any]) -> tuple[str, int]:
+    """The entry that says how many lanes a batch has, and their number."""
+    name = "is_first" if "is_first" in batch else next(n for n, v in batch.items() if isinstance(v, Tensor) and v.ndim)
+    return name, len(batch[name])
 
 
 def _full_precision(state: Tensor) -> Tensor:

@@ -122,6 +122,11 @@ class EpisodeDataModule(pl.LightningDataModule):
             if path is not None and options is not None:
                 collect_once(options, path)
 
+    def setup(self, stage: str) -> None:
+        """A new fit walks the stream from its beginning; a checkpoint's position replaces that."""
+        if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
+            self.position = 0
+
     @cached_property
     def source(self) -> Source:
         """The dataset."""

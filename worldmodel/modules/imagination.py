@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from worldmodel.agents.imagined_policy import Imagination, ImaginedPolicy
 from worldmodel.agents.trained import environments, read_trained
 from worldmodel.batch import Batch
+from worldmodel.callbacks import TruncatedBPTT, missing
 from worldmodel.envs.play import EpisodeReturns, play
 from worldmodel.errors import UserError, at_least
 from worldmodel.losses import lambda_returns
@@ -86,6 +87,15 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         self.register_buffer("returns_range", torch.zeros(()))
         self.imagined_return = MeanMetric()
         self.episode_returns: EpisodeReturns | None = None  # of the last validation or test
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What carries the world model's state, unless the Trainer has its own."""
+        return missing(self.trainer, TruncatedBPTT)
+
+    def on_validation_epoch_start(self) -> None:
+        self.imagined_return.reset()  # a fit cannot add to a tensor that `Trainer.validate` made, in inference mode
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def begin(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, T, Z) of a batch's frames, the states before (B, T, D) and after them, the carry (B, D)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -12,7 +12,8 @@ from torchmetrics import MeanMetric
 
 from worldmodel import losses
 from worldmodel.batch import Batch
-from worldmodel.errors import UserError
+from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT, missing
+from worldmodel.errors import UserError, at_least
 from worldmodel.model import DEFAULTS, Model
 from worldmodel.modules.line import LineFit
 from worldmodel.modules.objective import OBJECTIVES, Segment
@@ -20,11 +21,6 @@ from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.modules.sharding import check_can_shard, shard
 from worldmodel.modules.step_graph import Step, StepGraph, check_can_capture
 from worldmodel.rtrl import RTRL, Eligibility
-
-MUTABLE = (
-    "learning_rate", "weight_decay", "ema_decay", "open_loop_weight", "reward_weight", "continue_weight",
-    "consistency_weight", "anti_collapse_weight",
-)  # fmt: skip
 
 
 class WorldModel(Model, pl.LightningModule):
@@ -37,7 +33,8 @@ class WorldModel(Model, pl.LightningModule):
 
     The carry contract: `batch["carry"]` (B, D) holds the state before the segment (absent: zeros); the step returns
     `outputs["carry"]`, the state after it, and `outputs["h"]` (B, T, D). With exact gradients the carry of training is
-    wider: after the state it holds what the estimator needs.
+    wider: after the state it holds what the estimator needs. Every Trainer that runs the module gets TruncatedBPTT,
+    HiddenNormMonitor and RolloutEvaluation (RecallEvaluation for tokens), unless it has its own.
 
     Args:
         obs_dim: Number of entries of an observation: the vector, then the pixels of the images.
@@ -68,7 +65,10 @@ class WorldModel(Model, pl.LightningModule):
         model: The arguments of `model.Model`.
     """
 
-    mutable = MUTABLE
+    mutable = (
+        "learning_rate", "weight_decay", "ema_decay", "open_loop_weight", "reward_weight", "continue_weight",
+        "consistency_weight", "anti_collapse_weight",
+    )  # fmt: skip
     obs_weights: Tensor
 
     def __init__(
@@ -101,9 +101,7 @@ class WorldModel(Model, pl.LightningModule):
         self._compile, self._cuda_graph = compile, cuda_graph
         self._graph: StepGraph | None = None
         self._line = LineFit()
-        for name in ("open_loop_steps", "warmup_steps"):
-            if self.hparams[name] < 0:
-                raise UserError(f"model.{name} is {self.hparams[name]}: it must be at least 0")
+        at_least(0, "model.", open_loop_steps=open_loop_steps, warmup_steps=warmup_steps)
         if not learning_rate > 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
         self.objective = OBJECTIVES["innovation" if self.base is not None else model["objective"]](self.hparams)
@@ -118,7 +116,7 @@ class WorldModel(Model, pl.LightningModule):
         self.weights = self.objective.weights(self)
         # a NaN counts as infinite: by default it is left out, and a diverged model would look good
         names = "loss", *self.weights, *self.objective.reported
-        self.val_means = nn.ModuleDict({name: MeanMetric(nan_strategy=float("inf")) for name in names})
+        self.val_means: Any = nn.ModuleDict({name: MeanMetric(nan_strategy=float("inf")) for name in names})
 
     @classmethod
     def check(cls, arguments: Mapping[str, Any]) -> "WorldModel":
@@ -197,6 +195,18 @@ class WorldModel(Model, pl.LightningModule):
             self._line.measure(self)
             checkpoint["state_dict"]["base.shrinkage"] = self.base.shrinkage.clone()
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the means anew: a fit cannot add to tensors that `Trainer.validate` made, in its inference mode."""
+        for mean in self.val_means.values():
+            mean.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The callbacks that training and evaluation lean on, of each kind that the Trainer does not have yet."""
+        evaluation = RecallEvaluation if self.hparams["objective"] == "tokens" else RolloutEvaluation
+        return missing(self.trainer, HiddenNormMonitor, TruncatedBPTT, evaluation)
+
     def configure_model(self) -> None:
         mesh = self.device_mesh  # of the strategy fsdp2 alone
         if mesh is not None and not isinstance(self.encoder, FSDPModule):
@@ -233,7 +243,7 @@ class WorldModel(Model, pl.LightningModule):
     def _evaluation_step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         terms, h, carry = self.losses(batch)
         for name, value in {"loss": self.total(terms), **terms}.items():
-            metric = cast(MeanMetric, self.val_means[name])
+            metric = self.val_means[name]
             metric.update(value, weight=self.objective.count(batch))
             self.log(_key(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
         return {"carry": carry, "h": h}

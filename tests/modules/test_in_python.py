@@ -1,0 +1,119 @@
+"""What Lightning's users write: a Trainer, a model and data, and one call behind the other in a session."""
+
+from itertools import pairwise
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from worldmodel import EpisodeDataModule, WorldModel
+from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT
+
+SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12, "open_loop_steps": 4}
+SESSION = ("fit", "test", "fit", "validate", "fit", "predict", "fit")
+
+
+class Steps(pl.Callback):
+    """What the training steps were given and returned; saves a checkpoint after the seventh."""
+
+    def __init__(self, path=None):
+        self.positions, self.given, self.returned, self.path = [], [], [], path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.positions.append(batch["position"])
+        self.given.append(batch["carry"].clone() if "carry" in batch else None)
+        self.returned.append(outputs["carry"].clone())
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 7 and self.path:
+            trainer.save_checkpoint(self.path)
+
+
+class Few(RolloutEvaluation):
+    """A user's own, which is enough."""
+
+    def __init__(self):
+        super().__init__(max_episodes=1, multiples=[1])
+
+
+def trainer_with(*callbacks, steps=12, **options):
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
+    return pl.Trainer(accelerator="cpu", max_steps=steps, callbacks=[*callbacks], **{**quiet, **options})
+
+
+def small(data, **options):
+    pl.seed_everything(0, verbose=False)
+    return WorldModel(data.obs_dim, data.action_dim, **{**SMALL, **options})
+
+
+def kinds(trainer):
+    return sorted(type(callback).__name__ for callback in trainer.callbacks)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_plain_trainer_carries_the_state_evaluates_and_resumes(toy_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = EpisodeDataModule(toy_data, steps=8, lanes=3)
+    whole, rest, model = Steps(tmp_path / "7.ckpt"), Steps(), small(data)
+    trainer = trainer_with(whole, log_every_n_steps=4)
+    trainer.fit(model, data)
+    assert kinds(trainer) == ["HiddenNormMonitor", "RolloutEvaluation", "Steps", "TruncatedBPTT"]
+    assert whole.positions == list(range(12)) and whole.given[0] is None
+    assert all(torch.equal(after, before) for after, before in zip(whole.returned, whole.given[1:], strict=False))
+    assert {"rollout/nmse@8", "rollout/linear@8", "hidden/norm_mean"} <= trainer.callback_metrics.keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["7.ckpt"], "without a logger there is no folder for pictures"
+    resumed = small(data)
+    trainer_with(rest).fit(resumed, data, ckpt_path=tmp_path / "7.ckpt", weights_only=True)
+    assert rest.positions == [*range(7, 12)] and torch.equal(rest.given[0], whole.returned[6])
+    assert torch.equal(weights(resumed), weights(model))
+
+
+def test_the_user_s_own_callbacks_stay_and_none_is_doubled(toy_data):
+    data, own = EpisodeDataModule(toy_data, steps=8, lanes=3), (Few(), TruncatedBPTT("zero"), Steps())
+    trainer = trainer_with(*own, steps=2)
+    trainer.fit(small(data), data)
+    trainer.validate(small(data), data, verbose=False)
+    assert kinds(trainer) == ["Few", "HiddenNormMonitor", "Steps", "TruncatedBPTT"]
+    assert all(any(callback is kept for kept in trainer.callbacks) for callback in own)
+    assert own[2].given == [None, None]
+
+
+def test_a_model_of_tokens_is_asked_to_recall():
+    model = WorldModel(3, 1, objective="tokens")
+    model.trainer = trainer_with()
+    assert [type(c) for c in model.configure_callbacks()] == [HiddenNormMonitor, TruncatedBPTT, RecallEvaluation]
+
+
+def test_without_episodes_it_is_said_that_nothing_is_rolled_out(toy_data):
+    data = EpisodeDataModule(toy_data, steps=8, lanes=3)
+    with pytest.warns(UserWarning, match="RolloutEvaluation measures nothing.*EpisodeDataModule"):
+        trainer_with(steps=1).fit(small(data), DataLoader([next(iter(data.train_dataloader()))], batch_size=None))
+
+
+@pytest.mark.parametrize(("first", "second"), [*pairwise(SESSION)])
+def test_calls_follow_each_other_in_a_session(toy_data, first, second):
+    """Each does what it does in a session of its own, whatever mode the one before it ran in."""
+    data = EpisodeDataModule(toy_data, steps=8, lanes=3)
+    alone, behind, model, steps = [], [], small(data), Steps()
+
+    def call(name, model, data, to):
+        trainer = trainer_with(Few(), steps, steps=3)
+        getattr(trainer, name)(model, datamodule=data)
+        to.append({n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith(("val/", "test/"))})
+
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    call(first, model, data, [])
+    model.load_state_dict(state)
+    steps.positions.clear()
+    call(second, model, data, behind)
+    fresh = small(data)
+    fresh.load_state_dict(state)
+    positions = steps.positions.copy()
+    steps.positions.clear()
+    call(second, fresh, EpisodeDataModule(toy_data, steps=8, lanes=3), alone)
+    assert alone == behind and positions == steps.positions == ([0, 1, 2] if second == "fit" else [])
+    assert torch.equal(weights(model), weights(fresh))
