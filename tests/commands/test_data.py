@@ -96,6 +96,10 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
             break
 
 
+def test_compact_of_a_name_that_no_file_has(worldmodel):
+    assert "cannot be read: File name too long" in one_line(worldmodel("data", "compact", "n" * 300))
+
+
 def test_what_is_there_twice_is_refused(worldmodel, tmp_path):
     path = test_hdf5.write_d4rl(tmp_path / "d.hdf5", MANY)
     assert worldmodel("data", "convert", path, "--out", "out").returncode == 0

@@ -172,6 +172,8 @@ def test_a_cache_that_cannot_be_written_is_named(mixed, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cache .*file/mixed-\w+/\w+ cannot be written .*--data.cache_dir"):
         _ = EpisodeDataModule(mixed, memory_gb=0, cache_dir=tmp_path / "file").splits
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        _ = EpisodeDataModule(mixed, memory_gb=0, cache_dir=tmp_path / ("n" * 300)).splits
 
 
 def test_caches_of_other_keys_stay(mixed):

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 from memory import box, episodes_of
 
-from worldmodel import EpisodeDataModule
+from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.data.check import check_episodes
 from worldmodel.data.episode import Episode
 from worldmodel.data.readers import open_source
 from worldmodel.data.writer import EpisodeWriter
+from worldmodel.evaluation.curves import horizon_curves
 from worldmodel.evaluation.rollouts import Ruler
+from worldmodel.evaluation.selection import RolloutOptions
+from worldmodel.evaluation.shortfall import shortfalls
+from worldmodel.experiments.result import horizon_lines
 
 WAVE = np.sin(np.arange(50.0))[:, None]
 FINE = {
@@ -61,3 +65,13 @@ def test_where_nothing_varies_no_error_is_defined():
     still = episodes_of(np.full((20, 2), 3.0), np.zeros((20, 1)), [9, 9])
     truth = np.zeros((4, 5, 2))
     assert np.isnan(Ruler(still).error(truth[:, :1], truth)).all() and Ruler(still).error(truth, truth).shape == (4, 5)
+
+
+def test_no_model_is_judged_by_errors_that_are_not_defined(tmp_path):
+    data = EpisodeDataModule(write(tmp_path / "d", FINE), observations=["far away"])
+    model = WorldModel(1, 1, latent_dim=4, hidden_dim=6, width=8).eval()
+    curves = horizon_curves(model, data.splits["val"], 8, RolloutOptions(burn_in=4))
+    assert np.isnan(curves.nmse).all() and np.isnan(curves.copy_last).all()
+    assert curves.crossing is None and not shortfalls(curves)
+    (line,) = horizon_lines(curves)
+    assert line.startswith("the error is not defined")

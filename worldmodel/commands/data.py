@@ -12,6 +12,7 @@ from rich.text import Text
 from worldmodel.arguments import Parser, fail
 from worldmodel.data.check import Finding, check_episodes
 from worldmodel.data.episode import Source
+from worldmodel.data.files import check_readable
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.readers import FORMATS, Alignment, open_source
@@ -193,7 +194,7 @@ def _provenance(source: Source, arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def _compact(arguments: argparse.Namespace) -> None:
-    if arguments.path.exists() and not (arguments.path / MANIFEST).exists():
+    if check_readable(arguments.path).exists() and not (arguments.path / MANIFEST).exists():
         raise UserError(
             f"{arguments.path} is no dataset of this program, the only kind that can be compacted:"
             " convert it with `worldmodel data convert`"

@@ -74,7 +74,7 @@ def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None
     stamp |= {"source": source.fingerprint}
     if (cached := _open_cache(cache, stamp, layout)) is not None:
         return cached
-    if (cache / _digest(stamp) / INDEX).exists():
+    if os.path.exists(cache / _digest(stamp) / INDEX):  # of a name that is too long, Path.exists raises
         log.warning("the cache %s was changed or damaged: it is not used", cache / _digest(stamp))
     table = _Table(layout)
     stream = source.episodes()

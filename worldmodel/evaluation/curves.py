@@ -40,7 +40,7 @@ class HorizonCurves:
     @property
     def crossing(self) -> int | None:
         """The first horizon at which the model's error passes the threshold; None: nowhere."""
-        above = np.flatnonzero(~(self.nmse <= self.threshold))
+        above = np.flatnonzero(self.nmse > self.threshold)
         return int(self.horizon[above[0]]) if len(above) else None
 
     def metrics(self, horizons: Iterable[int]) -> dict[str, float]:

@@ -51,7 +51,8 @@ class Shortfall:
 
 def shortfalls(curves: HorizonCurves) -> list[Shortfall]:
     """As few baselines as show every horizon at which the model is not ahead of all; the most telling first."""
-    lost = {name: np.flatnonzero(~(curves.nmse < errors)) for name, errors in curves.baselines.items()}
+    behind = {name: ~(curves.nmse < errors) & ~np.isnan(errors) for name, errors in curves.baselines.items()}
+    lost = {name: np.flatnonzero(at) for name, at in behind.items()}
     found, shown = [], np.zeros(0, int)
     while new := max(((len(np.setdiff1d(at, shown)), name) for name, at in lost.items()), default=None):
         number, name = new

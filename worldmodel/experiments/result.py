@@ -143,6 +143,8 @@ def recall_table(recalled: RecallScores, steps: int) -> Table:
 def horizon_lines(curves: HorizonCurves) -> list[str]:
     """How far the model can be trusted, and what was measured."""
     last = int(curves.horizon[-1])
+    if np.isnan(curves.nmse).all():
+        return ["the error is not defined: no entry of the observations varies as far as float32 can tell"]
     crosses = f"stays below {curves.threshold:g} up to horizon {last}, the longest measured"
     if curves.crossing is not None:
         crosses = f"crosses {curves.threshold:g} at horizon {curves.crossing}"
