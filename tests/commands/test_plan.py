@@ -63,6 +63,20 @@ def test_plays_beside_random_actions_and_the_data(cartpole_run, capsys):
         assert sum(shown) == int(rows[0]["steps"]) * min(shown) and film.size == (300, 200)
 
 
+def test_it_is_said_why_the_returns_of_the_data_are_not_shown(cartpole_run, capsys):
+    config = cartpole_run / "config.yaml"
+    for text, why in (
+        ("data: {path: nowhere}", "no dataset at nowhere: it does not exist"),
+        ("data: 3", "is not the configuration of a run"),
+        (None, "has no config.yaml of its run beside it"),
+    ):
+        config.unlink() if text is None else config.write_text(text)
+        main(["plan", "--ckpt", "run", *FEW, "--no_film"])
+        printed = capsys.readouterr().out
+        assert "the data " not in printed.split("without")[0] and "without the returns of the data: " in printed
+        assert why in printed
+
+
 def test_the_same_seed_plays_the_same_and_a_goal_counts(cartpole_run):
     returns = {}
     for name, options in {"a": [], "b": [], "goal": ["--goal", "2.0,0.1"], "mppi": ["--planner", "mppi"]}.items():

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from worldmodel.agents.agent import Chooser, ModelAgent
 from worldmodel.agents.imagined_policy import ImaginedPolicy, rebuilt_policy
@@ -87,6 +88,30 @@ def read_trained(path: Path) -> Trained:
     model = policy.world if policy else rebuilt(arguments, checkpoint["state_dict"], path).requires_grad_(False)
     layout = Layout(data["observation_space"], data["action_space"])
     return Trained(path, model, layout, data["env_id"], data.get("collect") or {}, own, policy)
+
+
+def check_env(trained: Trained, named: str | None, how: str) -> str:
+    """The environment to act in: the one that the user named, else that of the model's data.
+
+    Args:
+        trained: the model that will act.
+        named: by the user.
+        how: the user trusts the checkpoint's own environment.
+
+    Raises:
+        UserError: if to make it would import what the checkpoint names.
+    """
+    settings, env_id = trained.collected, named or trained.env_id
+    if named is None and ":" in env_id:
+        raise UserError(
+            f"{trained.path} names the environment {env_id}, which imports Python code: where you trust it, {how}"
+        )
+    kwargs = settings.get("env_kwargs") if settings.get("env_id") == env_id else None
+    if ":" in str(list(tree_leaves(kwargs or {}))):
+        raise UserError(
+            f"{trained.path} makes {env_id} with {kwargs}, which may import Python code: where you trust it, {how}"
+        )
+    return env_id
 
 
 def environments(

@@ -5,8 +5,10 @@ import sys
 from argparse import HelpFormatter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from lightning.pytorch import Trainer
 from rich.console import Console
 
@@ -24,8 +26,10 @@ from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
+from worldmodel.runs.config import read_config
 from worldmodel.runs.folder import check_free, file_name, new_folder
 
+TAKEN = ("data", "model", "tbptt", "rollout", "seed_everything", "threads", "matmul_precision")  # of a run's options
 INSTEAD = {  # of options of fit
     "--ckpt_path": "the trained model is named with --ckpt RUN",
     "--run_dir": "the folder is chosen with --out DIR",
@@ -39,15 +43,17 @@ def main(argv: list[str]) -> None:
     if options.out is not None:
         check_free(options.out, "--out")  # before minutes of measuring
     checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
-    fit = ["fit", *(word for path in _configs(options.config, checkpoint) for word in ("--config", path)), *rest]
-    with training_errors(fit):
-        cli = DiagnoseCLI(fit, checkpoint)
-        batches = first_batches(cli.datamodule, options.batches)
-        model = cli.model.eval()
-        rule = model.hparams["rule"]
-        trained = {} if checkpoint is None else {"curves": cli.curves(), "cause": cause_of(checkpoint, model)}
-        diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"], **trained)
-        folder = new_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
+    with TemporaryDirectory() as temporary:
+        configs = options.config or [_as_data(find_checkpoint(options.ckpt), Path(temporary))]
+        fit = ["fit", *(word for path in configs for word in ("--config", path)), *rest]
+        with training_errors(fit):
+            cli = DiagnoseCLI(fit, checkpoint)
+            batches = first_batches(cli.datamodule, options.batches)
+            model = cli.model.eval()
+            rule = model.hparams["rule"]
+            trained = {} if checkpoint is None else {"curves": cli.curves(), "cause": cause_of(checkpoint, model)}
+            diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"], **trained)
+            folder = new_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
     weights = "first weights" if checkpoint is None else str(checkpoint)
     write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -70,7 +76,7 @@ def parser() -> Parser:
         "--config",
         action="append",
         metavar="CONF",
-        help="Configuration, as for fit. Default: that of the run of --ckpt.",
+        help="Configuration, as for fit. Default: data and model of the run of --ckpt.",
     )
     add("--ckpt", type=Path, metavar="P", help="Folder of a run, or a checkpoint. Default: a new model.")
     add("--batches", type=int, default=8, metavar="N", help="Consecutive training batches. Default: %(default)s.")
@@ -156,10 +162,11 @@ def _check(options: Any, rest: list[str]) -> None:
             raise UserError(f"{option} is no option of diagnose: {INSTEAD[option]}")
 
 
-def _configs(given: list[str] | None, checkpoint: Path | None) -> list[str]:
-    """The given configurations, or that of the run that the checkpoint lies in."""
-    if given or checkpoint is None:
-        return given or []
-    if (path := config_of(checkpoint)) is not None:
-        return [str(path)]
-    raise UserError(f"{checkpoint} has no config.yaml of its run beside it: say which model and data with --config")
+def _as_data(checkpoint: Path, folder: Path) -> str:
+    """A file in the folder with those options of the checkpoint's run that name no code."""
+    instead = "say which model and data with --config"
+    if (config := read_config(checkpoint, instead)) is None:
+        raise UserError(f"{checkpoint} has no config.yaml of its run beside it: {instead}")
+    taken = {name: config[name] for name in TAKEN if name in config} | {"trainer": {"accelerator": "cpu", "devices": 1}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(taken))
+    return str(folder / "config.yaml")

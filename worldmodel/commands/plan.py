@@ -7,13 +7,12 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from worldmodel.agents.agent import Chooser
 from worldmodel.agents.planner import METHODS
-from worldmodel.agents.trained import Trained, environments, read_trained
+from worldmodel.agents.trained import Trained, check_env, environments, read_trained
 from worldmodel.arguments import Parser
 from worldmodel.commands.collect import entries_or_keys
 from worldmodel.data.readers import open_source
@@ -21,7 +20,8 @@ from worldmodel.durable import whole_file
 from worldmodel.envs.play import EpisodeReturns, Film, play
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.errors import UserError, at_least, choose
-from worldmodel.runs.checkpoint import config_of, find_checkpoint
+from worldmodel.runs.checkpoint import find_checkpoint
+from worldmodel.runs.config import read_config
 from worldmodel.runs.display import Display
 from worldmodel.runs.folder import file_name, new_folder
 from worldmodel.statistics import t_interval
@@ -41,6 +41,8 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(options.threads)
     trained = read_trained(find_checkpoint(options.ckpt))
     env_id = options.env or trained.env_id
+    if not options.trust:
+        check_env(trained, options.env, "add --trust, or name another with --env")
     options.planner = options.planner or ("cem" if trained.policy is None else ACTOR)
     returns, film = _play(trained, env_id, options, _chooser(trained, options))
     folder = new_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
@@ -48,7 +50,10 @@ def main(argv: list[str]) -> None:
     if film is not None and film.frames:
         film.save(folder / "film.gif")
         files.append("film.gif")
-    _print(returns, data_returns(trained), f"{env_id}, {options.planner}, {options.episodes} episodes")
+    known, unknown = data_returns(trained)
+    _print(returns, known, f"{env_id}, {options.planner}, {options.episodes} episodes")
+    if unknown:
+        print(f"without the returns of the data: {unknown}")
     if film is not None and film.problem:
         print(f"no film: {film.problem}")
     print(f"files: {', '.join(files)}")
@@ -98,16 +103,18 @@ def _longest(env_id: str, episodes: int) -> int | None:
     return None if spec is None or spec.max_episode_steps is None else episodes * spec.max_episode_steps
 
 
-def data_returns(trained: Trained) -> np.ndarray | None:
-    """The returns (E,) of the episodes that the model was trained on; None if they cannot be read."""
-    config = config_of(trained.path)
-    if config is None:
-        return None
+def data_returns(trained: Trained) -> tuple[np.ndarray | None, str | None]:
+    """The returns (E,) of the episodes that the model was trained on; where they cannot be read None, and why."""
     try:
-        path = Path(yaml.safe_load(config.read_text())["data"]["path"])
-        return np.array([episode.rewards.sum() for _, episode in open_source(path).episodes()], np.float64)
-    except (UserError, OSError, LookupError, TypeError, yaml.YAMLError):
-        return None
+        config = read_config(trained.path, "train it with this version of the program")
+        if config is None:
+            return None, f"{trained.path} has no config.yaml of its run beside it"
+        data = config["data"]
+        how = {name: data.get(name) for name in ("format", "alignment", "schema")}
+        episodes = open_source(Path(data["path"]), **how).episodes()
+        return np.array([episode.rewards.sum() for _, episode in episodes], np.float64), None
+    except (UserError, OSError, TypeError) as error:
+        return None, str(error)
 
 
 def _write(path: Path, played: dict[str, EpisodeReturns]) -> str:
@@ -149,6 +156,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="Folder of a run, or a checkpoint.")
     add("--env", default=None, metavar="ID", help="Environment to act in. Default: that of the data.")
+    add("--trust", action="store_true", help="Import what the checkpoint names for its environment, such as module:ID.")
     add("--episodes", type=int, default=20, metavar="N", help="Number of episodes.")
     how = "Search method, or actor, the policy of a run of `imagine`. Default: the actor if there is one, else cem."
     add("--planner", default=None, metavar="|".join(CHOOSERS), help=how)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from rich.console import Console
 
 from worldmodel.data.episodes import Episodes
@@ -23,7 +22,8 @@ from worldmodel.experiments.result import horizon_lines, horizon_table, print_fr
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
-from worldmodel.runs.checkpoint import config_of, find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.config import read_config
 from worldmodel.runs.folder import file_name, new_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     data.prepare_data()
     model, rule = _model(path, data)
     split, episodes = _split(data, arguments.split)
-    seed = f"-s{config['seed_everything']}" if config else ""
-    name, source = f"{rule}-{file_name(data.env_id)}{seed}", data.path
+    seed = f"-s{config['seed_everything']}" if "seed_everything" in config else ""
+    name, source = file_name(f"{rule}-{data.env_id}{seed}"), data.path
     if split == "test" and data.test_path:
         source = data.test_path
     of_split = f"of the {len(episodes)} episodes of the {split} split of {source}"
@@ -105,7 +105,7 @@ def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
     if given.ckpt is None:
         raise UserError("rollout needs a trained model: give --ckpt RUN, a run's folder or a checkpoint")
     path = find_checkpoint(given.ckpt)
-    config = _config_of(path)
+    config = read_config(path, "say which data with --data PATH")
     known = config["data"] if config else {"steps": _trained_steps(path)}
     if given.data.path is not None:
         known = {key: value for key, value in known.items() if key not in OF_ONE_DATASET}
@@ -136,19 +136,6 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"the data options of the run's config.yaml are of another version: {error}") from error
     return parser
-
-
-def _config_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The configuration of the run that a checkpoint lies in, or None."""
-    path = config_of(checkpoint)
-    if path is None:
-        return None
-    try:
-        config = yaml.safe_load(path.read_text())
-        _ = config["data"]["path"], config["seed_everything"]
-        return config
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is not the configuration of a run: say which data with --data PATH") from error
 
 
 def _trained_steps(path: Path) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from worldmodel.agents.imagined_policy import Imagination, ImaginedPolicy
-from worldmodel.agents.trained import environments, read_trained
+from worldmodel.agents.trained import check_env, environments, read_trained
 from worldmodel.batch import Batch
 from worldmodel.callbacks import TruncatedBPTT, missing
 from worldmodel.envs.play import EpisodeReturns, play
@@ -49,6 +49,7 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         lr_schedule: Constant, or a cosine to a hundredth over the planned steps.
         warmup_steps: Steps over which the learning rate rises linearly.
         episodes: Episodes in the real environment, in validation and in test.
+        trust: Import what the world model's checkpoint names for that environment, such as module:ID.
     """
 
     returns_range: Tensor
@@ -70,6 +71,7 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         lr_schedule: Schedule = "cosine",
         warmup_steps: int = 100,
         episodes: int = 20,
+        trust: bool = False,
     ) -> None:
         at_least(1, "model.", horizon=horizon, starts=starts, episodes=episodes)
         if not 0 <= discount < 1:
@@ -77,8 +79,10 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         trained = read_trained(find_checkpoint(Path(world)))
         if trained.policy is not None:
             raise UserError(f"model.world {world} is a run of `imagine`: give the run of its world model")
+        if not trust:
+            check_env(trained, None, "give --model.trust true")
         super().__init__(trained.model, trained.layout.action_space, width, depth, discount)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["trust"])  # the word of the user, not of a checkpoint
         self.hparams["rule"] = trained.arguments["rule"]
         self.hparams["world_arguments"] = dict(trained.arguments)  # so that a checkpoint needs no other run to act
         self.hparams["action_space"] = dict(trained.layout.action_space)

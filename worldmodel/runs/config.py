@@ -1,0 +1,36 @@
+"""The configuration in a run's folder, read as data: the run may be a stranger's."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from worldmodel.errors import UserError
+from worldmodel.runs.checkpoint import config_of
+
+RUNS = ("collect", "test_collect")  # of the data: environments and policies, whose Python code a collection runs
+
+
+def read_config(checkpoint: Path, instead: str) -> dict[str, Any] | None:
+    """The configuration of the run that a checkpoint belongs to, without what to collect; None if there is none.
+
+    Nothing that it names may be imported: take single options of it, never `trainer`, which names classes.
+
+    Args:
+        checkpoint: a file.
+        instead: what the user can do without it, for the error.
+
+    Raises:
+        UserError: if the file is not the configuration of a run.
+    """
+    path = config_of(checkpoint)
+    if path is None:
+        return None
+    try:
+        config = yaml.safe_load(path.read_text())
+        _ = config["data"]["path"]
+        # a key may go on behind the name: jsonargparse reads `collect.policy` too
+        config["data"] = {key: value for key, value in config["data"].items() if not key.startswith(RUNS)}
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not the configuration of a run: {instead}") from error
+    return config
