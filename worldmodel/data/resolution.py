@@ -16,6 +16,8 @@ class Resolution:
 
     def __init__(self, leaf: Json) -> None:
         self.watched = leaf["type"] == "Box" and image_shape(leaf) is None
+        self.waiting: list[np.ndarray] = []  # to be taken together, since each time takes long
+        self.rows = 0  # of these
         self.first: np.ndarray | None = None
         self.count, self.jitter = 0, 0.0
         self.sums = np.zeros((3, 1))  # of the difference to the first, its square, and that of what float32 loses
@@ -24,7 +26,13 @@ class Resolution:
         """Take values (N, ...) of an episode; rows that are not finite are left out."""
         if not self.watched or not values.size:
             return
-        values = values.reshape(len(values), -1)[:: max(1, len(values) // ROWS)]
+        self.waiting.append(values.reshape(len(values), -1)[:: max(1, len(values) // ROWS)].copy())
+        self.rows += len(self.waiting[-1])
+        if self.rows >= ROWS:
+            self._take()
+
+    def _take(self) -> None:
+        values, self.waiting, self.rows = np.concatenate(self.waiting), [], 0
         whole = values.dtype.kind in "biu"  # float64 does not hold all of them
         exact = values.astype(np.longdouble if whole else np.float64)
         with np.errstate(over="ignore"):  # what becomes infinite is reported as such
@@ -40,6 +48,8 @@ class Resolution:
 
     def unresolved(self) -> dict[int, str]:
         """Entry -> how it varies, of the entries of which a model would see too little."""
+        if self.waiting:
+            self._take()
         if self.first is None:
             return {}
         mean, square, lost = self.sums / self.count
