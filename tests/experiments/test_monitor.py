@@ -8,7 +8,7 @@ import torch
 import yaml
 from faults.same_run import differences
 
-from worldmodel.callbacks.early_stopping import EarlyStopping
+from worldmodel.callbacks.early_stopping import EarlyStopping, used_up
 from worldmodel.cli import main
 from worldmodel.experiments.monitor import mode_of
 from worldmodel.experiments.world_model import TrainingCLI
@@ -89,6 +89,45 @@ def test_the_free_run_chooses_the_checkpoint_and_ends_the_fit(fit, capsys):
     said = capsys.readouterr().out
     assert "has not improved in 3 validations" in said and f"at step {first})" in said, "the count goes on"
     assert not differences(run, fit("whole", *more))
+
+
+def test_a_fit_that_lightnings_callback_ended_is_finished(fit, capsys):
+    callback = [
+        "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping",
+        "--trainer.callbacks.monitor=val/loss",
+    ]
+    never = ["--trainer.callbacks.min_delta", "1e9", "--trainer.callbacks.patience", "1"]
+    run = fit("run", *callback, *never)
+    last = run / "checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 10
+    with pytest.raises(SystemExit) as end:
+        fit("run", *callback, *never, "--resume")
+    assert end.value.code == 0 and "finished: EarlyStopping among trainer.callbacks" in capsys.readouterr().out
+
+
+def test_a_fit_whose_time_is_used_up_is_finished():
+    checkpoint = {"callbacks": {"Timer": {"time_elapsed": {"train": 60.0}}}}
+    assert "its time, trainer.max_time, is used up; raise it" in (used_up([], "00:00:01:00", checkpoint) or "")
+    assert used_up([], "00:00:01:01", checkpoint) is used_up([], None, checkpoint) is None
+
+
+def test_the_best_weights_are_those_of_the_file_after_a_stop_too(fit, capsys):
+    """The validation of a stop in mid-epoch may save best.ckpt, which the run that goes on would not have made."""
+    highest = ["--checkpoint_mode", "max"]  # of losses that fall
+    run = fit("run", *highest, "--trainer.max_steps", 3)
+    fit("run", *highest, "--trainer.max_epochs", 1, "--resume")
+    assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 3
+    assert capsys.readouterr().out.count("at step 3\n") == 2
+
+
+def test_what_cannot_be_written_is_left_out_of_the_config(fit):
+    run = fit("run", "--trainer.max_steps", 1, "--trainer.callbacks+=faults.stops.Calls")
+    fit("again", "--config", run / "config.yaml")  # has the default again
+
+
+def test_a_rate_that_config_yaml_would_not_have_is_refused(mistake):
+    said = mistake("--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateFinder")
+    assert "LearningRateFinder sets a rate" in said and "give --model.learning_rate" in said
 
 
 def test_a_fit_that_stops_in_mid_epoch_goes_on_in_that_epoch(fit):

@@ -1,7 +1,8 @@
-"""Callbacks, as users write them, that end a fit."""
+"""Callbacks, as users write them, most of which end a fit."""
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -47,3 +48,13 @@ class DieInValidation(pl.Callback):
     def on_validation_start(self, trainer: Any, *arguments: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Calls(pl.Callback):
+    """Calls a function, which no YAML can hold."""
+
+    def __init__(self, function: Callable[[], None] = lambda: None) -> None:
+        self.function = function
+
+    def on_train_start(self, *arguments: Any) -> None:
+        self.function()

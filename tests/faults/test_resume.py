@@ -96,6 +96,21 @@ def test_resume_begins_and_ends_by_itself(config, tmp_path):
     assert "model.hidden_dim is 11, in the checkpoint 10" in one_line(other)
 
 
+def test_a_refused_start_leaves_nothing_and_only_a_run_is_resumed(config, tmp_path):
+    arguments = ["fit", "--config", config, "--experiment", "x", "--rollout.max_episodes", "1"]
+    assert run([*arguments, "--trainer.max_steps", "3"], tmp_path).returncode == 0
+    one_line(run([*arguments, "--trainer.gradient_clip_algorithm", "foo"], tmp_path))  # as the Trainer is made
+    one_line(run([*arguments, "--rollout.free_run", "1000"], tmp_path))  # as the fit starts
+    one_line(run([*arguments, "--run_dir", "own", "--rollout.free_run", "1000"], tmp_path))
+    only = [path.name for path in (tmp_path / "runs" / "x").iterdir()]
+    assert len(only) == 1 and not (tmp_path / "own").exists()
+    smoke = run([*arguments, "--trainer.fast_dev_run", "true"], tmp_path)
+    assert smoke.returncode == 0, smoke.stderr
+    assert "leave out --resume" in one_line(run([*arguments, "--trainer.fast_dev_run", "true", "--resume"], tmp_path))
+    process = run([*arguments, "--trainer.max_steps", "4", "--resume"], tmp_path)
+    assert f"resume: from runs/x/{only[0]}/checkpoints/last.ckpt" in process.stdout, process.stderr
+
+
 @pytest.mark.fault(19)
 def test_a_dataset_that_was_replaced_is_refused(config, toy_data, tmp_path, seen):
     data = tmp_path / "data"

@@ -17,9 +17,14 @@ def alone_in(tmp_path, monkeypatch):
 def test_a_name_that_is_taken_gets_a_number_and_the_newest_is_found(tmp_path, monkeypatch):
     folders = [new_folder("x", "run", None) for _ in range(3)]
     assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
-    (tmp_path / "runs" / "x" / "run-10").mkdir()
-    (tmp_path / "runs" / "x" / "run-other").mkdir()
-    assert find_run(folders[0].parent, "run", None).name == "run-10"
+    runs = folders[0].parent
+    for name, file in {"run-9": "config.yaml", "run-10": "checkpoints/last.ckpt", "run-11": ".lock"}.items():
+        (runs / name / file).parent.mkdir(parents=True)
+        (runs / name / file).touch()
+    (runs / "run-other").mkdir()
+    assert find_run(runs, "run", None).name == "run-10", "a folder without a run is passed over"
+    (runs / "run-10" / "checkpoints" / "last.ckpt").unlink()
+    assert find_run(runs, "run", None).name == "run-9"
     assert find_run(folders[0].parent, "none", None) is None
     assert find_run(folders[0].parent, "run", tmp_path / "nowhere") is None
     monkeypatch.setenv("RANK", "1")

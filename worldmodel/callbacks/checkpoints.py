@@ -200,16 +200,25 @@ class BestCheckpoint(ModelCheckpoint):
         return {"score": score, "step": self.best_step} if self.best_model_path else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        path = Path(str(self.dirpath), "best.ckpt")
-        if path.is_file():  # it may be of a later step than the checkpoint, such as the last of a fit that ended
-            with suppress(UserError):
-                state_dict = read_checkpoint(path)["callbacks"].get(self.state_key, state_dict)
         if "score" not in state_dict:
             return
-        self.best_model_path = self.kth_best_model_path = str(path)
+        self.best_model_path = self.kth_best_model_path = str(self._path)
         self.best_model_score = self.kth_value = state_dict["score"]
         self.best_k_models = {self.best_model_path: state_dict["score"]}
         self.best_step = state_dict["step"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the state that best.ckpt has of itself: it may be of a later step, such as the last of a fit."""
+        if self._path.is_file():
+            with suppress(UserError):
+                own = read_checkpoint(self._path)["callbacks"]
+                checkpoint["callbacks"] |= {key: own[key] for key in (self.state_key,) if key in own}
+
+    @property
+    def _path(self) -> Path:
+        return Path(str(self.dirpath), "best.ckpt")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:

@@ -1,10 +1,12 @@
 """Ends a fit whose validations no longer improve."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch import callbacks as lightning
 
 from worldmodel.callbacks.metrics import logged
 from worldmodel.errors import UserError, at_least
@@ -31,6 +33,26 @@ class StoppingOptions:
         at_least(0, "early_stopping.", min_delta=self.min_delta)
         if self.patience is None and self.monitor is not None:
             raise UserError(f"early_stopping.monitor is {self.monitor}: say with early_stopping.patience when to stop")
+
+
+def used_up(callbacks: Iterable[Any], max_time: Any, checkpoint: dict[str, Any]) -> str | None:
+    """A message if Lightning's own callbacks, among them that of trainer.max_time, had ended the checkpoint's fit."""
+    timers = [] if max_time is None else [lightning.Timer(max_time)]
+    for callback in [*timers, *callbacks]:
+        if (state := checkpoint["callbacks"].get(callback.state_key)) is None:
+            continue
+        if isinstance(callback, lightning.Timer):
+            callback.load_state_dict(state)
+            if (left := callback.time_remaining()) is not None and left <= 0:
+                return "the checkpoint's run is finished: its time, trainer.max_time, is used up; raise it to go on"
+        elif isinstance(callback, lightning.EarlyStopping) and (
+            state["stopped_epoch"] or state["wait_count"] >= state["patience"]
+        ):
+            return (
+                "the checkpoint's run is finished: EarlyStopping among trainer.callbacks ended it; leave it out to go"
+                " on. --early_stopping.patience does the same, and can be raised"
+            )
+    return None
 
 
 class EarlyStopping(pl.Callback):

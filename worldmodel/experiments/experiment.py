@@ -1,26 +1,26 @@
 """`fit`, `validate` and `test`, whatever is trained: a run's folder, loggers, checkpoints, resume."""
 
+import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import Callback, LearningRateFinder
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from worldmodel.arguments import explain, fail
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO
-from worldmodel.callbacks.early_stopping import StoppingOptions
+from worldmodel.callbacks.early_stopping import StoppingOptions, used_up
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.metrics import LOGGED
-from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
-from worldmodel.experiments.loggers import WandbMode, define_metrics, make_loggers
+from worldmodel.experiments.loggers import WandbMode, make_loggers
 from worldmodel.experiments.monitor import early_stopping
+from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.runs.checkpoint import check_arguments, find_checkpoint, finished, newest_whole, read_checkpoint
 from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
 
@@ -45,35 +45,6 @@ class ExperimentParser(LightningArgumentParser):
         return [*options, *self.further_keys]
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's folder, and the same configuration to every logger that takes one.
-
-    Args:
-        args: of SaveConfigCallback.
-        metrics: by which runs are compared.
-        best: whether the lowest or the highest value is best.
-    """
-
-    def __init__(self, *args: Any, metrics: Iterable[str], best: Literal["min", "max"]) -> None:
-        super().__init__(*args, save_to_log_dir=False)
-        self.metrics = list(metrics)
-        self.best: Literal["min", "max"] = best
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        folder = trainer.log_dir  # a collective: on every rank
-        if folder is not None and trainer.is_global_zero and not self.already_saved:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            with whole_file(Path(folder) / self.config_filename) as temporary:
-                temporary.write_text(self.parser.dump(self.config, skip_none=False))
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        config = self.config.as_dict()
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-            define_metrics(logger, self.metrics, self.best)
-
-
 class ExperimentCLI(LightningCLI):
     """The subcommands that need a Trainer. Each run gets a folder, loggers and the callbacks of this package.
 
@@ -95,23 +66,31 @@ class ExperimentCLI(LightningCLI):
 
     def __init__(self, argv: list[str]) -> None:
         self.asked = [job for job in self.jobs if job in argv[:1]] or self.jobs
-        super().__init__(
-            self.model_class,
-            self.datamodule_class,
-            save_config_callback=None,  # see callbacks()
-            seed_everything_default=0,
-            trainer_defaults={
-                "log_every_n_steps": 50,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,  # the data divides itself among the ranks
-                "num_sanity_val_steps": 0,
-                **self.trainer_options,
-            },
-            parser_class=self.parses,
-            parser_kwargs=self.about,
-            auto_configure_optimizers=False,
-            args=argv,
-        )
+        self.made: Path | None = None  # the folder, if it is new
+        try:
+            super().__init__(
+                self.model_class,
+                self.datamodule_class,
+                save_config_callback=None,  # see callbacks()
+                seed_everything_default=0,
+                trainer_defaults={
+                    "log_every_n_steps": 50,
+                    "enable_model_summary": False,
+                    "use_distributed_sampler": False,  # the data divides itself among the ranks
+                    "num_sanity_val_steps": 0,
+                    **self.trainer_options,
+                },
+                parser_class=self.parses,
+                parser_kwargs=self.about,
+                auto_configure_optimizers=False,
+                args=argv,
+            )
+        except Exception:
+            trainer = getattr(self, "trainer", None)
+            begun = trainer is not None and (self.subcommand != "fit" or trainer.fit_loop.total_batch_idx >= 0)
+            if self.made is not None and not begun:  # what is refused leaves no folder: it would be taken
+                shutil.rmtree(self.made, ignore_errors=True)
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The one that is asked for: each parser takes a sixth of a second to build."""
@@ -150,6 +129,8 @@ class ExperimentCLI(LightningCLI):
         if self.resume:
             if self.config["subcommand"] != "fit" or config.get("ckpt_path") not in (None, "last"):
                 raise UserError("--resume is for fit and finds its checkpoint itself: leave out one of the two")
+            if config["trainer"]["fast_dev_run"]:
+                raise UserError("trainer.fast_dev_run tries things out, and goes on with no run: leave out --resume")
             config["ckpt_path"], config["resume"] = None, False  # config.yaml can start other runs too
         elif path := config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(Path(path)))
@@ -174,6 +155,12 @@ class ExperimentCLI(LightningCLI):
         check_free(run_dir, "--run_dir")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        theirs = as_list(self._get(self.config_init, "trainer")["callbacks"])
+        if self.subcommand == "fit" and any(isinstance(callback, LearningRateFinder) for callback in theirs):
+            raise UserError(
+                "LearningRateFinder sets a rate that config.yaml does not have: leave it out of trainer.callbacks, and"
+                " give --model.learning_rate"
+            )
         resumed = self._resumed_folder() if self.resume else None
         if self.checkpoint is not None:
             check_arguments(self.checkpoint, self.model)
@@ -189,23 +176,20 @@ class ExperimentCLI(LightningCLI):
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
         if job == "fit" and is_first_rank():
             self.lock = RunLock(self.folder)
+        if is_first_rank() and resumed is None:
+            self.made = self.folder
         given = config["trainer"]["logger"]  # added to CSV and W&B, which this program sets
         name, variant = self.names()
         names = {"name": name, "group": config["experiment"], "job_type": job, "config": {"variant": variant}}
         tags = [*self.tags(), self.datamodule.env_id]
         logged = (self.checkpoint or {}).get(LOGGED) if resumed else None
         loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, logged, **names)
-        try:
-            return self.checked_trainer(
-                logger=loggers + as_list(None if isinstance(given, bool) else given),
-                callbacks=self.callbacks(),
-                plugins=[DurableCheckpointIO(), *as_list(config["trainer"]["plugins"])],
-                **kwargs,
-            )
-        except UserError:
-            with suppress(OSError):
-                self.folder.rmdir()  # nothing is in it yet
-            raise
+        return self.checked_trainer(
+            logger=loggers + as_list(None if isinstance(given, bool) else given),
+            callbacks=self.callbacks(),
+            plugins=[DurableCheckpointIO(), *as_list(config["trainer"]["plugins"])],
+            **kwargs,
+        )
 
     def callbacks(self, **further: Any) -> list[Callback]:
         """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""
@@ -213,7 +197,8 @@ class ExperimentCLI(LightningCLI):
         config = self.config_init[job]
         if not config["trainer"]["fast_dev_run"]:
             metrics, parser = self.compared(), self._parser(job)
-            further["save_config"] = SaveConfig(parser, self.config[job], metrics=metrics, best=self.best)
+            options = {"path": self.folder / "config.yaml", "metrics": metrics, "best": self.best}
+            further["save_config"] = SaveConfig(parser, self.config[job], **options)
         return callbacks(self.kind, job, self.folder, config, self.datamodule, **further)
 
     def compared(self) -> list[str]:
@@ -223,8 +208,9 @@ class ExperimentCLI(LightningCLI):
     def finished(self, checkpoint: dict[str, Any]) -> str | None:
         """A message if the checkpoint's run has nothing left to train, else None."""
         stopping = early_stopping(self.config_init[str(self.subcommand)])
-        reached = finished(checkpoint, self._get(self.config_init, "trainer"))
-        return reached or (stopping and stopping.finished(checkpoint))
+        trainer = self._get(self.config_init, "trainer")
+        reached = finished(checkpoint, trainer) or (stopping and stopping.finished(checkpoint))
+        return reached or used_up(as_list(trainer["callbacks"]), trainer["max_time"], checkpoint)
 
     def names(self) -> tuple[str, str]:
         """The run's name in W&B, and the name of the variant, by which runs are grouped there."""

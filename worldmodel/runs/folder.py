@@ -71,11 +71,16 @@ def hand_down(folder: Path) -> None:
 
 
 def find_run(parent: Path, name: str, asked: Path | None) -> Path | None:
-    """The folder of the run to resume: the one asked for, else the newest of `name`, `name-2`, ... below `parent`."""
+    """The folder of the run to resume: the one asked for, else the newest of `name`, `name-2`, ... below `parent`.
+
+    A run has a config.yaml, written as its training begins, or a checkpoint; other folders are passed over.
+    """
     if asked is not None:
         return asked if asked.is_dir() else None
     numbered = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
-    runs = [(int(match[1] or 1), path) for path in parent.glob("*") if (match := numbered.fullmatch(path.name))]
+    begun = {path.parent for path in parent.glob("*/config.yaml")}
+    begun |= {path.parent.parent for path in parent.glob("*/checkpoints/last.ckpt")}
+    runs = [(int(match[1] or 1), path) for path in begun if (match := numbered.fullmatch(path.name))]
     return max(runs)[1] if runs else None
 
 
