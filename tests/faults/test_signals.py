@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+import warm
 from faults.processes import run
 from faults.same_run import differences
 
@@ -35,3 +36,23 @@ def test_a_second_signal_stops_at_once(config, tmp_path, seen):
     assert "once more stops at once" in process.stderr and "stopped at step" not in process.stdout
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 15, "of the save before"
     seen("the second one stops at once")
+
+
+DRAWN = """
+import os, signal
+from worldmodel.envs.make import make_simulator
+from worldmodel.envs.render import prepare_display
+prepare_display()
+envs = make_simulator("CartPole-v1", 1, env_kwargs={"render_mode": "rgb_array"}).envs
+envs.reset()
+print(len(envs.render()), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("goes on")
+"""
+
+
+@pytest.mark.fault(11)
+def test_a_simulator_that_draws_leaves_the_signals_alone(tmp_path):
+    """SDL, which pygame draws with, would take SIGTERM for an event of a window."""
+    process = warm.run([], tmp_path, program=["-c", DRAWN])
+    assert process.returncode == -signal.SIGTERM and process.stdout.splitlines()[-1] == "1", process.stderr

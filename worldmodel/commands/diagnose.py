@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         check_free(options.out, "--out")  # before minutes of measuring
     checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
     with TemporaryDirectory() as temporary:
-        configs = options.config or [_as_data(find_checkpoint(options.ckpt), Path(temporary))]
+        configs = options.config or ([] if checkpoint is None else [_as_data(checkpoint, Path(temporary))])
         fit = ["fit", *(word for path in configs for word in ("--config", path)), *rest]
         with training_errors(fit):
             cli = DiagnoseCLI(fit, checkpoint)

@@ -48,6 +48,7 @@ def make_simulator(
         UserError: if the environment is unknown, cannot be made with these options, cannot be rendered, has spaces
             that cannot be recorded, or lacks a package.
     """
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # else pygame takes SIGTERM, and nobody reads its event
     options = {"max_episode_steps": max_episode_steps, **(env_kwargs or {})}
     no_backend = ""
     if pixels:
