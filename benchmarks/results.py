@@ -26,7 +26,7 @@ COMPARISONS = {  # name -> configuration, rules, starts, seeds, further options
     **{
         f"{name}_none": (
             f"conf/results/{name}.yaml", "gated_norm", "carry", "0,1,2", "--model.base", "none",
-            "--model.open_loop_weight", "0.3", "--trainer.max_steps", "3400",
+            "--model.open_loop_weight", "0.3", "--trainer.max_steps", "4200",
         )
         for name in SIMULATORS
     },

@@ -47,7 +47,7 @@ def options(toy_data, tmp_path_factory):
     configs = {
         "world_model": shared | {"data": data, "model": SMALL},
         "policy": shared | {"data": policy | {"total_steps": 64}, "model": {"hidden_dim": 8}},
-        "imagine": shared | {"data": data, "model": {"world": str(folder / "world")}},
+        "imagine": shared | {"data": data, "model": {"world": str(folder / "world"), "trust": True}},
     }
     for name, config in configs.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))

@@ -105,8 +105,8 @@ from worldmodel.callbacks.checkpoints import LastCheckpoint
 from worldmodel.cli import main
 
 saved = LastCheckpoint._save
-def save_and_limit(self, trainer):  # after the first save the process gets no more memory than it holds
-    saved(self, trainer)
+def save_and_limit(self, trainer, path):  # after the first save the process gets no more memory than it holds
+    saved(self, trainer, path)
     held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held, held))
     LastCheckpoint._save = saved

@@ -66,7 +66,8 @@ def callbacks(
     checkpoints = folder / "checkpoints"
     last = LastCheckpoint(checkpoints, config["checkpoint_every"], config["checkpoint_keep"]) if saves else None
     exchanges = exchange(last) if last else None
-    at_end = last.end if last and exchanges is None else None  # an Exchange saves the last validation's score
+    # an Exchange saves the last validation's score, and a policy's last row comes with its last validation
+    at_end = last.end if last and exchanges is None and not is_policy else None
     ordered = [
         first,  # a comparison's stopwatch: what the others do at the end of training does not count
         PredictionWriter() if kind == "world_model" else None,
