@@ -55,7 +55,8 @@ def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
 
     def differ(step):
         folder = tmp_path / f"from{step}"
-        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("last*", "best*", ".lock"))  # best: of a later step
+        # nor best.ckpt, which is of a later step
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("last*", "best*", ".lock"))
         shutil.copy(saved[step], folder / "checkpoints" / "last.ckpt")
         process = run([*arguments, "--run_dir", folder, "--resume"], tmp_path)
         assert process.returncode == 0 and "resume: from" in process.stdout, process.stderr
