@@ -15,7 +15,7 @@ from worldmodel.errors import CannotWrite
 PACKAGE = Path(worldmodel.__file__).parent
 # what opens a file to write, and which
 WRITES = (
-    r"(\w+)(?:\(.*\)|\[.*\])?\.(?:open\(\"[wax]|write_text\(|write_bytes\()",
+    r"(\w+|[)\]])\.(?:open\(\"[wax]|write_text\(|write_bytes\()",
     r"\.savefig\((\w+)",
     r"torch\.save\(\w+, (\w+)",
     r"\.save\((\w+), \"GIF\"",

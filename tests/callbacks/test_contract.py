@@ -84,7 +84,7 @@ def test_outputs_that_break_the_contract(returned, message):
     module = Own(returned)
     with pytest.raises(UserError, match=message):
         trainer().fit(module, loader(segments()))
-    assert len(module.starts) == 1, "told at the first step"
+    assert len(module.starts) == 1, "reported at the first step"
 
 
 def test_each_validation_loader_has_its_state():

@@ -1,4 +1,4 @@
-"""What Lightning's users write: a Trainer, a model and data, and one call behind the other in a session."""
+"""What Lightning's users write: a Trainer, a model and data, and one call after the other in a session."""
 
 from itertools import pairwise
 

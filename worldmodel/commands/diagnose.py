@@ -168,5 +168,6 @@ def _as_data(checkpoint: Path, folder: Path) -> str:
     if (config := read_config(checkpoint, instead)) is None:
         raise UserError(f"{checkpoint} has no config.yaml of its run beside it: {instead}")
     taken = {name: config[name] for name in TAKEN if name in config} | {"trainer": {"accelerator": "cpu", "devices": 1}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(taken))
-    return str(folder / "config.yaml")
+    temporary = folder / "config.yaml"
+    temporary.write_text(yaml.safe_dump(taken))
+    return str(temporary)

@@ -42,7 +42,7 @@ def split(
 def split_episodes(episodes: int, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, np.ndarray]:
     """Indices of each split, in order; at least one for each fraction above 0, and at every tenth episode the shares.
 
-    An episode's split is a function of its place alone, drawn among its ten: episodes that are added behind it later
+    An episode's split is a function of its place alone, drawn among its ten: episodes that are added after it later
     move none, so that nothing that was trained on is ever validated on.
 
     Raises:
