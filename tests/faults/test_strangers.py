@@ -24,20 +24,7 @@ gymnasium.register("Evil-v0", entry_point="gymnasium.envs.classic_control:CartPo
 EVIL_ENV = {"env_id": "evil:Evil-v0", "steps": 20}
 EVIL_POLICY = {"env_id": "CartPole-v1", "steps": 20, "policy": "evil.py:act"}
 CLASS = {"class_path": "evil.Evil"}
-QUICK = [
-    "--episodes",
-    "1",
-    "--num_envs",
-    "1",
-    "--horizon",
-    "2",
-    "--candidates",
-    "4",
-    "--iterations",
-    "1",
-    "--elites",
-    "2",
-]
+QUICK = "--episodes 1 --num_envs 1 --horizon 2 --candidates 4 --iterations 1 --elites 2".split()
 COMMANDS = {
     "rollout": ["--ckpt", "run", "--episodes", "0", "--horizon", "2"],
     "diagnose": ["--ckpt", "run", "--batches", "1"],
@@ -69,6 +56,16 @@ CHECKPOINTS = {  # (where, what)
     "a rule and an encoder": (("hyper_parameters",), {"rule": "evil.py:act", "encoder": "evil.py:act"}),
     "Lightning's instantiator": (("hyper_parameters",), {"_instantiator": "evil.act", "_class_path": "evil.Evil"}),
 }
+
+
+def pairs(commands, ways):
+    """Every command with every way in; each way once, the commands in turn, without --full."""
+    every = [
+        (command, way, (number + turn) % len(commands) == 0)
+        for turn, way in enumerate(ways)
+        for number, command in enumerate(commands)
+    ]
+    return [pytest.param(command, way, marks=() if usual else pytest.mark.full) for command, way, usual in every]
 
 
 class Pickled:
@@ -130,8 +127,7 @@ def change_checkpoint(here, change):
     path.with_name("last.ckpt.sha256").write_text(f"{sha256(path)}  last.ckpt\n")
 
 
-@pytest.mark.parametrize("way", [*CONFIGS, "a tag"])
-@pytest.mark.parametrize("command", ["rollout", "diagnose", "plan", "export"])
+@pytest.mark.parametrize(("command", "way"), pairs(["rollout", "diagnose", "plan", "export"], [*CONFIGS, "a tag"]))
 def test_nothing_that_a_run_s_configuration_names_is_run(here, command, way):
     if way == "a tag":
         (here / "run" / "config.yaml").write_text("data: !!python/object/apply:evil.act [{path: data}]\n")
@@ -141,8 +137,7 @@ def test_nothing_that_a_run_s_configuration_names_is_run(here, command, way):
     assert not (here / "PWNED").exists() and "evil" not in sys.modules
 
 
-@pytest.mark.parametrize("way", [*CHECKPOINTS, "a pickle"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "way"), pairs([*COMMANDS], [*CHECKPOINTS, "a pickle"]))
 def test_nothing_that_a_checkpoint_names_is_run(here, command, way):
     def change(checkpoint):
         if way == "a pickle":

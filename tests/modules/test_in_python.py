@@ -117,3 +117,8 @@ def test_calls_follow_each_other_in_a_session(toy_data, first, second):
     call(second, fresh, EpisodeDataModule(toy_data, steps=8, lanes=3), alone)
     assert alone == behind and positions == steps.positions == ([0, 1, 2] if second == "fit" else [])
     assert torch.equal(weights(model), weights(fresh))
+
+
+def test_paths_are_strings_too(toy_data):
+    data = EpisodeDataModule(str(toy_data), test_path=str(toy_data), steps=4, lanes=2)
+    assert len(data.splits["test"]) == sum(map(len, EpisodeDataModule(toy_data).splits.values()))

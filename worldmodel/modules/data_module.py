@@ -96,7 +96,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         accept_changed: bool = False,
     ) -> None:
         super().__init__()
-        self.path, self.collect, self.test_path, self.test_collect = Path(path), collect, test_path, test_collect
+        self.path, self.collect, self.test_collect = Path(path), collect, test_collect
+        self.test_path = None if test_path is None else Path(test_path)
         self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
         self.test_reading = self.reading | ({} if test_schema is None else {"schema": test_schema})
         self.observations = [observations] if isinstance(observations, str) else observations
