@@ -219,6 +219,7 @@ class Rollout:
             pred, scale = base.line(window, self.start.age + steps, least=steps + 1)
         else:  # the same, with less around it
             pred, scale = torch.addmm(self._constant, window, self._weight), self._scale
+        self.line = Line(pred, scale)
         obs = torch.addcmul(pred, scale, correction.to(pred.dtype)).clamp(self._low, self._high)
         self.obs.append(obs)
         self.actions.append(action)

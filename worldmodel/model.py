@@ -7,12 +7,15 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from worldmodel.base import Line, LinearBase, Rollout
+from worldmodel.base import KNOTS, PER_OCTAVE, Line, LinearBase, Rollout
 from worldmodel.batch import Batch
 from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError, at_least
+from worldmodel.mixture import MixtureHead
 from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder
 from worldmodel.predictor import ClosedLoop, LatentPredictor, OpenLoop
+
+LEVELS = (0.5, 0.9, 0.95)  # of a distribution's intervals
 
 
 class Imagined(NamedTuple):
@@ -70,12 +73,17 @@ class Model(nn.Module):
         base_lags: Number of frames that a linear base reads. Null: chosen by its error on held-out training episodes.
         feedback: Whether in open loop corrected predictions take the place of observations. Without it the base is
             rolled out alone and the corrections are added: for plants that follow their inputs, simulated for long.
+        output: What is predicted of the next observation: its mean (point), or a distribution around it, for each entry
+            a normal one (gaussian), or a mixture of several for all entries together (mixture).
+        components: Number of a mixture's components.
         value_discount: Discount of a value head, which learns the return after a step under the policy that collected
             the data, so that a planner sees past its horizon; null: no value head.
 
     Raises:
         UserError: if a size is too small, or they do not go together.
     """
+
+    widths: Tensor
 
     def __init__(
         self,
@@ -95,11 +103,13 @@ class Model(nn.Module):
         base: Literal["linear", "last", "none"] | None = None,
         base_lags: int | None = None,
         feedback: bool = True,
+        output: Literal["point", "gaussian", "mixture"] = "point",
+        components: int = 5,
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "width": width, "base_lags": base_lags}
-        at_least(1, "model.", **sizes)
+        at_least(1, "model.", components=components, **sizes)
         at_least(0, "model.", depth=depth, channels=channels, head_depth=head_depth)
         self.is_tokens, self.latent_dim = objective == "tokens", latent_dim
         if self.is_tokens and images:
@@ -124,6 +134,14 @@ class Model(nn.Module):
             with torch.no_grad():
                 for parameter in cast(nn.Linear, cast(MLP, self.decoder)[-1]).parameters():
                     parameter.mul_(0.01)
+        if output != "point" and (objective != "reconstruction" or images or not feedback):
+            raise UserError(
+                f"model.output {output} is for vectors under the objective reconstruction, with feedback: leave it out"
+            )
+        count = 1 if output == "gaussian" else components
+        self.noise = None if output == "point" else MixtureHead(latent_dim, obs_dim, width, count)
+        if self.noise is not None:
+            self.register_buffer("widths", _normal_widths(obs_dim))
         self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
         if value_discount is not None and (self.is_tokens or not 0 <= value_discount < 1):
             raise UserError(
@@ -250,6 +268,10 @@ class Model(nn.Module):
         seen = self.see(self.obs_norm(batch["obs"][:, :-1]), action, is_first, batch.get("carry"))
         return self.predictor.gate(self.latent(seen.z), action, previous_states(h, is_first, seen.h))
 
+    def interval(self, ahead: Tensor) -> Tensor:
+        """Half the width of the intervals of LEVELS (3, K, O), so many steps (K,) ahead, in deviations of futures."""
+        return self.widths[:, (PER_OCTAVE * ahead.clamp(min=1).log2()).round().long().clamp(max=KNOTS - 1)]
+
     def expected(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The reward (...) in the units of the data, and the continue probability (...), after states (..., D)."""
         reward, continues = self.head_outputs(h)
@@ -268,6 +290,12 @@ class Model(nn.Module):
             return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
         reward, continues = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
         return reward, continues
+
+
+def _normal_widths(obs_dim: int) -> Tensor:
+    """Those of a normal distribution (3, KNOTS, O), until they are measured (evaluation/calibration.py)."""
+    quantile = torch.special.ndtri((1 + torch.tensor(LEVELS)) / 2)
+    return quantile[:, None, None].expand(-1, KNOTS, obs_dim).clone()
 
 
 ARGUMENTS = tuple(signature(Model).parameters)

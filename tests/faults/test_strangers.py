@@ -24,7 +24,11 @@ gymnasium.register("Evil-v0", entry_point="gymnasium.envs.classic_control:CartPo
 EVIL_ENV = {"env_id": "evil:Evil-v0", "steps": 20}
 EVIL_POLICY = {"env_id": "CartPole-v1", "steps": 20, "policy": "evil.py:act"}
 CLASS = {"class_path": "evil.Evil"}
-QUICK = "--episodes 1 --num_envs 1 --horizon 2 --candidates 4 --iterations 1 --elites 2".split()
+QUICK = [f"--{name}=1" for name in ("episodes", "num_envs", "iterations")] + [
+    "--horizon=2",
+    "--candidates=4",
+    "--elites=2",
+]
 COMMANDS = {
     "rollout": ["--ckpt", "run", "--episodes", "0", "--horizon", "2"],
     "diagnose": ["--ckpt", "run", "--batches", "1"],

@@ -11,6 +11,7 @@ from worldmodel.callbacks.metrics import log_at_once, log_picture
 from worldmodel.data.episodes import Episodes
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
+from worldmodel.evaluation.calibration import Calibration, calibration, with_bands
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.figures import recall_figure, rollout_figure, save, save_animation
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
@@ -73,9 +74,11 @@ class RolloutEvaluation(_Evaluation):
     (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` and, of vectors,
     `rollout/linear@H` (a linear autoregression, fitted to `splits["train"]` in the first evaluation) for every multiple
     H that the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error
-    passes the threshold; absent where none does); writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif`
-    into the run's folder, and the pictures to every logger that takes them. With `free_run`, logs `free_run/nmse` and
-    `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each computes the same.
+    passes the threshold; absent where none does). Of a model with a distribution, logs `rollout/crps@H`,
+    `rollout/coverage90@H` and what else evaluation.calibration.Calibration holds. Writes `rollout.csv`, `rollout.png`
+    and, of images, `rollout.gif` into the run's folder, and the pictures to every logger that takes them. With
+    `free_run`, logs `free_run/nmse` and `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each
+    computes the same.
 
     Args:
         options: the arguments of RolloutOptions, such as `max_episodes=4`.
@@ -84,6 +87,7 @@ class RolloutEvaluation(_Evaluation):
     def __init__(self, **options: Any) -> None:
         self.options = RolloutOptions(**options)
         self.curves: HorizonCurves | None = None
+        self.calibration: Calibration | None = None
         self._linear = LinearCurve()
 
     def applies(self, trainer: Any, pl_module: pl.LightningModule) -> bool:
@@ -107,15 +111,21 @@ class RolloutEvaluation(_Evaluation):
         data = trainer.datamodule
         self.curves = None  # before the next are computed: examples of images are large
         self.curves = curves = evaluated(pl_module, data.splits, split, data.steps, self.options, self._linear)
+        self.calibration = calibrated = self._calibration(pl_module, data.splits[split], data.steps)
         run = self._free_run(pl_module, data.splits[split], data.steps)
         if (folder := _folder(trainer)) is not None:
             curves.write_csv(folder / "rollout.csv")
+            if calibrated is not None:
+                calibrated.append_csv(folder / "rollout.csv")
             if run is not None:
                 run.append_csv(folder / "rollout.csv")
             rule = pl_module.hparams.get("rule", type(pl_module).__name__)
             source = getattr(data, "env_id", type(data).__name__)
             trained = f" after {trainer.global_step} training steps" if trainer.state.fn == "fit" else ""
-            figure = rollout_figure(curves, data.steps, f"{source}, {rule}: open loop{trained}")
+            if calibrated is not None:
+                shown = self.options.first_episodes(data.splits[split])
+                self.curves = curves = with_bands(pl_module, shown, curves, data.steps, self.options.samples)
+            figure = rollout_figure(curves, data.steps, f"{source}, {rule}: open loop{trained}", calibration=calibrated)
             save(figure, folder / "rollout.png")
             log_picture(trainer, "rollout/picture", figure, folder / "rollout.png")
             if curves.examples[0].layout.images:
@@ -124,7 +134,14 @@ class RolloutEvaluation(_Evaluation):
                     if callable(log_video := getattr(logger, "log_video", None)):  # W&B
                         paths = [str(folder / "rollout.gif")]
                         log_video("rollout/animation", paths, step=trainer.global_step, format=["gif"])
-        return self._metrics(curves, data.steps) | ({} if run is None else run.metrics())
+        metrics = self._metrics(curves, data.steps) | ({} if run is None else run.metrics())
+        horizons = [multiple * data.steps for multiple in self.options.multiples]
+        return metrics | ({} if calibrated is None else calibrated.metrics(horizons))
+
+    def _calibration(self, model: Any, whole: Episodes, steps: int) -> Calibration | None:
+        if getattr(model, "noise", None) is None:
+            return None
+        return calibration(model, whole, steps, self.options.samples, self.options.multiples)
 
     def _free_run(self, model: Any, whole: Episodes, steps: int) -> FreeRun | None:
         seen = self.options.free_run

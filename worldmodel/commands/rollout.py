@@ -12,6 +12,7 @@ from rich.console import Console
 from worldmodel.data.episodes import Episodes
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError, at_least
+from worldmodel.evaluation.calibration import with_bands
 from worldmodel.evaluation.curves import HorizonCurves, curves_from
 from worldmodel.evaluation.figures import free_run_figure, rollout_figure, save, save_animation
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     """Roll the model out, write the results and pictures, and print the errors."""
     arguments, path, config = _arguments(argv)
     _check_from_start(arguments)
+    at_least(2, "--", samples=arguments.samples)
     data = EpisodeDataModule(**arguments.data.as_dict())
     data.prepare_data()
     model, rule = _model(path, data)
@@ -62,6 +64,8 @@ def main(argv: list[str]) -> None:
     train, missing = _trained_on(data, config)
     if train is not None and (line := linear_baseline(train, data.steps)) is not None:
         curves = replace(curves, linear=curves_from(line, selection.episodes, *how).nmse)
+    if model.noise is not None:
+        curves = with_bands(model, selection.episodes, curves, data.steps, arguments.samples)
     folder = new_folder("rollout", name, arguments.out, "--out")
     files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in [*selection.notes, *missing]:
@@ -127,6 +131,7 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
     add("--start", type=int, default=None, help="Last frame that the model sees. Default: --burn_in.")
     add("--burn_in", type=int, default=None, help="Frames seen before --start. Default: all, or T without --start.")
     add("--from_start", type=int, default=None, help="Free run to each episode's end, after its first N frames.")
+    add("--samples", type=int, default=32, help="Futures drawn of each rollout, of a model with a distribution.")
     add("--out", type=Path, default=None, help="New folder. Default: runs/rollout/<rule>-<environment>.")
     parser.add_class_arguments(EpisodeDataModule, "data", skip={"path"})
     add("--data.path", type=Path, default=None, help="Dataset instead of the run's; --data PATH is the same.")
@@ -225,17 +230,20 @@ def _write_free_run(folder: Path, run: FreeRun, episodes: Episodes, steps: int, 
 
 
 def _write_trajectories(path: Path, examples: list[Example], names: Sequence[str]) -> None:
-    """Write rows of episode, step, entry, truth, prediction; of vectors only, since images are in the animation."""
+    """Write rows of episode, step, entry, truth, prediction; of vectors only, since images are in the animation.
+
+    Of a model with a distribution, the ends of its 90% interval too.
+    """
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["episode", "step", "entry", "truth", "prediction"])
+        banded = any(example.band is not None for example in examples)
+        writer.writerow(["episode", "step", "entry", "truth", "prediction"] + ["low90", "high90"] * banded)
         for name, example in zip(names, examples, strict=True):
             entries = example.layout.vector_entries
-            for step, (truth, prediction) in enumerate(
-                zip(example.truth[1:], example.prediction, strict=True), start=1
-            ):
-                pairs = zip(entries, truth.tolist(), prediction.tolist(), strict=False)  # pixels come after the vector
-                writer.writerows((name, step, entry, *values) for entry, *values in pairs)
+            columns = [example.truth[1:], example.prediction, *(() if example.band is None else example.band)]
+            for step, rows in enumerate(zip(*columns, strict=True), start=1):
+                values = zip(entries, *(row.tolist() for row in rows), strict=False)  # pixels come after the vector
+                writer.writerows((name, step, *of_entry) for of_entry in values)
 
 
 def _print(curves: HorizonCurves, steps: int) -> None:

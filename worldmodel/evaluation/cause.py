@@ -20,7 +20,7 @@ AS_THE_LINE = 0.9  # the one-step error over that of the line which the model co
 
 @dataclass(frozen=True)
 class Course:
-    """The losses of a training, as metrics.csv has them."""
+    """The losses of a training, as metrics.csv has them; those of the point, where a distribution is predicted."""
 
     steps: int
     losses: list[float]  # train/loss from the first step on; where only that was logged, the last val/loss follows
@@ -71,11 +71,11 @@ def read_course(folder: Path) -> Course | None:
     def column(name: str) -> list[float]:
         return [float(row[name]) for row in rows if row.get(name)]
 
-    losses, val_losses = column("train/loss"), column("val/loss")
+    one_step, loss = column("val/loss_prediction"), "loss_prediction" if column("val/nll") else "loss"
+    losses, val_losses = column(f"train/{loss}"), column(f"val/{loss}")  # a likelihood may not be divided
     if not losses:
         return None
     steps, skipped = (int(max(column(name), default=0)) for name in ("step", "guard/skipped"))
-    one_step = column("val/loss_prediction")
     known = losses + (val_losses[-1:] if len(losses) == 1 else [])
     return Course(steps, known, val_losses, skipped, one_step[-1] if one_step else None)
 

@@ -9,13 +9,15 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from worldmodel.durable import whole_file
+from worldmodel.evaluation.calibration import Calibration
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.rollouts import Example
+from worldmodel.model import LEVELS
 from worldmodel.tasks.recall import RecallScores
 
 # Okabe-Ito: safe for the colour-blind
-TRUTH, MODEL, COPY, MEAN, LINEAR = "#333333", "#0072b2", "#d55e00", "#999999", "#009e73"
+TRUTH, MODEL, COPY, MEAN, LINEAR, FUTURES = "#333333", "#0072b2", "#d55e00", "#999999", "#009e73", "#cc79a7"
 BASELINES = {"copy_last": (COPY, "copy the last observation"), "mean": (MEAN, "predict the mean"),
              "linear": (LINEAR, "linear autoregression")}  # fmt: skip
 LOWEST = 1e-8  # of the errors that the axis makes room for
@@ -23,7 +25,12 @@ GAP = 4  # pixels between two pictures of an animation
 
 
 def rollout_figure(
-    curves: HorizonCurves, steps: int, title: str, max_entries: int = 3, shown: int | None = None
+    curves: HorizonCurves,
+    steps: int,
+    title: str,
+    max_entries: int = 3,
+    shown: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Figure:
     """Truth against open-loop prediction for a few rollouts (curves, film strips), the error, and the state's norm.
 
@@ -33,6 +40,7 @@ def rollout_figure(
         title: of the figure.
         max_entries: observation entries drawn.
         shown: steps drawn of a rollout; None: 10 T.
+        calibration: of a model with a distribution: a panel of how often the truth is within its intervals.
     """
     examples = curves.examples
     layout = examples[0].layout
@@ -48,9 +56,13 @@ def rollout_figure(
         films = examples[:2]
         for axes, example in zip(upper[-1].subplots(1, len(films), squeeze=False)[0], films, strict=True):
             _film_strip(axes, example)
-    error, norm = lower.subplots(1, 2, width_ratios=[2, 1])
-    _error(error, curves, steps)
+    error, *inside, norm = lower.subplots(
+        1, 2 + (calibration is not None), width_ratios=[2, *[1] * bool(calibration), 1]
+    )
+    _error(error, curves, steps, calibration)
     _norm(norm, curves, steps)
+    if calibration is not None:
+        _coverage(inside[0], calibration, steps)
     return figure
 
 
@@ -206,15 +218,22 @@ def _trajectory(axes: Axes, example: Example, entry: int, steps: int, shown: int
     truth, prediction = example.truth[: shown + 1, entry], example.prediction[:shown, entry]
     axes.plot(np.arange(shown + 1), truth, color=TRUTH, linewidth=2.2, alpha=0.45, label="truth")
     axes.plot(np.arange(1, shown + 1), prediction, color=MODEL, linewidth=1.2, label="model, open loop")
+    if example.band is not None:
+        low, high = example.band[:, :shown, entry]
+        axes.fill_between(
+            np.arange(1, shown + 1), low, high, color=MODEL, alpha=0.18, linewidth=0, label="90% interval"
+        )
     _mark_horizon(axes, steps)
     axes.margins(x=0.01)
     axes.grid(alpha=0.25)
 
 
-def _error(axes: Axes, curves: HorizonCurves, steps: int) -> None:
+def _error(axes: Axes, curves: HorizonCurves, steps: int, calibration: Calibration | None) -> None:
     lines = [(values, *BASELINES[name]) for name, values in curves.baselines.items()]
     for values, color, label in (*lines, (curves.nmse, MODEL, "model, open loop")):
         _line(axes, curves.horizon, values, color, label)
+    if calibration is not None:
+        _line(axes, calibration.horizon, calibration.nmse_mean, FUTURES, "mean of the model's futures")
     axes.axhline(curves.threshold, color=TRUTH, linewidth=0.8, linestyle=":")
     if curves.crossing is not None:
         axes.plot(curves.crossing, curves.threshold, "o", color=MODEL, markersize=5)
@@ -238,6 +257,21 @@ def _norm(axes: Axes, curves: HorizonCurves, steps: int) -> None:
     axes.set_ylim(0, 1.25 * max(curves.hidden_norm[np.isfinite(curves.hidden_norm)], default=1.0))
     axes.set_title("hidden state", fontsize=10)
     axes.grid(alpha=0.25, which="both")
+
+
+def _coverage(axes: Axes, calibration: Calibration, steps: int) -> None:
+    for level, color, plain, corrected in zip(
+        LEVELS, (LINEAR, MODEL, COPY), calibration.coverage, calibration.conformal, strict=True
+    ):
+        axes.axhline(level, color=color, linewidth=0.8, linestyle=":")
+        axes.plot(calibration.horizon, plain, color=color, linewidth=0.8, alpha=0.5)
+        axes.plot(calibration.horizon, corrected, color=color, label=f"{level:.0%} interval")
+    _mark_horizon(axes, steps)
+    _log_steps(axes, int(calibration.horizon[-1]))
+    axes.set(ylim=(0, 1.02), ylabel="share of the truth within")
+    axes.set_title("how sure (pale: before correction)", fontsize=10)
+    axes.legend(fontsize=8, loc="lower left")
+    axes.grid(alpha=0.25)
 
 
 def _line(axes: Axes, horizon: np.ndarray, values: np.ndarray, color: str, label: str) -> None:

@@ -58,6 +58,8 @@ class Example:
     truth: np.ndarray  # (H + 1, O)
     prediction: np.ndarray  # (H, O), of frames 1 .. H
     layout: Layout  # which entries are what
+    start: "Start"
+    band: np.ndarray | None = None  # (2, H, O) the ends of the 90% interval, of a model with a distribution
 
 
 class Start(NamedTuple):
@@ -106,7 +108,7 @@ class Chunk(NamedTuple):
 
 def open_loop_chunks(model: Forecaster, episodes: Episodes, starts: list[Start], steps: int) -> Iterator[Chunk]:
     """Show the model each episode up to a start, then let it predict from actions alone, `steps` steps at a time."""
-    z, h = _states_at(model, episodes, starts, steps)
+    z, h = states_at(model, episodes, starts, steps)
     lengths = np.array([start.length for start in starts])
     first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
     group = max(1, BLOCK // (steps * episodes.layout.obs_dim))
@@ -140,7 +142,7 @@ class Kept:
             prediction = np.concatenate(parts)[:length]
             name = f"{episodes.names[episode].split('/')[-1]}, from frame {frame}"
             truth = episodes.obs(episodes.starts[episode] + frame + np.arange(len(prediction) + 1))
-            examples.append(Example(name, truth, prediction, episodes.layout))
+            examples.append(Example(name, truth, prediction, episodes.layout, starts[i]))
         return examples
 
 
@@ -163,7 +165,7 @@ def roll_out(
     return measured, shown.examples(episodes, starts)
 
 
-def _states_at(model: Forecaster, episodes: Episodes, wanted: list[Start], steps: int) -> tuple[Tensor, Tensor]:
+def states_at(model: Forecaster, episodes: Episodes, wanted: list[Start], steps: int) -> tuple[Tensor, Tensor]:
     """For each start: the latent of its frame, and the state after all frames before it."""
     ids = sorted({start.episode for start in wanted})
     group = max(1, BLOCK // (steps * episodes.layout.obs_dim))

@@ -23,6 +23,7 @@ class RolloutOptions:
         max_episodes: Episodes of the split that are evaluated, at most.
         threshold: Normalised error that ends the valid prediction time, and whose crossing is logged.
         examples: Rollouts in the picture.
+        samples: Futures that are drawn of each rollout, where the model predicts a distribution.
         free_run: Frames that the model sees before a free run to the end of each episode; null: no free run.
 
     Raises:
@@ -35,6 +36,7 @@ class RolloutOptions:
     max_episodes: int = 64
     threshold: float = 0.5
     examples: int = 3
+    samples: int = 32
     free_run: int | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +45,7 @@ class RolloutOptions:
         if least < 1 or (self.burn_in or 0) < 0:
             raise UserError("rollout.multiples, starts, max_episodes, examples must be at least 1, burn_in at least 0")
         at_least(1, "rollout.", free_run=self.free_run)
+        at_least(2, "rollout.", samples=self.samples)
 
     def first_episodes(self, split: Episodes) -> Episodes:
         """Those that are evaluated."""

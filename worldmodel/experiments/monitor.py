@@ -63,7 +63,7 @@ def _logged(config: Mapping[str, Any], model: WorldModel) -> Iterable[str]:
     """What every validation logs."""
     steps = config["data"]["steps"]
     for name in model.val_means:
-        yield f"val/{name}" if name in ("loss", "accuracy") else f"val/loss_{name}"
+        yield f"val/{name}" if name in ("loss", "accuracy", "nll") else f"val/loss_{name}"
     if model.hparams["objective"] == "tokens":
         yield from (f"recall/accuracy@{multiple * steps}" for multiple in config["recall"]["multiples"])
         yield "recall/counts_to"

@@ -53,13 +53,25 @@ def print_result(
     console = Console(soft_wrap=True, highlight=False)
     if curves is not None:
         console.print(horizon_table(metrics, steps))
+        if any(name.startswith("rollout/crps@") for name in metrics):
+            console.print(calibration_table(metrics))
         for line in [*horizon_lines(curves), *baseline_lines(curves, steps, cause)]:
             console.print(line, markup=False)
     if recalled is not None:
         console.print(recall_table(recalled, steps))
         if recalled.counts_to is not None:
             console.print(f"counts to {recalled.counts_to} (tried up to {recalled.limit})")
-    shown = ("train/loss", "val/loss", "test/loss", "val/accuracy", "test/accuracy", "free_run/rmse", "free_run/nmse")
+    shown = (
+        "train/loss",
+        "val/loss",
+        "test/loss",
+        "val/nll",
+        "test/nll",
+        "val/accuracy",
+        "test/accuracy",
+        "free_run/rmse",
+        "free_run/nmse",
+    )
     losses = {name: metrics[name] for name in shown if name in metrics}
     if losses:
         console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
@@ -127,6 +139,26 @@ def horizon_table(metrics: dict[str, float], steps: int) -> Table:
         table.add_row(
             str(horizon), f"{horizon / steps:g}", f"{model:.4g}", *(f"{error:.3g}" for error in baselines), ratio
         )
+    return table
+
+
+def calibration_table(metrics: dict[str, float]) -> Table:
+    """How sure the model is, and how rightly: the scores `rollout/<name>@<horizon>` of its futures.
+
+    The last columns are the share of the truth within the 90% interval as drawn, and as the validation episodes
+    corrected it, and the width of the latter.
+    """
+    table = Table(title="how sure, in deviations of the observations", title_justify="left")
+    headings = {
+        "error of\nthe mean": "nmse_mean", "CRPS": "crps", "CRPS of\nthe point": "crps_point",
+        "in 90%\nas drawn": "coverage90", "in 90%\ncorrected": "conformal90", "its\nwidth": "sharpness90",
+    }  # fmt: skip
+    for heading in ("horizon", *headings):
+        table.add_column(heading, justify="right")
+    for horizon in sorted(int(name.split("@")[1]) for name in metrics if name.startswith("rollout/crps@")):
+        values = {name: metrics[f"rollout/{name}@{horizon}"] for name in headings.values()}
+        shown = [f"{v:.1%}" if name in ("coverage90", "conformal90") else f"{v:.3g}" for name, v in values.items()]
+        table.add_row(str(horizon), *shown)
     return table
 
 

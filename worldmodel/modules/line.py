@@ -1,8 +1,9 @@
-"""The line that a world model corrects, in a fit: its coefficients before training, its shrinkage as weights change."""
+"""What a world model is given in closed form: its line before training; as its weights change, how far it is right."""
 
 from typing import Any
 
 from worldmodel.evaluation.arx import fitted_base
+from worldmodel.evaluation.calibration import fit_widths
 from worldmodel.evaluation.shrinkage import fit_shrinkage
 
 
@@ -30,6 +31,10 @@ class LineFit:
         if not hasattr(data, "splits") or self._measured_at == trainer.global_step:
             return
         training = module.training
-        fit_shrinkage(module.eval(), data.splits["train"], data.steps)
+        module.eval()
+        if module.base is not None:
+            fit_shrinkage(module, data.splits["train"], data.steps)
+        if module.noise is not None:
+            fit_widths(module, data.splits["val"], data.steps)
         module.train(training)
         self._measured_at = trainer.global_step

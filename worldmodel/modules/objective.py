@@ -15,6 +15,7 @@ from torch.distributed.nn.functional import all_reduce
 from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
+from worldmodel.mixture import MixtureHead
 from worldmodel.model import Model, Seen
 from worldmodel.predictor import ClosedLoop
 
@@ -73,6 +74,8 @@ class Objective:
             weights |= {"reward": hp["reward_weight"], "continue": hp["continue_weight"]}
         if model.value_head is not None:
             weights["value"] = hp["reward_weight"]
+        if model.noise is not None:
+            weights["nll"] = 1.0
         return weights | ({"open_loop": hp["open_loop_weight"]} if hp["open_loop_steps"] else {})
 
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
@@ -112,11 +115,14 @@ class Reconstruction(Objective):
 
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         pred = segment.loop.pred
+        decoded, following = model.decoder(pred), segment.obs[:, 1:]
         own = {
-            "prediction": segment.mean(self.error(model, segment, pred)),
+            "prediction": segment.mean(losses.observation_error(decoded, following, segment.obs_weights)),
             "autoencoding": segment.mean(_obs_error(model, segment, segment.seen.z[:, :-1], segment.obs[:, :-1])),
             "consistency": segment.mean(losses.squared_error(pred, segment.target)),
         }
+        if model.noise is not None:
+            own["nll"] = segment.mean(_nll(model.noise, pred, following - decoded, self.hparams["nll_beta"]))
         return own | super().terms(model, segment)
 
     def error(self, model: Model, segment: Segment, pred: Tensor) -> Tensor:
@@ -136,9 +142,12 @@ class Innovation(Objective):
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         line = segment.seen.line
         assert line is not None
-        missed = (segment.obs[:, 1:] - line.pred) / line.scale
-        error = losses.observation_error(model.decoder(segment.loop.pred), missed, segment.obs_weights)
-        return {"prediction": segment.mean(error)} | super().terms(model, segment)
+        missed, pred = (segment.obs[:, 1:] - line.pred) / line.scale, model.decoder(segment.loop.pred)
+        own = {"prediction": segment.mean(losses.observation_error(pred, missed, segment.obs_weights))}
+        if model.noise is not None:
+            nll = _nll(model.noise, segment.loop.pred, missed - pred, self.hparams["nll_beta"])
+            own["nll"] = segment.mean(nll + line.scale.log().mean(dim=-1))  # of the normalised observation
+        return own | super().terms(model, segment)
 
     def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
         base = model.base
@@ -246,6 +255,11 @@ def over_ranks(x: Tensor) -> Tensor:
 
 def _obs_error(model: Model, segment: Segment, z: Tensor, obs: Tensor) -> Tensor:
     return losses.observation_error(model.decoder(z), obs, segment.obs_weights)
+
+
+def _nll(noise: MixtureHead, pred: Tensor, missed: Tensor, beta: float) -> Tensor:
+    """-log p of what point predictions missed (B, T, O), in nats an entry, (B, T); the point is the loss's part."""
+    return -noise(pred, beta).log_prob(missed.detach()) / missed.shape[-1]
 
 
 def _heads(model: Model, segment: Segment) -> dict[str, Tensor]:

@@ -46,6 +46,8 @@ class WorldModel(Model, pl.LightningModule):
         open_loop_steps: Length in steps of the open-loop rollouts that are trained too, one after the other up to the
             segment's end: what they do not fill comes before; 0: no rollouts.
         open_loop_weight: Weight of the rollouts' loss, relative to the one-step prediction.
+        nll_beta: With a distribution as output, how the gradients of its likelihood are weighted: by each entry's
+            deviation to the power of twice this. 1: as a squared error's; 0: as the likelihood's own.
         reward_weight: Weight of the losses of the reward head and the value head.
         continue_weight: Weight of the continue head's loss.
         consistency_weight: With `reconstruction`, weight of |pred - z_next|^2, which lets a predicted latent stand in
@@ -80,6 +82,7 @@ class WorldModel(Model, pl.LightningModule):
         gradient: Literal["tbptt", "rtrl", "eligibility", "bptt"] = "tbptt",
         open_loop_steps: int = 0,
         open_loop_weight: float = 1.0,
+        nll_beta: float = 1.0,
         reward_weight: float = 1.0,
         continue_weight: float = 0.1,
         consistency_weight: float = 1.0,
@@ -185,15 +188,16 @@ class WorldModel(Model, pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """In a fit, measure how far ahead predictions can be believed; a checkpoint keeps it."""
-        if self.base is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._line.measure(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Measure it before a fit's last checkpoint too, which may be saved before the last validation."""
         trainer = self.trainer
-        if self.base is not None and (trainer.should_stop or trainer.global_step == trainer.max_steps):
+        if trainer.should_stop or trainer.global_step == trainer.max_steps:
             self._line.measure(self)
-            checkpoint["state_dict"]["base.shrinkage"] = self.base.shrinkage.clone()
+            measured = {"base.shrinkage", "widths"} & checkpoint["state_dict"].keys()
+            checkpoint["state_dict"] |= {name: self.get_buffer(name).clone() for name in measured}
 
     def on_validation_epoch_start(self) -> None:
         """Begin the means anew: a fit cannot add to tensors that `Trainer.validate` made, in its inference mode."""
@@ -297,4 +301,4 @@ class WorldModel(Model, pl.LightningModule):
 
 def _key(stage: str, name: str) -> str:
     """The name that a term is logged under."""
-    return f"{stage}/{name}" if name in ("loss", "accuracy") else f"{stage}/loss_{name}"
+    return f"{stage}/{name}" if name in ("loss", "accuracy", "nll") else f"{stage}/loss_{name}"
