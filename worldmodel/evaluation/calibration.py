@@ -36,6 +36,7 @@ class Scores(NamedTuple):
     """Of R rollouts at K horizons, entry by entry, in deviations of the observations; NaN after a rollout's end."""
 
     horizon: np.ndarray  # (K,)
+    unit: np.ndarray  # (O,) these deviations, in the units of the data
     nll: np.ndarray  # (R, K, O) nats
     crps: np.ndarray  # (R, K, O)
     pit: np.ndarray  # (R, K, O) in [0, 1]
@@ -122,12 +123,12 @@ def scores(
         rows = _scores(truth[:, at], point[:, at], _taken(drawn, at), samples, unit, seed + begin)
         found[:, rollouts, wanted] = np.stack(rows)
     found[:, ~(horizon <= lengths[:, None])] = np.nan
-    return Scores(horizon, *found)
+    return Scores(horizon, unit, *found)
 
 
 def summary(scores: Scores, model: Model) -> Calibration:
     """The means of scores, with the intervals that a model's validation episodes corrected."""
-    nll, crps, pit, mean, std, truth, point = scores[1:]
+    nll, crps, pit, mean, std, truth, point = scores[2:]
     kept = ~np.isnan(pit)
     width = model.interval(torch.from_numpy(scores.horizon)).double().cpu().numpy()  # (3, K, O)
     distance = np.abs(truth - mean)
