@@ -7,7 +7,7 @@ from memory import episodes_of
 
 from worldmodel import RULES, WorldModel
 from worldmodel.errors import UserError
-from worldmodel.evaluation.calibration import scores, summary, widths
+from worldmodel.evaluation.calibration import Scores, scores, summary, widths
 from worldmodel.evaluation.rollouts import Start
 from worldmodel.futures import futures
 from worldmodel.model import LEVELS
@@ -128,6 +128,16 @@ def test_conformal_intervals_are_right_where_the_model_is_not(autoregression):
     assert whole.coverage[1].mean() < 0.6
     for level, coverage in zip(LEVELS, whole.conformal, strict=True):
         assert coverage.mean() == pytest.approx(level, abs=0.04)
+
+
+def test_where_few_rollouts_reach_the_multiples_of_shorter_horizons_count():
+    horizon, rng = np.array([1, 2, 4]), np.random.default_rng(0)
+    truth = rng.standard_normal((400, 3, 1))
+    truth[3:, 2] = np.nan  # three are left, which say nothing of a 95% interval
+    truth[:3, 2] = 0.0
+    zeros = np.zeros_like(truth)
+    found = Scores(horizon, np.ones(1), zeros, zeros, zeros, zeros, zeros + 1, truth, zeros)
+    assert widths(found)[:, -1, 0] == pytest.approx(torch.special.ndtri((1 + torch.tensor(LEVELS)) / 2), rel=0.15)
 
 
 def test_a_mixture_knows_that_a_coin_decides_where_a_normal_distribution_sees_the_middle():

@@ -27,10 +27,10 @@ STEPS = 4
 SMALL = {"latent_dim": 6, "hidden_dim": 10, "width": 12}
 
 
-def save_run(folder, data, config):
+def save_run(folder, data, config, **options):
     """A run's folder around a model with its first weights; `config` says of the data what differs from the default."""
     torch.manual_seed(0)
-    model = WorldModel(data.obs_dim, data.action_dim, data.images, **SMALL).eval()
+    model = WorldModel(data.obs_dim, data.action_dim, data.images, **SMALL, **options).eval()
     model.obs_norm.fit(*data.statistics["obs"])
     model.action_norm.fit(*data.statistics["action"])
     (folder / "checkpoints").mkdir(parents=True)
@@ -295,3 +295,15 @@ def test_the_last_step_that_fits():
     for wrong in ({"burn_in": 12, "horizon": 9}, {"start": 20}):
         with pytest.raises(UserError):
             select_rollouts(episodes(20), 4, **wrong)
+
+
+def test_a_model_with_a_distribution_has_intervals_around_its_predictions(run, tmp_path):
+    data, _ = run
+    shutil.rmtree("run")
+    save_run(tmp_path / "run", data, {"path": str(data.path), "steps": STEPS, "lanes": 2}, output="gaussian")
+    roll("--episodes", "0", "--horizon", "5", "--out", "out", "--samples", "8")
+    rows = rows_of("out/trajectories.csv")
+    assert len({row["step"] for row in rows}) == 5
+    assert all(float(row["low90"]) < float(row["high90"]) for row in rows)
+    with pytest.raises(SystemExit):
+        roll("--samples", "1")

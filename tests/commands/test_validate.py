@@ -14,6 +14,7 @@ STOPS = {
     "behind a validation": ["--trainer.max_epochs", "1"],
     "behind an epoch without one": ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"],
     "in mid-epoch": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25"],
+    "with a distribution": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25", "--model.output", "mixture"],
     "with averaged weights": ["--trainer.max_steps", "25", "--model.base", "none", "--trainer.callbacks+=" + AVERAGE],
 }
 
@@ -55,6 +56,8 @@ def test_validate_gives_the_numbers_of_the_fit(fit, stop, capsys):
     again = run.parent / "again"
     at_fit, now = last_row(run), last_row(again)
     assert at_fit == now, "digit for digit"
+    scored = {"val/nll", "rollout/crps@8", "rollout/coverage90@16", "rollout/conformal90@16"} & set(now)
+    assert len(scored) == (4 if stop == "with a distribution" else 0)
     assert {"val/loss", "rollout/nmse@8", "rollout/nmse@16", "rollout/copy_last@16"} <= set(now)
     assert (run / "rollout.csv").read_text() == (again / "rollout.csv").read_text()
     assert f"val/loss {float(now['val/loss']):.4g}" in said, "what the fit printed"

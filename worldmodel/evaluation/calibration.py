@@ -30,6 +30,7 @@ from worldmodel.model import LEVELS, Model
 
 BINS = 10  # of the PIT's histogram
 ROLLOUTS, SAMPLES = RolloutOptions(starts=2, max_episodes=64), 32
+ENOUGH = 50  # rollouts for the quantiles of a horizon
 
 
 class Scores(NamedTuple):
@@ -44,6 +45,10 @@ class Scores(NamedTuple):
     std: np.ndarray  # (R, K, O) of the futures
     truth: np.ndarray  # (R, K, O)
     point: np.ndarray  # (R, K, O) the model's point prediction
+
+    def horizon_reached(self, k: int) -> np.ndarray:
+        """Which rollouts (R,) bool reach the k-th horizon."""
+        return ~np.isnan(self.truth[:, k]).all(axis=-1)
 
 
 @dataclass(frozen=True)
@@ -151,12 +156,15 @@ def widths(scores: Scores) -> Tensor:
     """Half the width of the intervals of LEVELS at each knot, in deviations of the futures, (3, KNOTS, O).
 
     Split conformal prediction (Lei et al. 2018, arXiv 1604.04173, section 2.2): the quantile of the normalised
-    distances |o - mean| / std that covers one more than the wanted share of N + 1. Between horizons, the next one's.
+    distances |o - mean| / std that covers one more than the wanted share of N + 1. Between horizons, the next one's;
+    where fewer than 50 rollouts reach so far, the distances of shorter horizons count too.
     """
     distance = np.abs(scores.truth - scores.mean) / np.maximum(scores.std, 1e-300)
+    at = [distance[scores.horizon_reached(k), k] for k in range(len(scores.horizon))]
     each = []
-    for k in range(len(scores.horizon)):
-        some = distance[:, k][~np.isnan(distance[:, k, 0])]
+    for k, some in enumerate(at):
+        for shorter in reversed(at[:k]):
+            some = some if len(some) >= ENOUGH else np.concatenate([some, shorter])
         ranks = [min(int(np.ceil((len(some) + 1) * level)), len(some)) - 1 for level in LEVELS]
         each.append(np.sort(some, axis=0)[ranks])
     knots = 2 ** (np.arange(KNOTS) / PER_OCTAVE)
