@@ -135,9 +135,11 @@ def test_where_few_rollouts_reach_the_multiples_of_shorter_horizons_count():
     truth = rng.standard_normal((400, 3, 1))
     truth[3:, 2] = np.nan  # three are left, which say nothing of a 95% interval
     truth[:3, 2] = 0.0
+    truth = np.concatenate([truth, np.full_like(truth, np.nan)], axis=-1)  # and an entry that never varies
     zeros = np.zeros_like(truth)
-    found = Scores(horizon, np.ones(1), zeros, zeros, zeros, zeros, zeros + 1, truth, zeros)
-    assert widths(found)[:, -1, 0] == pytest.approx(torch.special.ndtri((1 + torch.tensor(LEVELS)) / 2), rel=0.15)
+    found = widths(Scores(horizon, np.ones(2), zeros, zeros, zeros, zeros, zeros + 1, truth, zeros))
+    normal = torch.special.ndtri((1 + torch.tensor(LEVELS)) / 2)
+    assert found[:, -1, 0] == pytest.approx(normal, rel=0.15) and found[:, -1, 1] == pytest.approx(normal)
 
 
 def test_a_mixture_knows_that_a_coin_decides_where_a_normal_distribution_sees_the_middle():

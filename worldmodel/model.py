@@ -141,7 +141,7 @@ class Model(nn.Module):
         count = 1 if output == "gaussian" else components
         self.noise = None if output == "point" else MixtureHead(latent_dim, obs_dim, width, count)
         if self.noise is not None:
-            self.register_buffer("widths", _normal_widths(obs_dim))
+            self.register_buffer("widths", normal_widths(obs_dim))
         self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
         if value_discount is not None and (self.is_tokens or not 0 <= value_discount < 1):
             raise UserError(
@@ -292,7 +292,7 @@ class Model(nn.Module):
         return reward, continues
 
 
-def _normal_widths(obs_dim: int) -> Tensor:
+def normal_widths(obs_dim: int) -> Tensor:
     """Those of a normal distribution (3, KNOTS, O), until they are measured (evaluation/calibration.py)."""
     quantile = torch.special.ndtri((1 + torch.tensor(LEVELS)) / 2)
     return quantile[:, None, None].expand(-1, KNOTS, obs_dim).clone()

@@ -26,7 +26,7 @@ from worldmodel.evaluation.rollouts import BLOCK, Start, states_at, to_model
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.futures import Futures, futures
 from worldmodel.mixture import Mixture
-from worldmodel.model import LEVELS, Model
+from worldmodel.model import LEVELS, Model, normal_widths
 
 BINS = 10  # of the PIT's histogram
 ROLLOUTS, SAMPLES = RolloutOptions(starts=2, max_episodes=64), 32
@@ -169,7 +169,8 @@ def widths(scores: Scores) -> Tensor:
         each.append(np.sort(some, axis=0)[ranks])
     knots = 2 ** (np.arange(KNOTS) / PER_OCTAVE)
     nearest = np.searchsorted(scores.horizon, np.round(knots)).clip(max=len(scores.horizon) - 1)
-    return torch.from_numpy(np.stack(each, axis=1)[:, nearest]).float()
+    found = torch.from_numpy(np.stack(each, axis=1)[:, nearest]).float()
+    return torch.where(found < 1e6, found, normal_widths(found.shape[-1]))  # of what never varies, or has diverged
 
 
 def fit_widths(model: Model, val: Episodes, steps: int) -> None:
