@@ -13,6 +13,7 @@ from worldmodel.arguments import Parser, fail
 from worldmodel.data.check import Finding, check_episodes
 from worldmodel.data.episode import Source
 from worldmodel.data.files import check_readable
+from worldmodel.data.growth import Growth
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.readers import FORMATS, Alignment, open_source
@@ -146,15 +147,14 @@ def _convert(arguments: argparse.Namespace) -> None:
     writer.manifest["converted"] = about["converted"]
     try:
         with Display(f"converting {source.path.name}", None, unit="episodes") as display:
-            for name, episode in source.episodes():
-                try:
-                    writer.add(episode)
-                except UserError as error:
-                    raise UserError(f"{source.path}: {name}: {error}") from None
+            new = Growth(writer, source, about["converted"][:-1])
+            for episode in new.episodes():
+                writer.add(episode)
                 display.advance()
         writer.flush()
         if not writer.episodes:
-            raise UserError(f"{source.path} holds no episodes")
+            raise UserError(f"{source.path} holds no episodes{f' that are not in {out}' * bool(new.record)}")
+        writer.manifest["converted"][-1]["episodes"] = new.record
     except BaseException as error:
         with suppress(OSError):  # the disk may be what failed; acknowledged episodes stay
             writer.close()

@@ -105,19 +105,23 @@ class EpisodeWriter:
 
     def add(self, episode: Episode) -> None:
         """Take an episode, which the next `flush` acknowledges; a UserError if it does not fit the spaces."""
+        episode = self.stored(episode)
+        self.waiting += pieces(episode, self.shard_bytes)
+        self._waiting_bytes += num_bytes(episode)
+        self.flush_if_due()
+
+    def stored(self, episode: Episode) -> Episode:
+        """An episode as the dataset keeps it; a UserError if it does not fit the spaces."""
         leaves = self.manifest["observation_space"]
         if episode.observations.keys() != leaves.keys():
             has, wanted = ", ".join(episode.observations), ", ".join(leaves)
             raise UserError(f"an episode has the observations {has}; it must have {wanted}")
-        episode = replace(
+        return replace(
             episode,
             observations={key: self._stored(key, values, leaves[key]) for key, values in episode.observations.items()},
             actions=self._stored(ACTIONS, episode.actions, self.manifest["action_space"]),
             rewards=np.asarray(episode.rewards, np.float64),
         )
-        self.waiting += pieces(episode, self.shard_bytes)
-        self._waiting_bytes += num_bytes(episode)
-        self.flush_if_due()
 
     def _stored(self, name: str, values: np.ndarray, leaf: Json) -> np.ndarray:
         """The values with the dtype that the dataset keeps: the first episode's, or its space's if that is wider."""
