@@ -1,8 +1,12 @@
 """Whether a W&B server refuses, stalls or dies, the run ends as without it, with all numbers on disk."""
 
+import csv
+import subprocess
+import sys
 import time
 
 import pytest
+import warm
 from faults.processes import run
 from faults.wandb_server import wandb_server
 
@@ -15,6 +19,8 @@ WAYS = {
     "dies in mid-run": ("file_stream", "die"),
     "answers with errors in mid-run": ("file_stream", "error"),
 }
+MODES = ("offline", "online")
+STEP = "trainer/global_step"
 USUAL = "stalls as the run is opened"
 
 
@@ -36,3 +42,40 @@ def test_whatever_the_server_does_the_run_ends(config, whole, tmp_path, seen, wa
     assert runs and "wandb sync" in process.stdout or not offline
     assert bool(offline) == (way in ("is not there", "stalls from the beginning", "stalls as the run is opened"))
     seen(f"{way}: status 0, metrics.csv as without it, {took:.0f} s in all")
+
+
+SESSIONS = [(first, second, ends) for first in MODES for second in MODES for ends in ("killed", "ended")]
+USUAL_SESSIONS = ("offline", "offline", "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "second", "ends"),
+    [pytest.param(*each, marks=[] if each == USUAL_SESSIONS else pytest.mark.full) for each in SESSIONS],
+)
+def test_a_resumed_run_is_in_wandb_once(config, tmp_path, first, second, ends):
+    """Whichever sessions were online, in whatever order the others are sent: the rows of metrics.csv."""
+    arguments = ["fit", "--config", config, "--run_dir", "run", "--resume", "--trainer.max_steps"]
+    with wandb_server() as server:
+        account = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path)}
+        kill = [17, "SIGKILL"] if ends == "killed" else []  # after a checkpoint of step 15 and a row
+        run([*arguments, "18" if kill else "17", "--wandb", first], tmp_path, kill=kill, **account)
+        process = run([*arguments, "18", "--wandb", second], tmp_path, **account)
+        assert process.returncode == 0, process.stderr
+        folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"), reverse=True)
+        for folder in folders:
+            command = [sys.executable, "-m", "wandb", "sync", folder]
+            subprocess.run(command, cwd=tmp_path, env=warm.variables(**account), check=True)
+    sent = [{name: value for name, value in row.items() if not name.startswith("_")} for row in server.history]
+    found = [comparable(row, STEP) for row in sent if not any("picture" in name for name in row)]
+    wanted = [comparable(row, "step") for row in csv.DictReader((tmp_path / "run" / "metrics.csv").open())]
+    if ends == "ended":  # the row that its end made is taken back from metrics.csv, not from W&B
+        found = [row for row in found if row in wanted]
+    if (first, ends) == ("online", "killed"):  # what has arrived of its last seconds, nobody knows
+        found, wanted = found[-1:], wanted[-1:]
+    assert sorted(found) == wanted
+
+
+def comparable(row, step):
+    """Its step, and its numbers by their names."""
+    return int(row[step]), sorted((name, float(value)) for name, value in row.items() if name != step and value != "")

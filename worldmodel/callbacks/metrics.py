@@ -26,6 +26,11 @@ def log_at_once(trainer: Any, metrics: dict[str, float]) -> None:
         logger.log_metrics(metrics, step=trainer.global_step)
 
 
+def row_step(trainer: Any) -> int:
+    """The step that the Trainer gives to the row of a validation: that of the last training step, counted from 0."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def logged(trainer: Any, name: str) -> torch.Tensor:
     """The last value of a metric that best.ckpt is chosen by, or that early stopping watches.
 
@@ -48,7 +53,7 @@ def log_picture(trainer: Any, name: str, figure: Figure, path: Path) -> None:
         log_image = getattr(logger, "log_image", None)  # W&B
         add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)  # TensorBoard
         if callable(log_image):
-            log_image(name, [str(path)], step=trainer.global_step)
+            log_image(name, [str(path)], step=row_step(trainer))
         elif callable(add_figure):
             add_figure(name, figure, trainer.global_step)
 

@@ -1,15 +1,15 @@
 """The loggers of a run: metrics.csv always, Weights & Biases unless it is disabled."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from worldmodel.callbacks.metrics import MetricsFile
+from worldmodel.experiments.wandb_rows import STEP, Earlier, kept_rows
 
 WandbMode = Literal["offline", "online", "disabled"]
-STEP = "trainer/global_step"
 LONGEST_TAG = 64  # characters, in W&B
 INIT_SECONDS = 20  # for the server to open a run
 FINISH_SECONDS = 30  # to send the rest at its end; what is not sent stays on disk, for `wandb sync`
@@ -44,12 +44,24 @@ def make_loggers(
         options["tags"] = [tag[:LONGEST_TAG] for tag in tags]
         if before := sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime):
             options |= {"id": before[-1].name.rsplit("-", 1)[1], "resume": "allow"}
-        loggers.append(_WandbLogger(**options))
+        kept = kept_rows(folder / "metrics.csv", logged)
+        loggers.append(_WandbLogger(Earlier(before, kept) if is_first_rank else None, **options))
     return loggers
 
 
 class _WandbLogger(WandbLogger):
-    """WandbLogger that keeps the run offline if the server does not open it within INIT_SECONDS."""
+    """WandbLogger that logs each row once, however often the run is resumed.
+
+    It keeps the run offline if the server does not open it within INIT_SECONDS.
+
+    Args:
+        earlier: what the run's earlier sessions logged; None on ranks that log nothing.
+        options: of WandbLogger.
+    """
+
+    def __init__(self, earlier: Earlier | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._earlier, self._begun = earlier, False
 
     @property
     def experiment(self) -> Any:
@@ -64,6 +76,18 @@ class _WandbLogger(WandbLogger):
                 raise
             self._wandb_init["settings"] = _offline(settings, _first_line(error))
             return super().experiment
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log a row that no earlier session has; before the first, those of metrics.csv that they lack."""
+        if self._earlier is None or step is None:
+            return super().log_metrics(metrics, step)
+        if not self._begun:
+            self._begun = True
+            self._earlier.arrived(self.experiment.summary)
+            for missing, at in self._earlier.missing():
+                super().log_metrics(missing, at)
+        if not self._earlier.holds(metrics, step):
+            super().log_metrics(metrics, step)
 
 
 def define_metrics(logger: Logger, names: Iterable[str], best: Literal["min", "max"]) -> None:
