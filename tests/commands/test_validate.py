@@ -15,7 +15,7 @@ STOPS = {
     "behind an epoch without one": ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"],
     "in mid-epoch": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25"],
     "with a distribution": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25", "--model.output", "mixture"],
-    "with averaged weights": ["--trainer.max_steps", "25", "--model.base", "none", "--trainer.callbacks+=" + AVERAGE],
+    "with averaged weights": ["--trainer.max_steps", "25", "--trainer.callbacks+=" + AVERAGE],
 }
 
 

@@ -104,8 +104,9 @@ def test_a_refused_start_leaves_nothing_and_only_a_run_is_resumed(config, tmp_pa
     one_line(run([*arguments, "--run_dir", "own", "--rollout.free_run", "1000"], tmp_path))
     only = [path.name for path in (tmp_path / "runs" / "x").iterdir()]
     assert len(only) == 1 and not (tmp_path / "own").exists()
-    smoke = run([*arguments, "--trainer.fast_dev_run", "true"], tmp_path)
-    assert smoke.returncode == 0, smoke.stderr
+    files = sorted(tmp_path.rglob("*"))
+    smoke = run([*arguments, "--run_dir", "smoke", "--trainer.fast_dev_run", "true"], tmp_path)
+    assert smoke.returncode == 0 and sorted(tmp_path.rglob("*")) == files, smoke.stderr
     assert "leave out --resume" in one_line(run([*arguments, "--trainer.fast_dev_run", "true", "--resume"], tmp_path))
     process = run([*arguments, "--trainer.max_steps", "4", "--resume"], tmp_path)
     assert f"resume: from runs/x/{only[0]}/checkpoints/last.ckpt" in process.stdout, process.stderr

@@ -1,10 +1,12 @@
 """What Lightning's users write: a Trainer, a model and data, and one call after the other in a session."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 from worldmodel import EpisodeDataModule, WorldModel
@@ -86,6 +88,37 @@ def test_a_model_of_tokens_is_asked_to_recall():
     model = WorldModel(3, 1, objective="tokens")
     model.trainer = trainer_with()
     assert [type(c) for c in model.configure_callbacks()] == [HiddenNormMonitor, TruncatedBPTT, RecallEvaluation]
+
+
+class Copies(pl.Callback):
+    """Copies the module as it is set up, as those do that average weights."""
+
+    def setup(self, trainer, pl_module, stage):
+        self.copy = deepcopy(pl_module.state_dict())
+
+
+def test_a_callback_that_copies_the_module_finds_what_the_data_chose(toy_data):
+    """The line's number of lags, and with it the shapes of its tensors."""
+    data, copies = EpisodeDataModule(toy_data, steps=8, lanes=3), Copies()
+    average = EMAWeightAveraging(decay=0.5)
+    model = small(data)
+    trainer_with(copies, average, steps=2).fit(model, data)
+    assert model.hparams["base_lags"] > 1, "more than before the data is known"
+    for name in ("base.weights", "obs_norm.mean"):
+        assert torch.equal(copies.copy[name], model.state_dict()[name]), name
+
+
+def test_a_model_that_is_loaded_keeps_its_statistics_in_a_fit_on_other_data(toy_data, tmp_path):
+    old, new = (EpisodeDataModule(toy_data, steps=8, lanes=3, split_seed=seed) for seed in (0, 1))
+    first = small(old)
+    trainer = trainer_with(steps=1)
+    trainer.fit(first, old)
+    trainer.save_checkpoint(tmp_path / "old.ckpt")
+    loaded = WorldModel.load_from_checkpoint(tmp_path / "old.ckpt", weights_only=True, learning_rate=1e-30)
+    trainer_with(steps=1).fit(loaded, new)
+    for name, tensor in first.state_dict().items():
+        if name != "base.shrinkage":
+            assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 def test_without_episodes_it_is_said_that_nothing_is_rolled_out(toy_data):

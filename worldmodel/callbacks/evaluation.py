@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from worldmodel.callbacks.metrics import log_at_once, log_picture
+from worldmodel.callbacks.metrics import log_at_once, log_picture, row_step
 from worldmodel.data.episodes import Episodes
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
@@ -71,14 +71,14 @@ class RolloutEvaluation(_Evaluation):
     """Measures the error of open-loop rollouts at multiples of the trained horizon, against three baselines.
 
     The module needs `observe` and `open_loop` (see evaluation.rollouts.Forecaster), the DataModule `splits[split]`
-    (Episodes) and `steps` (T). Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` and, of vectors,
-    `rollout/linear@H` (a linear autoregression, fitted to `splits["train"]` in the first evaluation) for every multiple
-    H that the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error
-    passes the threshold; absent where none does). Of a model with a distribution, logs `rollout/crps@H`,
-    `rollout/coverage90@H` and what else evaluation.calibration.Calibration holds. Writes `rollout.csv`, `rollout.png`
-    and, of images, `rollout.gif` into the run's folder, and the pictures to every logger that takes them. With
-    `free_run`, logs `free_run/nmse` and `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each
-    computes the same.
+    (Episodes) and `steps` (T). A module's `measure_ahead`, if it has that, is called before. Logs `rollout/nmse@H`,
+    `rollout/copy_last@H`, `rollout/mean@H` and, of vectors, `rollout/linear@H` (a linear autoregression, fitted to
+    `splits["train"]` in the first evaluation) for every multiple H that the episodes reach,
+    `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error passes the threshold; absent
+    where none does). Of a model with a distribution, logs `rollout/crps@H`, `rollout/coverage90@H` and what else
+    evaluation.calibration.Calibration holds. Writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif` into the
+    run's folder, and the pictures to every logger that takes them. With `free_run`, logs `free_run/nmse` and
+    `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each computes the same.
 
     Args:
         options: the arguments of RolloutOptions, such as `max_episodes=4`.
@@ -109,6 +109,8 @@ class RolloutEvaluation(_Evaluation):
 
     def evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
         data = trainer.datamodule
+        if callable(measure := getattr(pl_module, "measure_ahead", None)):
+            measure()
         self.curves = None  # before the next are computed: examples of images are large
         self.curves = curves = evaluated(pl_module, data.splits, split, data.steps, self.options, self._linear)
         self.calibration = calibrated = self._calibration(pl_module, data.splits[split], data.steps)
@@ -133,7 +135,7 @@ class RolloutEvaluation(_Evaluation):
                 for logger in trainer.loggers:
                     if callable(log_video := getattr(logger, "log_video", None)):  # W&B
                         paths = [str(folder / "rollout.gif")]
-                        log_video("rollout/animation", paths, step=trainer.global_step, format=["gif"])
+                        log_video("rollout/animation", paths, step=row_step(trainer), format=["gif"])
         metrics = self._metrics(curves, data.steps) | ({} if run is None else run.metrics())
         horizons = [multiple * data.steps for multiple in self.options.multiples]
         return metrics | ({} if calibrated is None else calibrated.metrics(horizons))

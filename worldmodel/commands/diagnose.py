@@ -32,6 +32,7 @@ from worldmodel.runs.folder import check_free, file_name, new_folder
 TAKEN = ("data", "model", "tbptt", "rollout", "seed_everything", "threads", "matmul_precision")  # of a run's options
 INSTEAD = {  # of options of fit
     "--ckpt_path": "the trained model is named with --ckpt RUN",
+    "--init_from": "the trained model is named with --ckpt RUN",
     "--run_dir": "the folder is chosen with --out DIR",
 }
 
@@ -111,7 +112,7 @@ class DiagnoseCLI(TrainingCLI):
         trainer: Any = self.trainer
         trainer.datamodule, self.model.trainer = self.datamodule, trainer
         if self.weights is None:
-            self.model.setup("fit")  # takes the data's statistics
+            self.model.take_statistics(self.datamodule)
             return
         checkpoint = read_checkpoint(self.weights)
         check_arguments(checkpoint, self.model)

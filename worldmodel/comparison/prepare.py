@@ -30,6 +30,8 @@ NOT_HERE = {
     "--seed_everything": "choose a comparison's seeds with --seeds",
     "--run_dir": "choose a comparison's folder with --out",
     "--ckpt_path": "a comparison trains every run from scratch",
+    "--trainer.fast_dev_run": "it trains too little to judge; try the configuration with fit",
+    "--init_from": "a comparison trains every run from scratch",
 }
 
 

@@ -28,7 +28,9 @@ class ConfigCLI(ExperimentCLI):
     not_here: dict[str, str]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        for option, taken in {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint}.items():
+        given = {"--run_dir": self.run_dir, "--ckpt_path": self.checkpoint, "--init_from": self.settings["init_from"]}
+        given["--trainer.fast_dev_run"] = self.settings["trainer"]["fast_dev_run"] or None
+        for option, taken in given.items():
             if taken is not None:
                 raise UserError(f"{option} is no option of {self.command}: {self.not_here[option]}")
         trainer = self.checked_trainer(logger=False, **kwargs)

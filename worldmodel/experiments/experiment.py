@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +22,15 @@ from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out
 from worldmodel.experiments.loggers import WandbMode, make_loggers
 from worldmodel.experiments.monitor import early_stopping
 from worldmodel.experiments.save_config import SaveConfig
-from worldmodel.runs.checkpoint import check_arguments, find_checkpoint, finished, newest_whole, read_checkpoint
+from worldmodel.experiments.start import Start, start_from
+from worldmodel.runs.checkpoint import (
+    check_arguments,
+    find_checkpoint,
+    finished,
+    load_weights,
+    newest_whole,
+    read_checkpoint,
+)
 from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
 
 
@@ -66,6 +75,8 @@ class ExperimentCLI(LightningCLI):
 
     def __init__(self, argv: list[str]) -> None:
         self.asked = [job for job in self.jobs if job in argv[:1]] or self.jobs
+        self.argv = argv
+        self.scratch: TemporaryDirectory[str] | None = None  # instead of a run's folder
         self.made: Path | None = None  # the folder, if it is new
         try:
             super().__init__(
@@ -91,6 +102,9 @@ class ExperimentCLI(LightningCLI):
             if self.made is not None and not begun:  # what is refused leaves no folder: it would be taken
                 shutil.rmtree(self.made, ignore_errors=True)
             raise
+        finally:
+            if self.scratch is not None:
+                self.scratch.cleanup()
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The one that is asked for: each parser takes a sixth of a second to build."""
@@ -118,6 +132,8 @@ class ExperimentCLI(LightningCLI):
             help="Resume the newest run of this name, or the one in --run_dir, from its newest whole checkpoint; start"
             " the run if there is none. Only for fit; the same as --ckpt_path last.",
         )
+        start = "Run, or one of its checkpoints, whose weights and statistics a new fit starts from. Only for fit."
+        add("--init_from", Path | None, None, start)
         parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
         parser.add_class_arguments(StoppingOptions, "early_stopping")
 
@@ -135,6 +151,17 @@ class ExperimentCLI(LightningCLI):
         elif path := config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(Path(path)))
             self.checkpoint = read_checkpoint(Path(config["ckpt_path"]))
+        self._parse_init_from(config)
+
+    def _parse_init_from(self, config: Any) -> None:
+        """What a config.yaml holds is of the run's first start: a checkpoint that a fit goes on from replaces it."""
+        named = any(word.split("=")[0] == "--init_from" for word in self.argv)
+        if named and (self.config["subcommand"] != "fit" or self.checkpoint is not None):
+            raise UserError("--init_from is for a new fit, which goes on from no checkpoint: leave out one of the two")
+        if self.checkpoint is not None:
+            config["init_from"] = None
+        elif config["init_from"] is not None and not self.resume:
+            find_checkpoint(config["init_from"])  # a mistake is an error before any data is collected
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config["subcommand"]]
@@ -172,10 +199,13 @@ class ExperimentCLI(LightningCLI):
         elif self.subcommand != "fit":
             raise UserError(f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a folder or a checkpoint")
         self.datamodule.prepare_data()  # before the run's folder is made, which is named after the data
-        self.folder = resumed or self._new_folder()
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
+        start = self._load(config) if job == "fit" else None
+        self.folder = resumed or self._new_folder()
         if job == "fit" and is_first_rank():
             self.lock = RunLock(self.folder)
+            if start is not None:
+                start.record(self.folder)
         if is_first_rank() and resumed is None:
             self.made = self.folder
         given = config["trainer"]["logger"]  # added to CSV and W&B, which this program sets
@@ -190,6 +220,18 @@ class ExperimentCLI(LightningCLI):
             plugins=[DurableCheckpointIO(), *as_list(config["trainer"]["plugins"])],
             **kwargs,
         )
+
+    def _load(self, config: Any) -> Start | None:
+        """Give the model what a checkpoint knows before callbacks see it; returns that of --init_from if it counts."""
+        if self.checkpoint is not None:
+            self.model.on_load_checkpoint(self.checkpoint)
+            load_weights(self.model, self.checkpoint, Path(config["ckpt_path"]))
+        elif config["init_from"] is not None:
+            start = start_from(config["init_from"], self.model, self.datamodule, self.about["prog"])
+            if is_first_rank():
+                print(f"weights and statistics: from {start.path}, step {start.step:,}", flush=True)
+            return start
+        return None
 
     def callbacks(self, **further: Any) -> list[Callback]:
         """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""
@@ -237,6 +279,9 @@ class ExperimentCLI(LightningCLI):
         return trainer
 
     def _new_folder(self) -> Path:
+        if self.config[str(self.subcommand)]["trainer"]["fast_dev_run"]:
+            self.scratch = TemporaryDirectory()
+            return Path(self.scratch.name)
         return new_folder(self.config[str(self.subcommand)]["experiment"], self._run_name(), self.run_dir)
 
     def _run_name(self) -> str:

@@ -110,6 +110,11 @@ class ImagineCLI(EpisodesCLI):
         super().add_arguments_to_parser(parser)
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
 
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        if self.config[str(self.subcommand)]["init_from"] is not None:
+            raise UserError("imagine takes no --init_from: a policy starts anew in each world; leave it out")
+
     def played(self) -> tuple[EpisodeReturns | None, int | None]:
         return self.model.episode_returns, None
 

@@ -118,6 +118,8 @@ def print_files(folder: Path) -> None:
     )
     if (folder / "wandb").is_dir():
         files.append("wandb/")
+    if not files:  # of fast_dev_run, which leaves nothing
+        return
     console.print(f"files: {', '.join(files)}")
     console.print(f"run: {folder}")
 

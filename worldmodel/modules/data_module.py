@@ -124,9 +124,16 @@ class EpisodeDataModule(pl.LightningDataModule):
                 collect_once(options, path)
 
     def setup(self, stage: str) -> None:
-        """A new fit walks the stream from its beginning; a checkpoint's position replaces that."""
-        if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
+        """A new fit walks the stream from its beginning, and its model takes what it needs to know of the data.
+
+        A checkpoint's position replaces the beginning.
+        """
+        if stage != "fit" or self.trainer is None:
+            return
+        if self.trainer.global_step == 0:
             self.position = 0
+        if take := getattr(self.trainer.lightning_module, "take_statistics", None):
+            take(self)  # before the setup of callbacks, which may copy the module
 
     @cached_property
     def source(self) -> Source:

@@ -2,16 +2,23 @@
 
 from typing import Any
 
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
 from worldmodel.evaluation.arx import fitted_base
 from worldmodel.evaluation.calibration import fit_widths
 from worldmodel.evaluation.shrinkage import fit_shrinkage
 
 
 class LineFit:
-    """Fits the base of a world model to the training split of the DataModule."""
+    """Fits the base of a world model to the training split, and measures how far predictions can be believed."""
 
     def __init__(self) -> None:
-        self._measured_at: int | None = None  # the step of the weights that the shrinkage is of
+        self._measured: tuple[Any, dict[str, Tensor]] | None = None  # of which weights, and what
+
+    def begin(self) -> None:
+        """A fit begins, whose weights were not measured yet."""
+        self._measured = None
 
     def fit(self, module: Any, data: Any) -> None:
         """The coefficients, on the first rank, for all of them."""
@@ -22,19 +29,29 @@ class LineFit:
             found = base.lags, base.state_dict()
         module.hparams["base_lags"], coefficients = module.trainer.strategy.broadcast(found)
         module.base.load_state_dict(coefficients)
-        self._measured_at = None
 
-    def measure(self, module: Any) -> None:
-        """How far ahead the present weights can be believed; once a step, however often it is asked for."""
-        trainer = module.trainer
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "splits") or self._measured_at == trainer.global_step:
-            return
-        training = module.training
-        module.eval()
-        if module.base is not None:
-            fit_shrinkage(module, data.splits["train"], data.steps)
-        if module.noise is not None:
-            fit_widths(module, data.splits["val"], data.steps)
-        module.train(training)
-        self._measured_at = trainer.global_step
+    def measure(self, module: Any) -> dict[str, Tensor]:
+        """How far ahead the present weights can be believed: buffers of the module, by name.
+
+        Once for the same weights, however often it is asked for: at one step a model may have two, its own and their
+        average.
+        """
+        data: Any = getattr(module.trainer, "datamodule", None)
+        names = [name for name in ("base.shrinkage", "widths") if name in module.state_dict()]
+        if not hasattr(data, "splits") or not names:
+            return {}
+        weight = next(module.predictor.parameters()).detach()
+        own = weight.to_local() if isinstance(weight, DTensor) else weight
+        weights = module.trainer.global_step, float(own.double().sum())
+        if self._measured is None or self._measured[0] != weights:
+            training = module.training
+            module.eval()
+            if module.base is not None:
+                fit_shrinkage(module, data.splits["train"], data.steps)
+            if module.noise is not None:
+                fit_widths(module, data.splits["val"], data.steps)
+            module.train(training)
+            self._measured = weights, {name: module.get_buffer(name).clone() for name in names}
+        for name, tensor in self._measured[1].items():
+            module.get_buffer(name).copy_(tensor)
+        return self._measured[1]

@@ -42,6 +42,10 @@ class Policy(ActorCritic, pl.LightningModule):
     """
 
     mutable = MUTABLE
+    identity = (  # arguments that say what its weights mean
+        "obs_dim", "action_space", "images", "rule", "latent_dim", "hidden_dim", "layers", "width", "depth",
+        "head_depth", "channels",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT, missing
 from worldmodel.errors import UserError, at_least
-from worldmodel.model import DEFAULTS, Model
+from worldmodel.model import ARGUMENTS, DEFAULTS, Model
 from worldmodel.modules.line import LineFit
 from worldmodel.modules.objective import OBJECTIVES, Segment
 from worldmodel.modules.optimizer import Schedule, adamw, retune
@@ -71,6 +71,8 @@ class WorldModel(Model, pl.LightningModule):
         "learning_rate", "weight_decay", "ema_decay", "open_loop_weight", "reward_weight", "continue_weight",
         "consistency_weight", "anti_collapse_weight",
     )  # fmt: skip
+    # arguments that say what the weights mean
+    identity = (*(name for name in ARGUMENTS if name not in ("gate_bias", "base_lags")), "target")
     obs_weights: Tensor
 
     def __init__(
@@ -103,7 +105,7 @@ class WorldModel(Model, pl.LightningModule):
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
         self._graph: StepGraph | None = None
-        self._line = LineFit()
+        self._line, self._is_loaded = LineFit(), False
         at_least(0, "model.", open_loop_steps=open_loop_steps, warmup_steps=warmup_steps)
         if not learning_rate > 0:
             raise UserError(f"model.learning_rate is {learning_rate}: it must be above 0")
@@ -169,35 +171,48 @@ class WorldModel(Model, pl.LightningModule):
         return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
 
     def setup(self, stage: str) -> None:
-        """Take the training split's statistics from the DataModule; a checkpoint's replace them afterwards."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        statistics = getattr(datamodule, "statistics", None) if stage == "fit" else None
-        if hasattr(datamodule, "layout"):
-            self.objective.check_data(datamodule.layout, float(statistics["reward"][0]) if statistics else None)
-        if statistics:
-            self.obs_norm.fit(*statistics["obs"])
-            self.action_norm.fit(*statistics["action"])
-            self.reward_norm.fit(*statistics["reward"])
-            if self.base is not None:
-                self._line.fit(self, datamodule)
+        """Check that the objective is for the data; for a fit `take_statistics` does."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" and hasattr(data, "layout"):
+            self.objective.check_data(data.layout, None)
+
+    def take_statistics(self, data: Any) -> None:
+        """Take the training split's statistics and the line through it, unless a checkpoint has given others.
+
+        The DataModule asks for it in its own setup, since callbacks that average weights copy the model in theirs.
+        """
+        self.objective.check_data(data.layout, float(data.statistics["reward"][0]))
+        self._line.begin()
+        if self._is_loaded:
+            return
+        for name, norm in {"obs": self.obs_norm, "action": self.action_norm, "reward": self.reward_norm}.items():
+            norm.fit(*data.statistics[name])
+        if self.base is not None:
+            self._line.fit(self, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the checkpoint's number of lags, which the data may have chosen."""
+        """Keep the checkpoint's statistics and its line, whose number of lags its data may have chosen."""
+        self._is_loaded = True
         if self.base is not None:
             self.hparams["base_lags"] = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["base_lags"]
 
-    def on_validation_start(self) -> None:
-        """In a fit, measure how far ahead predictions can be believed; a checkpoint keeps it."""
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+    def measure_ahead(self) -> None:
+        """In a fit, measure how far ahead predictions can be believed, before they are; a checkpoint keeps it."""
+        if self.trainer.state.fn == "fit":
             self._line.measure(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Measure it before a fit's last checkpoint too, which may be saved before the last validation."""
-        trainer = self.trainer
-        if trainer.should_stop or trainer.global_step == trainer.max_steps:
-            self._line.measure(self)
-            measured = {"base.shrinkage", "widths"} & checkpoint["state_dict"].keys()
-            checkpoint["state_dict"] |= {name: self.get_buffer(name).clone() for name in measured}
+        trainer, tensors = self.trainer, checkpoint["state_dict"]
+        if not (trainer.should_stop or trainer.global_step == trainer.max_steps):
+            return
+        averaged = "current_model_state" in checkpoint  # Lightning's WeightAveraging: these are not the module's own
+        own = {name: tensor.clone() for name, tensor in self.state_dict().items()} if averaged else {}
+        if averaged:
+            self.load_state_dict(tensors)
+        tensors |= {name: tensor.clone() for name, tensor in self._line.measure(self).items()}
+        if averaged:
+            self.load_state_dict(own)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the means anew: a fit cannot add to tensors that `Trainer.validate` made, in its inference mode."""

@@ -22,6 +22,8 @@ from worldmodel.runs.cluster import own_cores
 NOT_HERE = {
     "--run_dir": "choose a population's folder with --out",
     "--ckpt_path": "a population trains every member from scratch",
+    "--trainer.fast_dev_run": "it trains too little to judge; try the configuration with fit",
+    "--init_from": "a population trains every member from scratch",
     "--resume": "the same command continues an interrupted population",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
