@@ -8,6 +8,7 @@ from worldmodel import __version__
 from worldmodel.arguments import fail
 from worldmodel.durable import DISK
 from worldmodel.errors import UserError, nearest
+from worldmodel.runs.signals import ended_at_once
 
 COMMANDS = {
     "fit": "train a world model: worldmodel fit --config conf/quickstart.yaml",
@@ -46,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
 def _run(command: str, argv: list[str]) -> None:
     try:
         name, rest = ("fit", argv) if command in TRAINING else (command, argv[1:])
-        import_module(f"worldmodel.commands.{name}").main(rest)
+        with ended_at_once():
+            module = import_module(f"worldmodel.commands.{name}")
+        module.main(rest)
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -40,14 +40,14 @@ class FailAt(pl.Callback):
 
 
 class DieInValidation(pl.Callback):
-    """Kills the process in the validation that follows the step."""
+    """Sends the process a signal in the validation that follows the step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, name: str = "SIGKILL") -> None:
+        self.step, self.number = step, signal.Signals[name]
 
-    def on_validation_start(self, trainer: Any, *arguments: Any) -> None:
+    def on_validation_epoch_end(self, trainer: Any, *arguments: Any) -> None:
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
 
 class Calls(pl.Callback):

@@ -38,6 +38,51 @@ def test_a_second_signal_stops_at_once(config, tmp_path, seen):
     seen("the second one stops at once")
 
 
+def in_validation(step, name):
+    return ["--trainer.callbacks+=faults.stops.DieInValidation", f"--trainer.callbacks.step={step}",
+            f"--trainer.callbacks.name={name}"]  # fmt: skip
+
+
+@pytest.mark.fault(11)
+def test_a_signal_in_a_validation_says_what_it_waits_for(config, tmp_path, seen):
+    process = run(["fit", "--config", config, "--run_dir", "run", *in_validation(14, "SIGTERM")], tmp_path)
+    assert process.returncode == 143, process.stderr
+    assert "SIGTERM: the validation ends first, then a checkpoint is saved; once more stops at once" in process.stderr
+    assert "stopped at step 15: the checkpoint of step 15 is kept" in process.stdout
+    seen("in a validation it says at once what it waits for")
+
+
+@pytest.mark.fault(11)
+def test_what_saves_nothing_ends_at_once(config, whole, tmp_path):
+    """Lightning would take SIGTERM, and end with status 0."""
+    arguments = ["validate", "--config", config, "--ckpt_path", whole, "--run_dir", "run"]
+    process = run([*arguments, *in_validation(0, "SIGTERM")], tmp_path)
+    assert process.returncode == -signal.SIGTERM and "val/loss" not in process.stdout, process.stderr
+
+
+IMPORTED = """
+import os, signal, sys
+from contextlib import suppress
+from worldmodel import cli
+
+class Finder:
+    def find_spec(self, name, *arguments):
+        if name == "worldmodel.commands.export":
+            with suppress(KeyboardInterrupt):  # as libraries do that can be without what they import
+                os.kill(os.getpid(), signal.SIGINT)
+                signal.getsignal(signal.SIGINT)
+
+sys.modules.pop("worldmodel.commands.export", None)
+sys.meta_path.insert(0, Finder())
+cli.main(["export", "--help"])
+"""
+
+
+def test_ctrl_c_while_modules_are_imported_ends_at_once(tmp_path):
+    process = warm.run([], tmp_path, program=["-c", IMPORTED])
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "worldmodel: interrupted\n")
+
+
 DRAWN = """
 import os, signal
 from worldmodel.envs.make import make_simulator

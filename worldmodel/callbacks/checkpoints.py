@@ -18,7 +18,7 @@ from worldmodel.callbacks.metrics import LOGGED, MetricsFile, logged, pending_ro
 from worldmodel.durable import digests, keep_as, remove, sha256, whole_file, write_digests
 from worldmodel.errors import UserError, at_least
 from worldmodel.runs.checkpoint import NAME, read_checkpoint
-from worldmodel.runs.signals import Signals, Stopped
+from worldmodel.runs.signals import A_STEP, A_VALIDATION, Signals, Stopped
 
 
 class LastCheckpoint(Checkpoint):
@@ -28,7 +28,7 @@ class LastCheckpoint(Checkpoint):
     before is kept as last-1.ckpt, and so on. A model that is not finite is not saved.
 
     At SIGTERM, SIGINT or SIGUSR1 on any rank, all ranks finish the step, save together and exit with status
-    128 + signal. A second signal stops at once.
+    128 + signal. A validation ends first, which is said. A second signal stops at once.
 
     A save that is due on an epoch's last step, or on a step that is followed by a validation, waits for the next step:
     a fit resumed from there would omit the validation and count the epoch's steps differently. Where gradients are
@@ -72,7 +72,11 @@ class LastCheckpoint(Checkpoint):
         if number:
             self._stop(trainer, number)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.wait_for(A_VALIDATION)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.wait_for(A_STEP)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._wait(trainer, trainer.fit_loop._should_accumulate())
 

@@ -45,8 +45,8 @@ def main(argv: list[str]) -> None:
             done = sum(finished(out, run) is not None for run in runs)
             return f"{done} of {len(runs)} runs are finished and kept in {out}"
 
-        with interruptible(kept):
-            failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources)
+        with interruptible(kept) as stop_if_asked:
+            failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources, stop_if_asked)
             conclude(out)
     if failures:
         raise SystemExit(1)

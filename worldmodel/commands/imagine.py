@@ -1,6 +1,7 @@
 """`worldmodel imagine fit | validate | test`: a policy trained in a world model."""
 
 from worldmodel.arguments import chosen
+from worldmodel.runs.signals import ended_at_once
 
 USAGE = """usage: worldmodel imagine {fit,validate,test} [OPTIONS]
 
@@ -16,8 +17,9 @@ Trains a policy in the imagination of a world model, and plays whole episodes wi
 def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     if chosen(argv, "imagine", USAGE):
-        from worldmodel.experiments.errors import training_errors
-        from worldmodel.experiments.policies import ImagineCLI
+        with ended_at_once():
+            from worldmodel.experiments.errors import training_errors
+            from worldmodel.experiments.policies import ImagineCLI
 
         with training_errors(argv):
             ImagineCLI(argv)

@@ -1,6 +1,7 @@
 """`worldmodel policy fit | validate | test`: a policy with memory, trained by PPO."""
 
 from worldmodel.arguments import chosen
+from worldmodel.runs.signals import ended_at_once
 
 USAGE = """usage: worldmodel policy {fit,validate,test} [OPTIONS]
 
@@ -16,8 +17,9 @@ Trains a policy with memory by PPO, and plays whole episodes with it.
 def main(argv: list[str]) -> None:
     """Run a subcommand, named by the first argument."""
     if chosen(argv, "policy", USAGE):
-        from worldmodel.experiments.errors import training_errors
-        from worldmodel.experiments.policies import PolicyCLI
+        with ended_at_once():
+            from worldmodel.experiments.errors import training_errors
+            from worldmodel.experiments.policies import PolicyCLI
 
         with training_errors(argv):
             PolicyCLI(argv)

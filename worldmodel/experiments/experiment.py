@@ -276,6 +276,8 @@ class ExperimentCLI(LightningCLI):
         except (ValueError, ImportError, MisconfigurationException) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
         leave_out_idle_hooks(trainer.callbacks)
+        # Lightning would take SIGTERM, ask for it after a batch alone, or never, and end with status 0
+        trainer._signal_connector.register_signal_handlers = lambda: None
         return trainer
 
     def _new_folder(self) -> Path:

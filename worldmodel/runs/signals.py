@@ -2,16 +2,16 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import torch
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TERMINATED = 128 + signal.SIGTERM  # an exit status; Ray's own handler exits with the bare number
+STDERR = 2
+A_STEP = "this step ends, then a checkpoint is saved"
+A_VALIDATION = "the validation ends first, then a checkpoint is saved"
 
 
 class Stopped(SystemExit):
@@ -26,6 +26,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._first = A_STEP
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -39,10 +40,18 @@ class Signals:
             signal.signal(number, before)
         self._before = {}
 
+    def wait_for(self, first: str) -> None:
+        """Say what ends before the program does, to a signal that comes from now on or has come already."""
+        if self.received and first != A_STEP:
+            self._say(first)
+        self._first = first
+
     def agreed(self, trainer: Any) -> int:
         """The number of the signal that any rank received, or 0. A collective call if there are several ranks."""
         if trainer.world_size == 1:
             return self.received
+        import torch  # not before: the command line imports this module before it knows the command
+
         mine = torch.tensor(self.received, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
@@ -51,10 +60,38 @@ class Signals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received = number
-        name = signal.Signals(number).name
-        os.write(
-            sys.stderr.fileno(), f"\n{name}: this step ends, then a checkpoint; once more stops at once\n".encode()
-        )
+        self._say(self._first)
+
+    def _say(self, first: str) -> None:
+        _write_line(self.received, f"{first}; once more stops at once")
+
+
+def _write_line(number: int, text: str) -> None:
+    """Write to stderr as a signal handler may."""
+    with suppress(OSError):  # it may be closed
+        os.write(STDERR, f"\n{signal.Signals(number).name}: {text}\n".encode())
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Ctrl-C ends the program with status 130 at once, for as long as modules are imported.
+
+    An exception in the midst of an import leaves half a module, and what imports it next may take that for the whole.
+    """
+
+    def end(number: int, frame: Any) -> NoReturn:
+        with suppress(OSError):
+            os.write(STDERR, b"worldmodel: interrupted\n")
+        os._exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -68,6 +105,8 @@ def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], None]]:
 
     def stop(number: int, frame: Any = None) -> None:
         received.append(number)
+        if len(received) == 1:
+            _write_line(number, "the runs are stopped")
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
 
     def stop_if_asked() -> None:
