@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-from worldmodel.errors import CannotWrite
+from worldmodel.errors import CannotWrite, Damaged, UserError
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
@@ -88,6 +88,24 @@ def write_json(path: Path, values: Any) -> None:
     """Write JSON, whole or not at all. Infinities and NaN, which JSON lacks, become {"float": "inf"}."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(_without_infinities(values), indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def intact(path: Path, way_out: str) -> Iterator[None]:
+    """Name the file that is read in this block, if what it holds makes the reader fail.
+
+    Raises:
+        Damaged: whatever the reader raised.
+        UserError: if the file is there and cannot be read.
+    """
+    try:
+        yield
+    except (UserError, FileNotFoundError):
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}): {way_out}") from error
 
 
 def read_json(path: Path) -> Any:

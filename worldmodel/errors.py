@@ -14,6 +14,10 @@ class UserError(ValueError):
     """A mistake that the user can correct. The command line prints its message alone and ends with status 2."""
 
 
+class Damaged(UserError):
+    """A file that does not hold what was written to it."""
+
+
 class CannotWrite(UserError, OSError):
     """A file that cannot be written: the OSError with its errno, strerror and filename, and what to do."""
 

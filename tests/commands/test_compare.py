@@ -225,13 +225,18 @@ def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp
 
 
 @pytest.mark.slow
-def test_a_run_whose_measurement_failed_is_measured_and_not_trained_again(whole, compare_here, tmp_path):
+def test_a_run_whose_measurement_was_damaged_is_measured_and_not_trained_again(whole, compare_here, tmp_path, capsys):
     shutil.copytree(whole[0] / "out", tmp_path / "out")
     run = tmp_path / "out" / "runs" / "lstm-carry" / "s0"
-    for name in ("result.json", "curves.csv", "examples.npz"):
+    (run / "curves.csv").write_text((run / "curves.csv").read_text().replace("0.", "1.", 1))
+    main(["compare", "--out", "out", "--report_only"])
+    assert "lstm, carry, seed 0: out/runs/lstm-carry/s0/curves.csv is damaged" in capsys.readouterr().out
+    for name in ("curves.csv", "examples.npz"):
         (run / name).unlink()
+    (run / "result.json").write_bytes(b"")
     before = {path: path.stat().st_mtime_ns for path in (run / "metrics.csv", run / "checkpoints" / "last.ckpt")}
-    assert "done: lstm, carry, seed 0 (2 of 2)" in compare_here(*TWO)
+    output = compare_here(*TWO)
+    assert "result.json is damaged" in output and "done: lstm, carry, seed 0 (2 of 2)" in output
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert results(tmp_path / "out") == results(whole[0] / "out")
     costs = [read_json(out / "runs/lstm-carry/s0/result.json") for out in (whole[0] / "out", tmp_path / "out")]

@@ -1,13 +1,25 @@
 """A comparison's folder: what may be added to it, and what it holds."""
 
 import copy
+import shutil
 
 import pytest
 import yaml
+from comparison.made_up import FOUR, make_comparison
 
 from worldmodel.comparison.design import runs_of, variants_of
-from worldmodel.comparison.folder import check_continues, finished, keep_record, load, read_design, write_failures
+from worldmodel.comparison.folder import (
+    check_continues,
+    damages,
+    finished,
+    keep_record,
+    load,
+    read_config,
+    read_design,
+    write_failures,
+)
 from worldmodel.comparison.results import Failure, Result, run_folder, write_result
+from worldmodel.comparison.run import _trained
 from worldmodel.durable import write_json
 from worldmodel.errors import UserError
 
@@ -149,3 +161,48 @@ def test_only_a_folder_of_a_comparison_or_an_empty_one_is_taken(tmp_path):
         read_design(tmp_path)
     with pytest.raises(UserError, match="is a file"):
         read_design(tmp_path / "thesis.tex")
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "a flipped bit": lambda content: bytes([*content[:-20], content[-20] ^ 1, *content[-19:]]),
+    "another type": lambda content: b"5\n",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_what_is_damaged_is_named_and_made_again(tmp_path, how):
+    made = make_comparison(tmp_path / "out", FOUR[:2], [0])
+    out, run = made.folder, made.design["runs"][1]
+    folder = run_folder(out, run["slug"], run["seed"])
+    assert finished(out, run) is not None and not list(damages(out, made.design["runs"]))
+
+    def damaged(path):
+        whole = path.read_bytes()
+        path.write_bytes(DAMAGE[how](whole))
+        return whole
+
+    for name in ("result.json", "curves.csv", "examples.npz"):
+        whole = damaged(folder / name)
+        (said,) = damages(out, made.design["runs"])
+        assert said.startswith(f"{run['variant']}, seed 0: {folder / name} is damaged")
+        assert finished(out, run) is None and [of.variant for of in load(out).results] == [made.variants[0]]
+        (folder / name).write_bytes(whole)
+    (folder / "checkpoints").mkdir()
+    shutil.copyfile(out / "comparison.json", folder / "trained.json")  # not its own
+    (folder / "checkpoints" / "last.ckpt").touch()
+    assert _trained(folder, run["argv"]) is None
+    for path in (out / "references" / "mean.csv", out / "references.json"):
+        if how == "a flipped bit" and path.suffix == ".json":  # what follows has no digest
+            return
+        whole = damaged(path)
+        (said,) = damages(out, made.design["runs"])
+        assert str(path) in said and not load(out).references and len(load(out).results) == 2
+        path.write_bytes(whole)
+    for name, read in (("comparison.json", read_design), ("config.yaml", read_config)):
+        whole = damaged(out / name)
+        if name == "comparison.json" or how in ("empty", "another type"):
+            with pytest.raises(UserError, match=rf"{name} is damaged .*: restore it from a copy, or choose another"):
+                read(out)
+        (out / name).write_bytes(whole)

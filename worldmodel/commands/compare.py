@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from worldmodel.comparison.folder import CONFIG, finished, load, read_design, write_design
+from worldmodel.comparison.folder import CONFIG, damages, finished, load, read_design, write_design
 from worldmodel.comparison.launch import launch
 from worldmodel.comparison.prepare import NOT_HERE, CompareCLI, check_report_only, parser, prepare, print_sizes
 from worldmodel.comparison.results import write_references
@@ -25,6 +25,8 @@ def main(argv: list[str]) -> None:
     out: Path = options.out
     if options.report_only:  # also while runs train: every file is replaced whole
         check_report_only(argv)
+        for line in damages(out, (read_design(out) or {"runs": []})["runs"]):
+            CONSOLE.print(f"{line}: left out")
         conclude(out)
         return
     check_options("compare", NOT_HERE, rest, bool(options.config))
@@ -40,6 +42,8 @@ def main(argv: list[str]) -> None:
         if prepared.unreached:
             CONSOLE.print(prepared.unreached)
         runs = prepared.design["runs"]
+        for line in damages(out, runs):
+            CONSOLE.print(f"{line}: made again")
 
         def kept() -> str:
             done = sum(finished(out, run) is not None for run in runs)

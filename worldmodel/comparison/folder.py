@@ -1,30 +1,39 @@
 """A comparison's folder: begun, continued, and loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from worldmodel.comparison.results import Comparison, Failure, Result, read_references, read_result, run_folder
-from worldmodel.durable import read_json, whole_file, write_json
-from worldmodel.errors import UserError
+from worldmodel.durable import intact, read_json, whole_file, write_json
+from worldmodel.errors import Damaged, UserError
 from worldmodel.experiments.config import config_differences
 
 DESIGN, CONFIG, FAILURES = "comparison.json", "config.yaml", "failures.json"
 MOST_DIFFERENCES = 5  # named in a message
+RESTORE = "restore it from a copy, or choose another --out"
+PARTS = {"runs": list, "axes": dict, "seeds": list, "sizes": list, "versions": dict, "data": dict}  # of a design
+PARTS_OF_RUN = {"variant": str, "slug": str, "axes": dict, "seed": int, "argv": list}
 
 
 def read_design(out: Path) -> dict[str, Any] | None:
     """The design in a comparison's folder; None if the folder is new, or empty.
 
     Raises:
-        UserError: if the folder holds other files.
+        UserError: if the folder holds other files, or the design is damaged.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another --out")
     if (out / DESIGN).is_file():
-        return read_json(out / DESIGN)
+        with intact(out / DESIGN, RESTORE):
+            design = read_json(out / DESIGN)
+            for part, kinds in (design, PARTS), *((run, PARTS_OF_RUN) for run in design["runs"]):
+                if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
+                    raise TypeError(f"{wrong[0]} is {part[wrong[0]]!r}")
+            return design
     if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise UserError(f"{out} holds files, but no comparison: choose another --out")
     return None
@@ -33,7 +42,10 @@ def read_design(out: Path) -> dict[str, Any] | None:
 def read_config(out: Path) -> dict[str, Any]:
     """The configuration in a comparison's folder; empty if there is none yet."""
     path = out / CONFIG
-    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with intact(path, RESTORE):
+        return dict(yaml.safe_load(path.read_text()))
 
 
 def write_design(out: Path, design: dict[str, Any], config: str) -> list[str]:
@@ -112,9 +124,25 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def finished(out: Path, run: Mapping[str, Any]) -> Result | None:
-    """The run's result, if its folder holds one of the same command, wherever the folder lies."""
-    result = read_result(run_folder(out, run["slug"], run["seed"]))
+    """The run's result, if its folder holds an undamaged one of the same command, wherever the folder lies."""
+    try:
+        result = read_result(run_folder(out, run["slug"], run["seed"]))
+    except Damaged:  # which `damages` names
+        return None
     return result if result is not None and same_command(result.command, run["argv"]) else None
+
+
+def damages(out: Path, runs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What is damaged of these runs and of the references, in words."""
+    for run in runs:
+        try:
+            read_result(run_folder(out, run["slug"], run["seed"]))
+        except Damaged as damage:
+            yield f"{run['variant']}, seed {run['seed']}: {damage}"
+    try:
+        read_references(out)
+    except (Damaged, FileNotFoundError) as damage:
+        yield f"the references: {damage}"
 
 
 def same_command(one: list[str], other: list[str]) -> bool:
@@ -143,6 +171,10 @@ def load(out: Path) -> Comparison:
         raise UserError(f"{out} holds no comparison: start one with `worldmodel compare --config CONF --out {out}`")
     results = [result for run in design["runs"] if (result := finished(out, run)) is not None]
     have = {(result.variant, result.seed) for result in results}
-    rows = read_json(out / FAILURES) if (out / FAILURES).is_file() else []
-    failures = [Failure(**row) for row in rows if (row["variant"], row["seed"]) not in have]
-    return Comparison(out, design, results, failures, read_references(out))
+    with intact(out / FAILURES, "remove it"):
+        rows = read_json(out / FAILURES) if (out / FAILURES).is_file() else []
+        failures = [Failure(**row) for row in rows if (row["variant"], row["seed"]) not in have]
+    references = []  # damaged ones are measured again
+    with suppress(Damaged, FileNotFoundError):
+        references = read_references(out)
+    return Comparison(out, design, results, failures, references)

@@ -6,6 +6,7 @@ OUT/runs/<variant>/s<seed>/             a run's folder, as `worldmodel fit` make
     result.json                         its Result, written last: a run that has one is finished
     curves.csv                          its Curves (loop, step, metric, value)
     examples.npz                        a few open-loop rollouts (see ExampleRollout)
+    SHA256SUMS                          of these three
 OUT/references/<name>.csv               Curves of the references: copy_last, mean, autoregression, kalman
 OUT/references.json                     their titles, and their errors at the horizons
 OUT/results.csv, verdict.json, results.md, report.html
@@ -19,10 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldmodel.durable import read_json, whole_file, write_json
+from worldmodel.durable import intact, read_json, sha256, whole_file, write_json
+from worldmodel.errors import Damaged
 
 Loop = Literal["closed", "open"]
 LOOPS: tuple[Loop, ...] = ("closed", "open")
+MEASURED = ("result.json", "curves.csv", "examples.npz")  # of a run
+SUMS = "SHA256SUMS"
+REPEAT = "remove it, and the same command makes it again"
 DIVERGED = 100.0  # variances: a run whose error is above it, or not finite, has diverged
 
 
@@ -160,17 +165,30 @@ def run_folder(out: Path, slug: str, seed: int) -> Path:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write `result.json`, whole or not at all."""
+    """Write `result.json`, then the digests of all that was measured, each whole or not at all."""
     write_json(folder / "result.json", asdict(result))
+    with whole_file(folder / SUMS) as temporary:
+        there = [folder / name for name in MEASURED if (folder / name).is_file()]
+        temporary.write_text("".join(f"{sha256(path)}  {path.name}\n" for path in there))
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of the run in this folder; None if it has none yet."""
+    """The result of the run in this folder; None if it has none yet.
+
+    Raises:
+        Damaged: naming the file, if one of those that were measured is not what was written.
+    """
     path = folder / "result.json"
     if not path.is_file():
         return None
-    values = read_json(path)
-    return Result(**{**values, "errors": _errors(values["errors"])})
+    with intact(folder / SUMS, REPEAT):
+        sums = (folder / SUMS).read_text().splitlines() if (folder / SUMS).is_file() else []
+    for name in (line.split("  ")[-1] for line in sums):
+        if name in MEASURED and (folder / name).is_file() and f"{sha256(folder / name)}  {name}" not in sums:
+            raise Damaged(f"{folder / name} is damaged: its SHA-256 is not that of {SUMS}")
+    with intact(path, REPEAT):
+        values = read_json(path)
+        return Result(**{**values, "errors": _errors(values["errors"])})
 
 
 def _errors(values: dict[Any, dict[str, float]]) -> Errors:
@@ -181,18 +199,28 @@ def _errors(values: dict[Any, dict[str, float]]) -> Errors:
 def write_references(out: Path, references: list[Reference]) -> None:
     """Write `references.json` and their curves."""
     (out / "references").mkdir(exist_ok=True)
+    rows = []
     for reference in references:
-        write_curves(out / "references" / f"{reference.name}.csv", reference.curves)
-    write_json(out / "references.json", [{"name": r.name, "title": r.title, "errors": r.errors} for r in references])
+        path = out / "references" / f"{reference.name}.csv"
+        write_curves(path, reference.curves)
+        about = {"name": reference.name, "title": reference.title, "errors": reference.errors}
+        rows.append(about | {"sha256": sha256(path)})
+    write_json(out / "references.json", rows)
 
 
 def read_references(out: Path) -> list[Reference]:
     """What `write_references` wrote; empty if the file does not exist."""
     path = out / "references.json"
-    return [
-        Reference(row["name"], row["title"], _errors(row["errors"]), read_curves(out / f"references/{row['name']}.csv"))
-        for row in (read_json(path) if path.is_file() else [])
-    ]
+    if not path.is_file():
+        return []
+    references = []
+    with intact(path, REPEAT):
+        for row in read_json(path):
+            curves = out / "references" / f"{row['name']}.csv"
+            if row.get("sha256") not in (None, sha256(curves)):
+                raise Damaged(f"{curves} is damaged: its SHA-256 is not that of {path.name}")
+            references.append(Reference(row["name"], row["title"], _errors(row["errors"]), read_curves(curves)))
+    return references
 
 
 def write_curves(path: Path, curves: Curves) -> None:
@@ -209,11 +237,12 @@ def write_curves(path: Path, curves: Curves) -> None:
 def read_curves(path: Path) -> Curves:
     """What `write_curves` wrote."""
     columns: dict[str, dict[str, list[float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            columns.setdefault(row["loop"], {}).setdefault(row["metric"], []).append(float(row["value"]))
-    arrays = {loop: {name: np.array(values) for name, values in of.items()} for loop, of in columns.items()}
-    return {loop: Curve(np.arange(1, len(of["nmse"]) + 1), **of) for loop in LOOPS if (of := arrays.get(loop))}
+    with intact(path, REPEAT):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                columns.setdefault(row["loop"], {}).setdefault(row["metric"], []).append(float(row["value"]))
+        arrays = {loop: {name: np.array(values) for name, values in of.items()} for loop, of in columns.items()}
+        return {loop: Curve(np.arange(1, len(of["nmse"]) + 1), **of) for loop in LOOPS if (of := arrays.get(loop))}
 
 
 def write_examples(path: Path, examples: list[ExampleRollout]) -> None:
@@ -227,7 +256,7 @@ def read_examples(path: Path) -> list[ExampleRollout]:
     """What `write_examples` wrote; empty if the file does not exist."""
     if not path.is_file():
         return []
-    with np.load(path) as file:
+    with intact(path, REPEAT), np.load(path) as file:
         count = len({name.split("/")[0] for name in file.files})
         examples = [{name: file[f"{i}/{name}"] for name in ExampleRollout.__annotations__} for i in range(count)]
     return [

@@ -28,12 +28,17 @@ from worldmodel.callbacks.guard import Diverged
 from worldmodel.comparison.folder import DESIGN, same_command
 from worldmodel.comparison.measure import measure, size_of
 from worldmodel.comparison.results import Result, run_folder, write_curves, write_examples, write_result
-from worldmodel.durable import read_json, write_json
-from worldmodel.errors import UserError
+from worldmodel.durable import intact, read_json, write_json
+from worldmodel.errors import Damaged, UserError
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import damage, find_checkpoint, read_checkpoint
 from worldmodel.runs.folder import is_first_rank
+
+COST = {  # of a training, as entries of a Result
+    **{"command": list, "losses": dict, "train_steps": int},
+    **{"seconds": float, "steps_per_second": float, "peak_memory_mb": float},
+}
 
 
 class TrainingTime(Timer):
@@ -116,15 +121,19 @@ def main(argv: list[str]) -> None:
 
 
 def _trained(folder: Path, command: list[str]) -> dict[str, Any] | None:
-    """The cost of the finished training of this run; None if there is none, or its weights are missing."""
-    if not (folder / "trained.json").is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
+    """The cost of the finished training of this run; None if there is none, or it or its weights are damaged."""
+    path, last = folder / "trained.json", folder / "checkpoints" / "last.ckpt"
+    if not path.is_file() or not last.is_file() or damage(last) is not None:
         return None
-    cost = read_json(folder / "trained.json")
-    return cost if same_command(cost["command"], command) else None
+    with suppress(Damaged), intact(path, ""):
+        cost = read_json(path)
+        whole = {name: type(value) for name, value in cost.items()} == COST
+        return cost if whole and same_command(cost["command"], command) else None
+    return None
 
 
 def _cost(cli: RunCLI, command: list[str], elapsed: float) -> dict[str, Any]:
-    """The cost of a training, as entries of a Result, and its command."""
+    """The values of COST."""
     steps, known = cli.trainer.global_step, cli.trainer.callback_metrics
     return {
         "command": command,

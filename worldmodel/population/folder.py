@@ -12,13 +12,14 @@ import yaml
 from filelock import FileLock, Timeout
 
 from worldmodel.callbacks.exchange import Report
-from worldmodel.durable import read_json, whole_file, write_json
+from worldmodel.durable import intact, read_json, whole_file, write_json
 from worldmodel.errors import UserError
 from worldmodel.experiments.config import config_differences
 from worldmodel.population.design import Population
 from worldmodel.runs.folder import LOCK
 
 CONFIG, SETTINGS, REPORTS, LINEAGE = "config.yaml", "population.json", "population.csv", "lineage.csv"
+RESTORE = "restore it from a copy, or choose another --out"
 PATIENCE = 60.0  # seconds that the processes of a killed population may take to end
 
 
@@ -97,7 +98,7 @@ class Lineage:
         """The lineage in a population's folder: reports from population.csv, exploits from the board."""
         lineage = cls()
         if (folder / REPORTS).is_file():
-            with (folder / REPORTS).open(newline="") as file:
+            with intact(folder / REPORTS, RESTORE), (folder / REPORTS).open(newline="") as file:
                 for row in csv.DictReader(file):
                     step, member, score = int(row.pop("step")), int(row.pop("member")), float(row.pop("score"))
                     lineage.report(member, Report(step, score, {key: float(value) for key, value in row.items()}))
@@ -134,7 +135,8 @@ class Board:
     def read(self, step: int) -> list[Exploit] | None:
         """The exploits of this step; None if it is not decided yet."""
         try:
-            return [Exploit(**values) for values in json.loads(self._path(step).read_text())]
+            with intact(self._path(step), RESTORE):
+                return [Exploit(**values) for values in json.loads(self._path(step).read_text())]
         except FileNotFoundError:
             return None
 
@@ -167,8 +169,12 @@ def begin(population: Population) -> Lineage:
     """
     out, lineage = population.out, Lineage()
     if (out / SETTINGS).is_file():
-        differences = config_differences(read_json(out / SETTINGS), population.settings)
-        differences += config_differences(yaml.safe_load((out / CONFIG).read_text()), yaml.safe_load(population.config))
+        with intact(out / SETTINGS, RESTORE):
+            differences = config_differences(read_json(out / SETTINGS), population.settings)
+        if (out / CONFIG).is_file():  # it may have been killed between the two
+            with intact(out / CONFIG, RESTORE):
+                before = yaml.safe_load((out / CONFIG).read_text())
+                differences += config_differences(before, yaml.safe_load(population.config))
         if differences:
             raise UserError(f"the population in {out} differs: {'; '.join(differences[:3])}. Choose another --out")
         lineage = Lineage.read(out)
