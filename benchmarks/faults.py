@@ -42,6 +42,7 @@ ROWS = {  # what happens: what is promised
     17: ("a collector killed 50 times", "no acknowledged episode lost, none half there"),
     18: ("memory over 10,000 steps, data larger than memory", "less than 1 MB more a 1000 steps"),
     19: ("a dataset replaced between two runs", "refused, unless accepted by an option"),
+    20: ("a command killed at any change of a file", "the same command again finishes"),
 }
 
 

@@ -94,6 +94,7 @@ def test_a_trained_run_is_exported_and_loads_without_lightning(worldmodel, toy_d
     subprocess.run(command, check=True)
     for one, other in zip(predictions(model, x), torch.load(tmp_path / "y.pt"), strict=True):
         assert torch.equal(one, other)
+    (tmp_path / "out" / "thesis.tex").touch()
     again = worldmodel("export", "--ckpt", tmp_path / "run", "--out", tmp_path / "out")
     assert f"{tmp_path / 'out'} is not empty: choose a new --out" in one_line(again)
 

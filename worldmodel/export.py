@@ -22,7 +22,7 @@ MOST_BYTES = 2**24  # of model.json and SHA256SUMS; larger files are not ours
 def write_export(
     folder: Path, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any], source: Any
 ) -> Model:
-    """Write a model to an empty or new folder, read it back, and return what was read.
+    """Write a model to an empty or new folder, or one that holds it already, read it back, and return what was read.
 
     `arguments` and `tensors` are a checkpoint's `hyper_parameters` and `state_dict`, of which those of the model are
     kept; `about` is further JSON for the reader; `source` names the file that the model comes from, in messages.
@@ -32,23 +32,34 @@ def write_export(
     """
     weights = rebuilt(arguments, tensors, source).state_dict()
     own = {name: arguments[name] for name in ARGUMENTS}
+    text = json.dumps({"format": FORMAT, "arguments": own, **about}, indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        there = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
+        # without their digests weights and arguments are of an export that was killed
+        if there - {WEIGHTS, ABOUT} and not _holds(folder, text, weights):
             raise UserError(f"{folder} is not empty: choose a new --out, or empty it")
         with whole_file(folder / WEIGHTS) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
         with whole_file(folder / ABOUT) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, "arguments": own, **about}, indent=2) + "\n")
+            temporary.write_text(text)
         with whole_file(folder / DIGESTS) as temporary:  # last: a folder without it is incomplete
             temporary.write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in (WEIGHTS, ABOUT)))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{folder} cannot be written to ({reason}): choose another --out") from error
-    model = load_exported(folder)
-    if not all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items()):
+    if not _holds(folder, text, weights):
         raise UserError(f"{folder} does not hold what was written to it: check the disk")
-    return model
+    return load_exported(folder)
+
+
+def _holds(folder: Path, about: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the folder holds the export of these; a UserError if it is damaged."""
+    if {path.name for path in folder.iterdir()} != {WEIGHTS, ABOUT, DIGESTS}:
+        return False
+    there = load_exported(folder).state_dict()
+    same = there.keys() == weights.keys() and all(torch.equal(tensor, weights[name]) for name, tensor in there.items())
+    return same and (folder / ABOUT).read_text() == about
 
 
 def load_exported(folder: Path | str) -> Model:

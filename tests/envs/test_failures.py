@@ -104,7 +104,7 @@ def test_an_interrupt_keeps_the_finished_episodes(tmp_path):
             raise KeyboardInterrupt
 
     options = CollectOptions(env_id="toy_env:Toy-v0", steps=10_000, max_episode_steps=20)
-    with pytest.raises(KeyboardInterrupt, match="kept in .* continue with --append --seed 8"):
+    with pytest.raises(KeyboardInterrupt, match="kept in .* the same command collects the rest"):
         collect(options, tmp_path / "d", on_steps=interrupt)
     kept = whole_episodes(tmp_path / "d")
     assert len(kept) > 5 and sum(map(len, kept)) <= seen
@@ -129,7 +129,7 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_kept(tmp_path, vectorizatio
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait() == 130 and (tmp_path / "out").read_text() == ""
     err = (tmp_path / "err").read_text()
-    assert len(err.splitlines()) == 1 and "interrupted: the" in err and "continue with --append --seed 3" in err
+    assert len(err.splitlines()) == 1 and "interrupted: the" in err and "the same command collects the rest" in err
     kept = whole_episodes(folder)
     assert f"the {len(kept)} episodes" in err
     with pytest.raises(ProcessLookupError):  # no worker is left

@@ -18,7 +18,7 @@ from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.readers import FORMATS, Alignment, open_source
 from worldmodel.data.splits import split_episodes
-from worldmodel.data.writer import EpisodeWriter, compact
+from worldmodel.data.writer import BEFORE, EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet
 from worldmodel.evaluation.figures import save
@@ -142,9 +142,15 @@ def _count(number: int, what: str) -> str:
 
 def _convert(arguments: argparse.Namespace) -> None:
     source, out = _open(arguments), arguments.out
-    about = _provenance(source, arguments)
-    writer = EpisodeWriter(out, about, append=arguments.append)
+    about, again, done = _provenance(source, arguments)
+    if done is not None:
+        _print_end(out, done)
+        return
+    writer = EpisodeWriter(out, about, append=arguments.append, again=again)
     writer.manifest["converted"] = about["converted"]
+    if arguments.append:
+        earlier = {"files": len(writer.manifest["files"]), "converted": len(about["converted"]) - 1}
+        writer.manifest[BEFORE] = earlier
     try:
         with Display(f"converting {source.path.name}", None, unit="episodes") as display:
             new = Growth(writer, source, about["converted"][:-1])
@@ -163,13 +169,19 @@ def _convert(arguments: argparse.Namespace) -> None:
             kept = f"; the {_count(writer.episodes, 'episode')} before it are in {out}" if writer.episodes else ""
             raise UserError(what + kept) from error
         raise
-    manifest = writer.finish()
+    _print_end(out, writer.finish())
+
+
+def _print_end(out: Path, manifest: dict[str, Any]) -> None:
     print(f"{out} holds {_count(manifest['episodes'], 'episode')}, {_count(manifest['steps'], 'step')}")
     print(f"look at it: worldmodel data check {out}; train: worldmodel fit --data.path {out} --trainer.max_epochs 10")
 
 
-def _provenance(source: Source, arguments: argparse.Namespace) -> dict[str, Any]:
+def _provenance(source: Source, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool, dict[str, Any] | None]:
     """The manifest of converted data: its spaces, where it comes from, and what is known of that.
+
+    And whether the folder holds a part of it, of a conversion that was killed: then that begins again. And the manifest
+    of the folder, if that holds this conversion and nothing else: then there is nothing to do.
 
     Raises:
         UserError: if the same data was converted into the folder before, or is that folder.
@@ -177,7 +189,15 @@ def _provenance(source: Source, arguments: argparse.Namespace) -> dict[str, Any]
     out = arguments.out
     if out.resolve() == source.path.resolve():
         raise UserError(f"{out} is the dataset to convert: choose another --out")
-    before = read_manifest(out).get("converted", []) if arguments.append and (out / MANIFEST).exists() else []
+    there = read_manifest(out) if (check_readable(out) / MANIFEST).exists() else {}
+    before, begun = there.get("converted", []), there.get(BEFORE, {"converted": 0}).get("converted")
+    same = begun is not None and [past["fingerprint"] for past in before[begun:]] == [source.fingerprint]
+    again = same and there["complete"] is False and (arguments.append or not begun)
+    done = same and there["complete"] and there.get("collected") == source.provenance.get("collected")
+    if again:
+        before = before[:begun]
+    elif not arguments.append:
+        before = []
     if any(past["fingerprint"] == source.fingerprint for past in before):
         raise UserError(f"{source.path} was already converted into {out}: its episodes would be in it twice")
     converted = {
@@ -190,7 +210,8 @@ def _provenance(source: Source, arguments: argparse.Namespace) -> dict[str, Any]
     if source.format != "worldmodel":
         about["source"] = dict(source.provenance)
     about |= {"env_id": source.provenance.get("env_id"), "converted": [*before, converted]}
-    return about | {"observation_space": source.observation_space, "action_space": source.action_space}
+    about |= {"observation_space": source.observation_space, "action_space": source.action_space}
+    return about, again, there if done and not arguments.append else None
 
 
 def _compact(arguments: argparse.Namespace) -> None:

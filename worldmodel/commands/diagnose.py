@@ -27,7 +27,7 @@ from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
 from worldmodel.runs.config import read_config
-from worldmodel.runs.folder import check_free, file_name, new_folder
+from worldmodel.runs.folder import check_free, file_name, result_folder
 
 TAKEN = ("data", "model", "tbptt", "rollout", "seed_everything", "threads", "matmul_precision")  # of a run's options
 INSTEAD = {  # of options of fit
@@ -54,9 +54,9 @@ def main(argv: list[str]) -> None:
             rule = model.hparams["rule"]
             trained = {} if checkpoint is None else {"curves": cli.curves(), "cause": cause_of(checkpoint, model)}
             diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"], **trained)
-            folder = new_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out, "--out")
     weights = "first weights" if checkpoint is None else str(checkpoint)
-    write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
+    with result_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out) as folder:
+        write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
     lanes, steps = batches[0]["valid"].shape
     console.print(f"{len(batches)} batches of {lanes} lanes and {steps} steps; {weights}")
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         console.print(f"(an epoch has no more: --batches {options.batches} would continue in another order)")
     diagnosis.print(console)
     print("files: diagnosis.json, diagnosis.png")
-    print(f"diagnosis: {folder}")
+    print(f"diagnosis: {folder.parent}")
 
 
 def parser() -> Parser:

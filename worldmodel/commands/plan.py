@@ -23,7 +23,7 @@ from worldmodel.errors import UserError, at_least, choose
 from worldmodel.runs.checkpoint import find_checkpoint
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import Display
-from worldmodel.runs.folder import file_name, new_folder
+from worldmodel.runs.folder import file_name, result_folder
 from worldmodel.statistics import t_interval
 
 ACTOR = "actor"
@@ -45,11 +45,11 @@ def main(argv: list[str]) -> None:
         check_env(trained, options.env, "add --trust, or name another with --env")
     options.planner = options.planner or ("cem" if trained.policy is None else ACTOR)
     returns, film = _play(trained, env_id, options, _chooser(trained, options))
-    folder = new_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out, "--out")
-    files = [_write(folder / "episodes.csv", returns)]
-    if film is not None and film.frames:
-        film.save(folder / "film.gif")
-        files.append("film.gif")
+    with result_folder("plan", f"{options.planner}-{file_name(env_id)}-s{options.seed}", options.out) as folder:
+        files = [_write(folder / "episodes.csv", returns)]
+        if film is not None and film.frames:
+            film.save(folder / "film.gif")
+            files.append("film.gif")
     known, unknown = data_returns(trained)
     _print(returns, known, f"{env_id}, {options.planner}, {options.episodes} episodes")
     if unknown:
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     if film is not None and film.problem:
         print(f"no film: {film.problem}")
     print(f"files: {', '.join(files)}")
-    print(f"plan: {folder}")
+    print(f"plan: {folder.parent}")
 
 
 def _chooser(trained: Trained, options: Namespace) -> Chooser:

@@ -25,7 +25,7 @@ from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
 from worldmodel.runs.config import read_config
-from worldmodel.runs.folder import file_name, new_folder
+from worldmodel.runs.folder import file_name, result_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
 MOST_WRITTEN = 64  # free runs in trajectories.csv
@@ -50,10 +50,11 @@ def main(argv: list[str]) -> None:
     if (seen := arguments.from_start) is not None:
         chosen = _whole(episodes, arguments.episodes, seen)
         run = free_run(model, chosen, data.steps, seen, episodes, MOST_WRITTEN)
-        folder = new_folder("rollout", name, arguments.out, "--out")
-        files = _write_free_run(folder, run, chosen, data.steps, f"{data.env_id}, {rule}: free run after {seen} frames")
+        title = f"{data.env_id}, {rule}: free run after {seen} frames"
+        with result_folder("rollout", name, arguments.out) as folder:
+            files = _write_free_run(folder, run, chosen, data.steps, title)
         print_free_run(run)
-        _print_end(f"{len(chosen)} {of_split}", files, folder)
+        _print_end(f"{len(chosen)} {of_split}", files, folder.parent)
         return
     asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
     selection = select_rollouts(episodes, data.steps, *asked)
@@ -66,12 +67,12 @@ def main(argv: list[str]) -> None:
         curves = replace(curves, linear=curves_from(line, selection.episodes, *how).nmse)
     if model.noise is not None:
         curves = with_bands(model, selection.episodes, curves, data.steps, arguments.samples)
-    folder = new_folder("rollout", name, arguments.out, "--out")
-    files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
+    with result_folder("rollout", name, arguments.out) as folder:
+        files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in [*selection.notes, *missing]:
         print(note)
     _print(curves, data.steps)
-    _print_end(f"{len(starts)} {of_split}", files, folder)
+    _print_end(f"{len(starts)} {of_split}", files, folder.parent)
 
 
 def _check_from_start(arguments: Any) -> None:

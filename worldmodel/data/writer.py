@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SHARD_BYTES = 240 << 20  # of values before compression, so that no file exceeds 256 MB
 PART_BYTES = 32 << 20  # most bytes that wait in memory
 ACTIONS = "actions"
+BEFORE = "before"  # key of an unfinished manifest: what the folder held as the session that adds to it began
 BEGUN = re.compile(rf"\.(manifest\.json|{FILE_NAME.pattern})\..*\.partial")  # see durable.whole_file
 
 
@@ -44,6 +45,7 @@ class EpisodeWriter:
         folder: created if missing.
         manifest: what the data is; `observation_space` (key -> leaf) and `action_space` as data.spaces describes them.
         append: add to the episodes that the folder already holds.
+        again: without those that the last session added, if it has not finished.
         flush_seconds: time after which an added episode is acknowledged.
         shard_bytes: size of a shard, in bytes of values before compression.
 
@@ -57,6 +59,7 @@ class EpisodeWriter:
         folder: Path,
         manifest: dict[str, Any],
         append: bool = False,
+        again: bool = False,
         flush_seconds: float = 1.0,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
@@ -71,7 +74,10 @@ class EpisodeWriter:
         self.episodes = self.steps = 0  # acknowledged by this writer
         self._lock = _lock(folder)
         try:
-            self.manifest = self._first_manifest(manifest, append)
+            self.manifest = self._first_manifest(manifest, append or again)
+            if again and self.manifest["files"]:
+                kept = self.manifest["files"][: self.manifest.get(BEFORE, {}).get("files", 0)]
+                self.manifest = write_manifest(folder, self.manifest | {"files": kept})
             _remove_unlisted(folder, self.manifest)
         except BaseException:
             self._lock.release()
@@ -157,12 +163,13 @@ class EpisodeWriter:
     def finish(self) -> dict[str, Any]:
         """Acknowledge waiting episodes, merge the parts into shards and return the manifest, now marked complete."""
         self.flush()
-        self.manifest = write_manifest(self.folder, self.manifest | {"complete": True})
         shards = [entry for entry in self.manifest["files"] if not entry["name"].startswith("part-")]
         parts = [entry for entry in self.manifest["files"] if entry["name"].startswith("part-")]
+        complete = {key: value for key, value in self.manifest.items() if key != BEFORE} | {"complete": True}
         try:
-            self.manifest = _replace(self.folder, self.manifest, shards, parts, self.shard_bytes)
+            self.manifest = _replace(self.folder, complete, shards, parts, self.shard_bytes)
         except OSError as error:  # nothing is lost: there are only more files than necessary
+            self.manifest = write_manifest(self.folder, complete)
             log.warning(
                 "%s is complete, but its parts were not merged (%s); `data compact` does that",
                 self.folder,
@@ -194,6 +201,7 @@ def compact(folder: Path, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
     lock = _lock(folder)
     try:
         manifest = read_manifest(folder)
+        manifest.pop(BEFORE, None)  # its files are merged with the others
         _remove_unlisted(folder, manifest)
         return _replace(folder, manifest, [], manifest["files"], shard_bytes)
     except OSError as error:

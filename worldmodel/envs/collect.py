@@ -11,7 +11,7 @@ from filelock import FileLock
 from worldmodel.data.files import check_readable
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.spaces import describe
-from worldmodel.data.writer import EpisodeWriter
+from worldmodel.data.writer import BEFORE, EpisodeWriter
 from worldmodel.durable import sync_folder
 from worldmodel.envs.make import make_simulator
 from worldmodel.envs.observe import Observed
@@ -66,7 +66,8 @@ def collect(
 
     The same options give the same files. Exactly `steps` transitions are recorded, shared evenly by the environments;
     an episode still running at the end is kept and marked truncated. If the collection ends early (Ctrl-C, an error in
-    the simulator or the policy, a full disk), the finished episodes are kept.
+    the simulator or the policy, a full disk, a kill), the finished episodes are kept, and the same call collects the
+    rest, with seeds that were not used. Where it has been collected already, nothing is done.
 
     Args:
         options: see `CollectOptions`.
@@ -82,7 +83,15 @@ def collect(
             the policy raised an error; it says what was kept.
         KeyboardInterrupt: on Ctrl-C, with a text that says what was kept.
     """
-    settings = _checked(options)
+    settings, before = _checked(options), None
+    if not append and (there := _finished(settings, out)) is not None:
+        return there
+    if (unfinished := _unfinished(settings, out, append)) is not None:
+        settings, before = unfinished
+        on_steps(options["steps"] - settings["steps"])
+        append = True
+        if not settings["steps"]:
+            return EpisodeWriter(out, read_manifest(out), append).finish()
     earlier = _collected_before(out, settings) if append else []
     pixels = frame_size(settings["pixels"])
     num_envs = _num_envs(settings)
@@ -110,6 +119,9 @@ def collect(
             "action_space": describe(envs.single_action_space),
         }
         writer = EpisodeWriter(out, manifest, append)
+        if append:
+            there = {"steps": sum(entry["steps"] for entry in writer.manifest["files"]), "collected": len(earlier)}
+            writer.manifest[BEFORE] = before or there
         writer.manifest["collected"] = [*earlier, settings]
         policy = CheckedPolicy(act, envs)
         session = Session(stepper, simulator.rate, policy, observed, writer, settings, on_steps, on_acknowledged)
@@ -180,6 +192,31 @@ def _num_envs(settings: dict[str, Any]) -> int:
     return min(settings["num_envs"], settings["steps"])
 
 
+def _finished(settings: dict[str, Any], out: Path) -> dict[str, Any] | None:
+    """The manifest, if the folder holds this collection and nothing else."""
+    there = read_manifest(out) if (check_readable(out) / MANIFEST).exists() else {}
+    same = (there.get("collect"), there.get("steps")) == (settings, settings["steps"])
+    return there if same and there.get("complete") and "converted" not in there else None
+
+
+def _unfinished(settings: dict[str, Any], out: Path, append: bool) -> tuple[dict[str, Any], dict[str, int]] | None:
+    """What is left of the same collection, if one ended early in the folder, and what was there before it."""
+    there = read_manifest(out) if (check_readable(out) / MANIFEST).exists() else {}
+    before = there.get(BEFORE, {"steps": 0, "collected": 0})
+    if there.get("complete") is not False or before.keys() != {"steps", "collected"}:
+        return None  # it is whole, or holds the part of a conversion
+    began = there.get("collected", [])[before["collected"] :]
+    if began[:1] != [settings] or (before["steps"] and not append) or ("converted" in there and BEFORE not in there):
+        return None
+    left = settings["steps"] - (there["steps"] - before["steps"])
+    return settings | {"steps": left, "seed": _free_seed(there["collected"])}, before
+
+
+def _free_seed(earlier: list[dict[str, Any]]) -> int:
+    """The first seed after those of all environments."""
+    return max(past["seed"] + _num_envs(past) for past in earlier)
+
+
 def _collected_before(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The options of the collections in the folder; a UserError if one of them used one of our seeds."""
     if not (out / MANIFEST).exists():
@@ -198,9 +235,9 @@ def _collected_before(out: Path, settings: dict[str, Any]) -> list[dict[str, Any
     seed, end = settings["seed"], settings["seed"] + _num_envs(settings)
     for first, after in used:
         if seed < after and first < end:
-            free = max(after for _, after in used)
             raise UserError(
                 f"--seed {seed}: this seed was already collected in {out} (its environments had the seeds {first} to"
-                f" {after - 1}, these would have {seed} to {end - 1}), and episodes would repeat: give --seed {free}"
+                f" {after - 1}, these would have {seed} to {end - 1}), and episodes would repeat: give --seed"
+                f" {_free_seed(earlier)}"
             )
     return earlier

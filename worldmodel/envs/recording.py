@@ -122,7 +122,7 @@ class Session:
             return f"no new episode was finished: {folder} is unchanged"
         return (
             f"the {writer.episodes} episodes ({writer.steps} steps) finished so far are kept in {folder}:"
-            f" continue with --append --seed {self.settings['seed'] + self.num_envs}"
+            " the same command collects the rest"
         )
 
 

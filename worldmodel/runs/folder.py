@@ -2,16 +2,21 @@
 
 import os
 import re
+import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from worldmodel.durable import sync_folder
 from worldmodel.errors import UserError
 
 CHOSEN = "WORLDMODEL_RUN_DIR"  # environment variable, by which further ranks that Lightning starts get the folder
 LOCK, OWNER = ".lock", ".owner"  # files in the folder
+UNFINISHED = ".unfinished"  # folder in it, that holds the results of a command until all are there
 
 
 def is_first_rank() -> bool:
@@ -59,10 +64,39 @@ def new_folder(experiment: str, name: str, asked: Path | None, option: str = "--
 
 def check_free(folder: Path, option: str) -> None:
     """Raise UserError if the folder that the user chose with this option holds files."""
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / UNFINISHED).is_dir():
         raise UserError(
             f"the run's folder {folder} is not empty: choose another {option}, so that no run is overwritten"
         )
+
+
+@contextmanager
+def result_folder(command: str, name: str, asked: Path | None) -> Iterator[Path]:
+    """Make the folder of a command's results, and yield one in it, whose files move up when the block ends.
+
+    So a process that is killed leaves no half result: the same command begins again.
+
+    Args:
+        command: the folder's parent below runs/.
+        name: of the folder; a number is appended if it is taken.
+        asked: the folder that the user chose with --out, which must be empty or new.
+
+    Raises:
+        UserError: see `new_folder`.
+    """
+    folder = new_folder(command, name, asked, "--out")
+    unfinished = folder / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for path in unfinished.iterdir():
+            path.replace(folder / path.name)
+        unfinished.rmdir()
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync_folder(folder)
 
 
 def hand_down(folder: Path) -> None:
