@@ -105,7 +105,8 @@ def intact(path: Path, way_out: str) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
-        raise Damaged(f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}): {way_out}") from error
+        what = " ".join(str(error).split())[:100]
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {what}): {way_out}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -23,15 +23,16 @@ HELD = {"data": {0: 120, 1: 240, 3: 720}, "converted": {2: 600}}  # folder -> nu
 
 @pytest.mark.fault(20)
 def test_a_killed_command_is_run_again(whole, toy_data, tmp_path, often, seen):
-    words = [command.format(run=whole, data=toy_data) for command in COMMANDS]
+    commands = COMMANDS[: often(6, 5)]
+    words = [command.format(run=whole, data=toy_data) for command in commands]
     script = Path(__file__).with_name("every_kill.py")
     process = subprocess.run(
-        [sys.executable, script, tmp_path, str(often(1, 9)), *words],
+        [sys.executable, script, tmp_path, str(often(1, 12)), *words],
         capture_output=True, text=True, env=variables(), cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     rows = [json.loads(line) for line in process.stdout.splitlines()]
-    assert {Path(folder).name.split("-")[0] for _, _, folder, _ in rows} == set("012345")
+    assert {Path(folder).name.split("-")[0] for _, _, folder, _ in rows} == {*map(str, range(len(commands)))}
     for status, said, folder, _ in rows:
         assert status == 0, f"{folder}: {said}"
         number = int(Path(folder).name.split("-")[0])
@@ -42,4 +43,4 @@ def test_a_killed_command_is_run_again(whole, toy_data, tmp_path, often, seen):
                 assert (
                     manifest["complete"] and manifest["steps"] == HELD[place.name][number] and "before" not in manifest
                 )
-    seen(f"{len(rows)} kills of {len(COMMANDS)} commands: the same command again finishes")
+    seen(f"{len(rows)} kills of {len(commands)} commands: the same command again finishes")

@@ -5,9 +5,12 @@ import csv
 import pytest
 
 from worldmodel.callbacks.exchange import Report
-from worldmodel.population.folder import Board, Exploit, Lineage
+from worldmodel.errors import UserError
+from worldmodel.population.design import Population
+from worldmodel.population.folder import Board, Exploit, Lineage, begin
 from worldmodel.population.report import population_figure
 
+HEADER = "step,member,score,model.learning_rate\n"
 RATE = "model.learning_rate"
 
 
@@ -65,3 +68,21 @@ def test_the_picture_has_a_panel_a_hyperparameter_and_an_arrow_an_exploit_in_eac
     assert (score.get_yscale(), rate.get_yscale()) == ("linear", "log")
     assert len(score.texts) == len(rate.texts) == 2
     assert [text.xy for text in rate.texts] == [(10, 0.012), (20, 0.008)], "to what the copy goes on with"
+
+
+def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(tmp_path):
+    population = Population(
+        *(tmp_path, "model:\n  width: 1\n", "world_model", "data", 2, 1, 2, [], [], [{}, {}]),
+        *(0.25, "val/loss", "min", 0, 0, 1, 0, 2),
+    )
+    begin(population)
+    (tmp_path / "config.yaml").unlink()
+    assert not begin(population).reports and (tmp_path / "config.yaml").is_file()
+    for name in ("decisions/1.json", "population.csv", "config.yaml", "population.json"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        whole = path.read_text() if path.is_file() else "[]"
+        path.write_text("{")
+        with pytest.raises(UserError, match=f"{path} is damaged .*: restore it from a copy, or choose another --out"):
+            begin(population)
+        path.write_text(whole.replace("[]", HEADER if path.suffix == ".csv" else "[]"))

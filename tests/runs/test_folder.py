@@ -3,7 +3,16 @@
 import pytest
 
 from worldmodel.errors import UserError
-from worldmodel.runs.folder import CHOSEN, OWNER, RunLock, find_run, is_first_rank, new_folder
+from worldmodel.runs.folder import (
+    CHOSEN,
+    OWNER,
+    UNFINISHED,
+    RunLock,
+    find_run,
+    is_first_rank,
+    new_folder,
+    result_folder,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +64,19 @@ def test_a_folder_is_held_until_it_is_released(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written to: .*; choose another --run_dir"):
         RunLock(tmp_path / "file")
+
+
+def test_a_folder_of_results_that_is_not_finished_is_free(tmp_path):
+    out = tmp_path / "out"
+    (out / UNFINISHED).mkdir(parents=True)
+    for path in (out / "a.csv", out / UNFINISHED / "b.csv"):  # killed as the files moved up
+        path.write_text("old")
+    with result_folder("rollout", "x", out) as made:
+        assert not list(made.iterdir())
+        (made / "a.csv").write_text("new")
+    assert [path.read_text() for path in out.iterdir()] == ["new"]
+    with pytest.raises(UserError, match="is not empty"), result_folder("rollout", "x", out):
+        pass
+    with pytest.raises(UserError, match="planned"), result_folder("rollout", "x", tmp_path / "failed"):
+        raise UserError("planned")
+    assert not list((tmp_path / "failed").iterdir())

@@ -99,7 +99,10 @@ class Lineage:
         lineage = cls()
         if (folder / REPORTS).is_file():
             with intact(folder / REPORTS, RESTORE), (folder / REPORTS).open(newline="") as file:
-                for row in csv.DictReader(file):
+                reader = csv.DictReader(file)
+                if list(reader.fieldnames or ())[:3] != ["step", "member", "score"]:
+                    raise ValueError(f"its columns are {reader.fieldnames}")
+                for row in reader:
                     step, member, score = int(row.pop("step")), int(row.pop("member")), float(row.pop("score"))
                     lineage.report(member, Report(step, score, {key: float(value) for key, value in row.items()}))
         for exploit in Board(folder).all():
