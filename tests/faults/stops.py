@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -48,6 +49,17 @@ class DieInValidation(pl.Callback):
     def on_validation_epoch_end(self, trainer: Any, *arguments: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+class Rename(pl.Callback):
+    """Renames the run's folder after a training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_step == self.step:
+            Path(trainer.log_dir).rename("renamed")
 
 
 class Calls(pl.Callback):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import one_line
+from faults.processes import run
 from PIL import Image
 from warm import variables
 
@@ -155,3 +156,10 @@ def test_a_folder_without_permission_is_an_error_before_the_first_step(config, s
         assert "cannot" in one_line(process) and str(folder / "runs") in process.stderr
         assert "model:" not in process.stdout, "before the first step"
     seen("an error before step 1, status 2")
+
+
+def test_a_folder_that_is_renamed_while_it_is_trained_into_is_one_line(config, tmp_path):
+    stop = ["--trainer.callbacks+=faults.stops.Rename", "--trainer.callbacks.step=16"]
+    process = run(["fit", "--config", config, "--run_dir", "run", *stop], tmp_path)
+    assert "run/metrics.csv is gone: was its folder removed or renamed" in one_line(process)
+    assert not (tmp_path / "run").exists()

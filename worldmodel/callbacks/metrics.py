@@ -99,8 +99,8 @@ class MetricsFile(CSVLogger):
 class _Writer(ExperimentWriter):
     def __init__(self, log_dir: str, rows: int, pending: dict[str, Any]) -> None:
         super().__init__(log_dir)
-        self._rows = rows
         kept = self._read()[:rows]
+        self._rows = len(kept)
         if kept:
             self.metrics_keys = sorted({name for row in kept for name, value in row.items() if value})
             self._write(kept)
@@ -114,11 +114,14 @@ class _Writer(ExperimentWriter):
 
     def save(self) -> None:
         path, rows = Path(self.metrics_file_path), len(self.metrics)
+        if not path.parent.is_dir() or (self._rows and not path.exists()):
+            raise UserError(f"{path} is gone: was its folder removed or renamed while the run trained into it?")
         size = path.stat().st_size if path.exists() else 0
         try:
             super().save()
         except OSError as error:
-            os.truncate(path, size)  # no half a row
+            if path.exists():
+                os.truncate(path, size)  # no half a row
             raise CannotWrite(error, path, size) from error
         self._rows += rows
 

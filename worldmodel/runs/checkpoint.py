@@ -83,6 +83,8 @@ def damage(path: Path) -> str | None:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 return NOT_OURS
             return None if expected or archive.testzip() is None else "is damaged: a checksum in it is wrong"
+    except PermissionError as error:
+        return f"cannot be read: {error.strerror}"
     except (OSError, EOFError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
         return NOT_OURS
 
