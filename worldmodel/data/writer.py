@@ -74,7 +74,7 @@ class EpisodeWriter:
         self.episodes = self.steps = 0  # acknowledged by this writer
         self._lock = _lock(folder)
         try:
-            self.manifest = self._first_manifest(manifest, append or again)
+            self.manifest = self._first_manifest(manifest, append, again)
             if again and self.manifest["files"]:
                 kept = self.manifest["files"][: self.manifest.get(BEFORE, {}).get("files", 0)]
                 self.manifest = write_manifest(folder, self.manifest | {"files": kept})
@@ -86,7 +86,7 @@ class EpisodeWriter:
         self._waiting_bytes = 0
         self._last_flush = time.monotonic()
 
-    def _first_manifest(self, manifest: dict[str, Any], append: bool) -> dict[str, Any]:
+    def _first_manifest(self, manifest: dict[str, Any], append: bool, again: bool) -> dict[str, Any]:
         if not (self.folder / MANIFEST).exists():
             if shards := [path.name for path in self.folder.iterdir() if FILE_NAME.fullmatch(path.name)]:
                 raise UserError(
@@ -95,6 +95,8 @@ class EpisodeWriter:
                 )
             return write_manifest(self.folder, manifest | {"complete": False, "files": []})
         present = read_manifest(self.folder)
+        if again:  # another process may have finished it since
+            append = present.get("complete") is False
         if not append:
             state = "" if present.get("complete") else ", of a recording that was interrupted"
             raise UserError(
