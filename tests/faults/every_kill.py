@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def attempt(command: str, folder: Path, number: int) -> bool:
 
 if __name__ == "__main__":
     out, every, *commands = sys.argv[1:]
+    for name in {part.split(" ")[0] for command in commands for part in command.split(" && ")}:
+        import_module(f"worldmodel.commands.{name}")  # once, for all forks
     for place, command in enumerate(commands):
         for number in count(int(every) // 2 + 1, int(every)):
             if not attempt(command, Path(out, f"{place}-{number}"), number):

@@ -27,7 +27,7 @@ def test_a_killed_command_is_run_again(whole, toy_data, tmp_path, often, seen):
     words = [command.format(run=whole, data=toy_data) for command in commands]
     script = Path(__file__).with_name("every_kill.py")
     process = subprocess.run(
-        [sys.executable, script, tmp_path, str(often(1, 12)), *words],
+        [sys.executable, script, tmp_path, str(often(1, 14)), *words],
         capture_output=True, text=True, env=variables(), cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
