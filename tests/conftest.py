@@ -70,16 +70,9 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def own_environment():
-    """Undo what a library set in the environment: the programs that later tests start would all be started cold."""
-    _restore()  # what a fixture of the session left
+    warm.restore()  # what a fixture of the session left
     yield
-    _restore()
-
-
-def _restore() -> None:
-    os.environ.update(warm.ENVIRONMENT)
-    for name in os.environ.keys() - warm.ENVIRONMENT.keys() - warm.UNREAD:
-        del os.environ[name]
+    warm.restore()
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,13 @@ class Process:
         self._err.close()
 
 
+def restore() -> None:
+    """Undo what a library set in the environment: the programs that are started later would all be started cold."""
+    os.environ.update(ENVIRONMENT)
+    for name in os.environ.keys() - ENVIRONMENT.keys() - UNREAD:
+        del os.environ[name]
+
+
 def start(
     arguments: Iterable[Any],
     cwd: Path,

@@ -1,6 +1,6 @@
 """The command line. Nothing heavy is imported before a command is chosen."""
 
-import os
+import errno
 import sys
 from importlib import import_module
 
@@ -9,6 +9,7 @@ from worldmodel.arguments import fail
 from worldmodel.durable import DISK
 from worldmodel.errors import UserError, nearest
 from worldmodel.runs.signals import ended_at_once
+from worldmodel.runs.streams import keep_open
 
 COMMANDS = {
     "fit": "train a world model: worldmodel fit --config conf/quickstart.yaml",
@@ -27,12 +28,16 @@ COMMANDS = {
     "dashboard": "write a workspace and a report that compare the rules in Weights & Biases",
     "data": "inspect or check a dataset, convert another format: worldmodel data info|check|convert|compact PATH",
 }
+OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 TRAINING = ("fit", "validate", "test", "predict")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `worldmodel` program."""
+    keep_open()
     argv = sys.argv[1:] if argv is None else argv
+    if strange := next((word for word in argv if not _is_text(word)), None):
+        fail(f"{strange!r} is not UTF-8, as messages, tables and configurations are: rename it")
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(_help())
@@ -47,20 +52,35 @@ def main(argv: list[str] | None = None) -> None:
 def _run(command: str, argv: list[str]) -> None:
     try:
         name, rest = ("fit", argv) if command in TRAINING else (command, argv[1:])
-        with ended_at_once():
-            module = import_module(f"worldmodel.commands.{name}")
-        module.main(rest)
+        try:
+            with ended_at_once():
+                module = import_module(f"worldmodel.commands.{name}")
+            module.main(rest)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         fail(str(error))
+    except ValueError as error:
+        if "embedded null" not in str(error):  # what no path may hold
+            raise
+        fail("a path in an option or a file holds a null byte")
     except KeyboardInterrupt:
         sys.stderr.write("worldmodel: interrupted\n")
         raise SystemExit(130) from None
-    except BrokenPipeError:  # nobody reads the output any more (`| head`); keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # of what libraries write
-        if error.errno not in DISK and "temporary directory" not in str(error):
+    except OSError as error:  # of what libraries write, and of names that no file can have
+        if error.errno in DISK or "temporary directory" in str(error):
+            fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}. Make room, and run it again")
+        if error.filename is None or error.errno not in OF_PATHS:
             raise
-        fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}. Make room, and run it again")
+        fail(f"{error.filename}: {error.strerror}")
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # the shell gave bytes
+        return False
+    return True
 
 
 def _help() -> str:

@@ -31,7 +31,7 @@ def write_export(
         UserError: if the folder is not empty, cannot be written to, or the weights are of another model.
     """
     weights = rebuilt(arguments, tensors, source).state_dict()
-    own = {name: arguments[name] for name in ARGUMENTS}
+    own = {name: arguments[name] for name in ARGUMENTS if name in arguments}
     text = json.dumps({"format": FORMAT, "arguments": own, **about}, indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Progress in a log and on a terminal."""
 
 import io
-import os
 import sys
 
 import pytest
@@ -53,16 +52,3 @@ def test_a_terminal_gets_a_bar_and_lines_above_it(monkeypatch):
         shown.advance(4)
     text = screen.getvalue()
     assert "[a line]\n" in text and "evolving" in text and "4/4 steps (100%)  loss 1" in text
-
-
-def test_a_reader_that_goes_away_does_not_end_the_task(monkeypatch):
-    read, write = os.pipe()
-    os.close(read)
-    with os.fdopen(write, "w") as pipe:
-        monkeypatch.setattr(sys, "stdout", pipe)
-        with Display("collecting", 2) as shown:
-            shown.update(1, now=True)
-            shown.update(2, now=True)
-        assert shown.done == 2 and sys.stdout is not pipe
-        sys.stdout.close()
-        pipe.buffer.raw.close()

@@ -24,6 +24,7 @@ from worldmodel.envs.render import frame_size, prepare_display
 from worldmodel.errors import UserError, at_least
 from worldmodel.model import ARGUMENTS, Model, rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.runs.files import check_readable
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Trained:
 
     def _observation(self, goal: str) -> np.ndarray:
         try:
-            values = np.load(goal).ravel() if goal.endswith(".npy") else np.array(goal.split(","), float)
+            from_file = goal.endswith(".npy")
+            values = np.load(check_readable(Path(goal))).ravel() if from_file else np.array(goal.split(","), float)
         except (OSError, ValueError) as error:
             raise UserError(f"--goal {goal}: give numbers separated by commas, or a .npy file: {error}") from error
         if len(values) != self.layout.obs_dim:
@@ -81,6 +83,9 @@ def read_trained(path: Path) -> Trained:
         raise UserError(f"{path} predicts tokens and has no rewards to act for: choose another --ckpt")
     if "observation_space" not in data:
         raise UserError(f"{path} does not hold the spaces of its data: train it with this version of the program")
+    spaces.check_spaces(data["observation_space"], data.get("action_space"), str(path))
+    if "env_id" not in data:
+        raise UserError(f"{path} does not say which environment its data comes from: it is damaged")
     policy = None
     if "world_arguments" in arguments:
         policy = rebuilt_policy(arguments, checkpoint["state_dict"], path).requires_grad_(False)
@@ -189,7 +194,7 @@ def fresh_plan(action_space: Json, horizon: int, like: Tensor) -> Callable[[int]
     """
     if action_space["type"] == "Box":
         size = spaces.num_features(action_space)
-        bounds = [np.broadcast_to(np.array(action_space[side], float), (size,)) for side in ("low", "high")]
+        bounds = [np.broadcast_to(np.array(action_space.get(side), float), (size,)) for side in ("low", "high")]
         if not np.isfinite(bounds).all():
             raise UserError(
                 "planning needs bounded actions, and this Box has none: wrap the environment (RescaleAction)"

@@ -19,6 +19,7 @@ from worldmodel.durable import digests, keep_as, remove, sha256, whole_file, wri
 from worldmodel.errors import UserError, at_least
 from worldmodel.runs.checkpoint import NAME, read_checkpoint
 from worldmodel.runs.signals import A_STEP, A_VALIDATION, Signals, Stopped
+from worldmodel.runs.structure import check
 
 
 class LastCheckpoint(Checkpoint):
@@ -206,6 +207,7 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "score" not in state_dict:
             return
+        check(state_dict, {"score": (Tensor, None), "step": (int, None)}, "BestCheckpoint")
         self.best_model_path = self.kth_best_model_path = str(self._path)
         self.best_model_score = self.kth_value = state_dict["score"]
         self.best_k_models = {self.best_model_path: state_dict["score"]}
@@ -217,7 +219,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Take the state that best.ckpt has of itself: it may be of a later step, such as the last of a fit."""
         if self._path.is_file():
             with suppress(UserError):
-                own = read_checkpoint(self._path)["callbacks"]
+                own = read_checkpoint(self._path).get("callbacks", {})
                 checkpoint["callbacks"] |= {key: own[key] for key in (self.state_key,) if key in own}
 
     @property

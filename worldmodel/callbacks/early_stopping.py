@@ -10,6 +10,7 @@ from lightning.pytorch import callbacks as lightning
 
 from worldmodel.callbacks.metrics import logged
 from worldmodel.errors import UserError, at_least
+from worldmodel.runs.structure import check
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class EarlyStopping(pl.Callback):
         return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, {"best": float, "best_step": int, "waited": int}, "EarlyStopping")
         self.best, self.best_step, self.waited = (state_dict[name] for name in ("best", "best_step", "waited"))
 
     def finished(self, checkpoint: dict[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from worldmodel.callbacks.checkpoints import LastCheckpoint, is_before_validatio
 from worldmodel.callbacks.final_validation import validate
 from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.errors import UserError, nearest
-from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint, taken_from
 from worldmodel.stale_state import RefreshRatio
 
 STATE = "Exchange"  # where a checkpoint keeps the report
@@ -152,5 +152,6 @@ def _segment_losses(outputs: Any) -> Iterable[Tensor]:
 
 def report_of(checkpoint: Path) -> Report | None:
     """The report of the fit that saved this checkpoint; None if it is no member of a population."""
-    state = read_checkpoint(checkpoint)["callbacks"].get(STATE, {})
-    return Report(**state["report"]) if "report" in state else None
+    with taken_from(checkpoint):
+        state = read_checkpoint(checkpoint)["callbacks"].get(STATE, {})
+        return Report(**state["report"]) if "report" in state else None

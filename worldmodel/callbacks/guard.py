@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
+from worldmodel.runs.structure import check
 
 WINDOW = 100  # gradient norms that a spike is compared with
 FEWEST = 20  # norms before anything counts as a spike
@@ -106,6 +107,7 @@ class NumericalGuard(pl.Callback):
         return {**counts, "norms": list(self._norms)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, {"skipped": int, "in_row": int, "spikes": int, "norms": [float]}, "NumericalGuard")
         self.skipped, self.in_row, self.spikes = (state_dict[name] for name in ("skipped", "in_row", "spikes"))
         self._norms.extend(state_dict["norms"])
 

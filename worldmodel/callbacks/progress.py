@@ -14,6 +14,7 @@ from torch import Tensor
 from worldmodel.callbacks.metrics import log_at_once, log_picture
 from worldmodel.evaluation.figures import learning_figure, save
 from worldmodel.runs.display import Display
+from worldmodel.runs.structure import check
 
 PICTURE = "returns.png"
 TERMS = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction")  # of a step's outputs
@@ -114,6 +115,7 @@ class LearningCurve(pl.Callback):
         return {name: [list(point) for point in getattr(self, name)] for name in ("trained", "validated")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, {"trained": [[float]], "validated": [[float]]}, "LearningCurve")
         self.trained, self.validated = ([(int(n), r) for n, r in state_dict[name]] for name in ("trained", "validated"))
 
     def _log(self, trainer: Any) -> None:

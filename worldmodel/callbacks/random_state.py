@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.runs.structure import check
+
 
 class RandomState(pl.Callback):
     """Saves the state of Python's, NumPy's and torch's generators (CPU, CUDA) of every rank in the checkpoint.
@@ -37,6 +39,7 @@ class RandomState(pl.Callback):
         return {"ranks": gathered.reshape(-1, len(mine)).cpu()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, {"ranks?": Tensor}, "RandomState")
         ranks = state_dict.get("ranks", ())
         if self._trainer is not None and len(ranks) == self._trainer.world_size:
             self._restore = ranks[self._trainer.global_rank].clone()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worldmodel.callbacks.metrics import log_at_once
 from worldmodel.errors import UserError, at_least
+from worldmodel.runs.structure import check
 from worldmodel.stale_state import (
     INPUTS,
     InputHistory,
@@ -120,6 +121,7 @@ class TruncatedBPTT(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "carry" in state_dict and self._trainer is not None:
+            check(state_dict, {"carry": Tensor, "position": (int, None)}, "TruncatedBPTT")
             ranks, rank, carry = self._trainer.world_size, self._trainer.global_rank, state_dict["carry"]
             if len(carry) % ranks == 0:  # each rank its share, also where there were more or fewer of them
                 self._train = _Carry(carry.chunk(ranks)[rank].clone(), state_dict["position"])

@@ -4,8 +4,6 @@ import gc
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from worldmodel.comparison.folder import CONFIG, damages, finished, load, read_design, write_design
 from worldmodel.comparison.launch import launch
 from worldmodel.comparison.prepare import NOT_HERE, CompareCLI, check_report_only, parser, prepare, print_sizes
@@ -13,10 +11,11 @@ from worldmodel.comparison.results import write_references
 from worldmodel.durable import whole_file
 from worldmodel.experiments.config import check_options
 from worldmodel.experiments.errors import training_errors
+from worldmodel.runs.display import console
 from worldmodel.runs.folder import RunLock
 from worldmodel.runs.signals import interruptible
 
-CONSOLE = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)  # a log has no width
+CONSOLE = console(None if sys.stdout.isatty() else 120)  # a log has no width
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,6 @@ from rich.text import Text
 from worldmodel.arguments import Parser, fail
 from worldmodel.data.check import Finding, check_episodes
 from worldmodel.data.episode import Source
-from worldmodel.data.files import check_readable
 from worldmodel.data.growth import Growth
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
@@ -22,7 +21,8 @@ from worldmodel.data.writer import BEFORE, EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
 from worldmodel.evaluation.contact_sheet import contact_sheet
 from worldmodel.evaluation.figures import save
-from worldmodel.runs.display import Display
+from worldmodel.runs.display import Display, console
+from worldmodel.runs.files import check_readable
 
 OWN = ("collect", "collected", "env_entry_point", "versions", "render")  # keys of a manifest that convert keeps
 COMMANDS = {
@@ -86,7 +86,7 @@ def _info(arguments: argparse.Namespace) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in [*info_table(info), *_notes(source)]:
         table.add_row(Text(name), Text(value))  # Text, since rich would read brackets as styles
-    Console(soft_wrap=True, highlight=False).print(table)
+    console().print(table)
     if picture:
         save(contact_sheet(source, info), picture)
         print(f"picture: {picture}")
@@ -115,25 +115,26 @@ def _check(arguments: argparse.Namespace) -> None:
             return {}
 
     findings = check_episodes(source, splits)
-    console = Console(soft_wrap=True, highlight=False)
+    output = console()
     for note in _notes(source):
-        console.print(": ".join(note), markup=False)
+        output.print(": ".join(note))
     for finding in findings:
-        _print(console, finding)
+        _print(output, finding)
     errors = sum(finding.level == "error" for finding in findings)
     if findings:
-        console.print(f"{arguments.path}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
+        output.print(f"{arguments.path}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     else:
-        console.print(f"{arguments.path}: nothing found. (A shift can hide where actions hardly matter or respond to")
-        console.print("observations: if you know a trajectory, compare it with `worldmodel data info --picture`.)")
+        output.print(f"{arguments.path}: nothing found. (A shift can hide where actions hardly matter or respond to")
+        output.print("observations: if you know a trajectory, compare it with `worldmodel data info --picture`.)")
     raise SystemExit(1 if errors else 0)
 
 
-def _print(console: Console, finding: Finding) -> None:
+def _print(output: Console, finding: Finding) -> None:
     colour = "red" if finding.level == "error" else "yellow"
-    console.print(f"[{colour}]{finding.level}[/{colour}] {finding.check}: ", end="")
-    console.print(f"{finding.where}: {finding.what}", markup=False)
-    console.print(f"      {finding.remedy}", markup=False)
+    output.print(finding.level, style=colour, end="")
+    output.print(f" {finding.check}: ", end="")
+    output.print(f"{finding.where}: {finding.what}")
+    output.print(f"      {finding.remedy}")
 
 
 def _count(number: int, what: str) -> str:

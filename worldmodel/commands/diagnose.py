@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
-from rich.console import Console
 
 from worldmodel.arguments import Parser
 from worldmodel.batch import Batch
@@ -27,6 +26,7 @@ from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
 from worldmodel.runs.config import read_config
+from worldmodel.runs.display import console
 from worldmodel.runs.folder import check_free, file_name, result_folder
 
 TAKEN = ("data", "model", "tbptt", "rollout", "seed_everything", "threads", "matmul_precision")  # of a run's options
@@ -57,12 +57,12 @@ def main(argv: list[str]) -> None:
     weights = "first weights" if checkpoint is None else str(checkpoint)
     with result_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out) as folder:
         write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
-    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+    output = console(None if sys.stdout.isatty() else 120)
     lanes, steps = batches[0]["valid"].shape
-    console.print(f"{len(batches)} batches of {lanes} lanes and {steps} steps; {weights}")
+    output.print(f"{len(batches)} batches of {lanes} lanes and {steps} steps; {weights}")
     if len(batches) < options.batches:
-        console.print(f"(an epoch has no more: --batches {options.batches} would continue in another order)")
-    diagnosis.print(console)
+        output.print(f"(an epoch has no more: --batches {options.batches} would continue in another order)")
+    diagnosis.print(output)
     print("files: diagnosis.json, diagnosis.png")
     print(f"diagnosis: {folder.parent}")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from worldmodel.agents.agent import Chooser
@@ -22,7 +21,7 @@ from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.errors import UserError, at_least, choose
 from worldmodel.runs.checkpoint import find_checkpoint
 from worldmodel.runs.config import read_config
-from worldmodel.runs.display import Display
+from worldmodel.runs.display import Display, console
 from worldmodel.runs.folder import file_name, result_folder
 from worldmodel.statistics import t_interval
 
@@ -148,7 +147,7 @@ def _print(played: dict[str, EpisodeReturns], data: np.ndarray | None, title: st
             rate, least, most = played[name].success_rate
             row.append(f"{rate:.0%} ({least:.0%} to {most:.0%})")
         table.add_row(*row)
-    Console(soft_wrap=True, highlight=False).print(table)
+    console().print(table)
 
 
 def _parser() -> Parser:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from worldmodel.data.episodes import Episodes
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError, at_least
@@ -25,6 +23,7 @@ from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
 from worldmodel.runs.config import read_config
+from worldmodel.runs.display import console
 from worldmodel.runs.folder import file_name, result_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
@@ -250,10 +249,10 @@ def _write_trajectories(path: Path, examples: list[Example], names: Sequence[str
 def _print(curves: HorizonCurves, steps: int) -> None:
     last = len(curves.horizon)
     horizons = sorted({m * steps for m in MULTIPLES if m * steps <= last} | {last})
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(horizon_table(curves.metrics(horizons), steps))
+    output = console()
+    output.print(horizon_table(curves.metrics(horizons), steps))
     for line in horizon_lines(curves):
-        console.print(line, markup=False)
+        output.print(line)
 
 
 def _print_end(source: str, files: list[str], folder: Path) -> None:

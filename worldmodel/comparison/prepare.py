@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from worldmodel import __version__
@@ -25,6 +24,7 @@ from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
 from worldmodel.rules import RULES
 from worldmodel.runs.cluster import own_cores
+from worldmodel.runs.display import console
 
 NOT_HERE = {
     "--seed_everything": "choose a comparison's seeds with --seeds",
@@ -240,7 +240,7 @@ def _versions() -> dict[str, Any]:
 
 def print_sizes(design: dict[str, Any]) -> None:
     """Print the table of matched sizes, and the number of runs."""
-    console = Console(soft_wrap=True, highlight=False)
+    output = console()
     unit = "flops per step" if design["match"] == "flops" else "parameters"
     reference = design["reference"]
     how = "not matched, equal hidden_dim" if design["match"] == "hidden" else f"matched by {unit}"
@@ -252,7 +252,7 @@ def print_sizes(design: dict[str, Any]) -> None:
     for row in design["sizes"]:
         numbers = (row[name] for name in ("hidden_dim", "parameters", "recurrence_parameters", "flops"))
         table.add_row(row["variant"], *(f"{number:,}" for number in numbers), f"{row['difference_percent']:+.2f}%")
-    console.print(table)
+    output.print(table)
     runs, seeds = len(design["runs"]), ", ".join(map(str, design["seeds"]))
-    console.print(f"{runs} runs: {len(design['sizes'])} variants, seeds {seeds}; {shlex.join(design['command'])}")
-    console.file.flush()
+    output.print(f"{runs} runs: {len(design['sizes'])} variants, seeds {seeds}; {shlex.join(design['command'])}")
+    output.file.flush()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.data.files import check_readable
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
+from worldmodel.runs.files import check_readable
 
 ALIGNMENT = "actions[t] is taken after observations[t] and leads, with rewards[t], to observations[t+1]"
 WHOLE = 256 << 20  # bytes of a file that is read as a whole to identify it; of a larger one, SAMPLES of SAMPLE bytes

@@ -18,11 +18,11 @@ import numpy as np
 
 from worldmodel.data import spaces
 from worldmodel.data.episode import ALIGNMENT
-from worldmodel.data.files import check_readable
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.shards import Shard, checksum
 from worldmodel.durable import sha256, whole_file
 from worldmodel.errors import UserError
+from worldmodel.runs.files import check_readable
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "worldmodel-episodes", 2
@@ -90,12 +90,7 @@ def _check(manifest: dict[str, Any], path: Path) -> None:
     """Check what a sum cannot promise: a manifest may be whole and still wrong or malicious."""
     if missing := {"files", "observation_space", "action_space"} - manifest.keys():
         raise UserError(f"{path} lacks {' and '.join(sorted(missing))}: {_RESTORE}")
-    leaves = manifest["observation_space"]
-    if not isinstance(leaves, dict) or not leaves:
-        raise UserError(f"{path}: observation_space must name at least one key with its space")
-    for key, leaf in leaves.items():
-        spaces.check_leaf(leaf, f"{path}, observation_space, {key}")
-    spaces.check_leaf(manifest["action_space"], f"{path}, action_space")
+    spaces.check_spaces(manifest["observation_space"], manifest["action_space"], str(path))
     files = manifest["files"]
     if not isinstance(files, list):
         raise UserError(f"{path}: files must be a list: {_RESTORE}")

@@ -16,6 +16,7 @@ from worldmodel.errors import UserError
 Json = dict[str, Any]
 OBSERVATION = "observation"  # the key of an observation that is no dict
 MOST_ENTRIES, MOST_VALUES = 2**26, 2**16  # of a Box, and of a one-hot vector
+DTYPES = [np.dtype(code).name for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
 MIN_SIDE = 8  # pixels; a smaller uint8 array is a vector (a MiniGrid view of 7x7x3 codes, for example)
 
 
@@ -175,6 +176,23 @@ def check_leaf(leaf: Any, where: str) -> None:
     entries, most = (math.prod(sizes), MOST_ENTRIES) if is_box else (sum(sizes), MOST_VALUES)
     if entries > most:
         raise UserError(f"{where}: the {kind} space has {entries:,} entries; at most {most:,} are read")
+    if kind == "Box":
+        if leaf["dtype"] not in DTYPES:
+            raise UserError(f"{where}: a Box of {leaf['dtype']!r} is not read; its dtype must be a number's")
+        for bound in (leaf.get("low"), leaf.get("high")):
+            each = bound if isinstance(bound, list) else [bound]
+            numbers = all(value is None or type(value) in (int, float) for value in each)
+            if not numbers or (isinstance(bound, list) and len(bound) != entries):
+                raise UserError(f"{where}: a bound of the Box must be a number, null, or a list of {entries}")
+
+
+def check_spaces(observation_space: Any, action_space: Any, where: str) -> None:
+    """Raise UserError if these are not an observation space of leaves, and an action space, as `describe` returns."""
+    if not isinstance(observation_space, dict) or not observation_space:
+        raise UserError(f"{where}: observation_space must name at least one key with its space")
+    for key, leaf in observation_space.items():
+        check_leaf(leaf, f"{where}, observation_space, {key}")
+    check_leaf(action_space, f"{where}, action_space")
 
 
 def _one_hot(indices: np.ndarray, n: int) -> np.ndarray:

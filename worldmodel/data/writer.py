@@ -20,11 +20,11 @@ import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from worldmodel.data.episode import Episode
-from worldmodel.data.files import check_readable
 from worldmodel.data.manifest import FILE_NAME, MANIFEST, checked_path, read_manifest, write_manifest
 from worldmodel.data.shards import Piece, grouped, num_bytes, pieces, read_shard, shard_sizes, write_shard
 from worldmodel.data.spaces import Json, in_words, outside
 from worldmodel.errors import UserError
+from worldmodel.runs.files import check_readable
 
 log = logging.getLogger(__name__)
 

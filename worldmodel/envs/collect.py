@@ -8,7 +8,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from filelock import FileLock
 
-from worldmodel.data.files import check_readable
 from worldmodel.data.manifest import MANIFEST, read_manifest
 from worldmodel.data.spaces import describe
 from worldmodel.data.writer import BEFORE, EpisodeWriter
@@ -20,6 +19,7 @@ from worldmodel.envs.recording import Session
 from worldmodel.envs.render import frame_size
 from worldmodel.envs.vector import SimulationError, Stepper, attribute, close, stop
 from worldmodel.errors import UserError
+from worldmodel.runs.files import check_readable
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from worldmodel.envs.vector import SimulationError, reason_of
 from worldmodel.errors import UserError, nearest
+from worldmodel.runs.files import check_readable
 
 # (observations, is_first) -> actions (N, ...). Observations (N, ...) are the environments' own, with all entries and
 # without rendered frames; a dict of arrays for a Dict space. is_first (N,) bool: an episode starts.
@@ -134,6 +135,7 @@ def _load(name: str) -> Policy:
     where, function = name.rsplit(":", 1)
     try:
         if where.endswith(".py"):
+            check_readable(Path(where))
             spec = importlib.util.spec_from_file_location(Path(where).stem, where)
             assert spec and spec.loader
             module = importlib.util.module_from_spec(spec)

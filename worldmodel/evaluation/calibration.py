@@ -48,7 +48,7 @@ class Scores(NamedTuple):
 
     def horizon_reached(self, k: int) -> np.ndarray:
         """Which rollouts (R,) bool reach the k-th horizon."""
-        return ~np.isnan(self.truth[:, k]).all(axis=-1)
+        return np.isfinite(self.truth[:, k]).any(axis=-1)
 
 
 @dataclass(frozen=True)

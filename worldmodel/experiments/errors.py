@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from worldmodel.errors import UserError
+from worldmodel.runs.files import check_ends, read_yaml
 
 KEPT = "What was saved is whole: continue with --resume"
 
@@ -44,7 +44,7 @@ def training_errors(argv: list[str]) -> Iterator[None]:
     )
     for message in (f".*{words}.*" for words in intended):
         warnings.filterwarnings("ignore", message)
-    _check_yaml(argv)
+    _check_files(argv)
     try:
         yield
     except SystemExit as stop:  # Lightning ends an interrupted run with status 1
@@ -65,17 +65,19 @@ def training_errors(argv: list[str]) -> Iterator[None]:
         raise UserError(message) from error
 
 
-def _check_yaml(argv: list[str]) -> None:
-    """Name a config that is not YAML, and the line: the parser's own message names neither."""
+def _check_files(argv: list[str]) -> None:
+    """Name a config that is not YAML, and the line: the parser's own message names neither.
+
+    No word may name a pipe: the parser reads whatever file an option names.
+    """
+    for word in argv:
+        check_ends(word.split("=", 1)[-1])
     pairs = zip(["", *argv], argv, strict=False)
     paths = [
         word.split("=", 1)[-1] for flag, word in pairs if flag in ("--config", "-c") or word.startswith("--config=")
     ]
     for path in filter(os.path.isfile, paths):
-        try:
-            yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from error
+        read_yaml(Path(path))
 
 
 def explained(error: BaseException) -> str | None:

@@ -1,7 +1,7 @@
 """`fit`, `validate` and `test`, whatever is trained: a run's folder, loggers, checkpoints, resume."""
 
+import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
@@ -12,46 +12,31 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from worldmodel.arguments import explain, fail
 from worldmodel.callbacks.checkpoints import DurableCheckpointIO
 from worldmodel.callbacks.early_stopping import StoppingOptions, used_up
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.metrics import LOGGED
 from worldmodel.errors import UserError
 from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
+from worldmodel.experiments.errors import explained
 from worldmodel.experiments.loggers import WandbMode, make_loggers
 from worldmodel.experiments.monitor import early_stopping
+from worldmodel.experiments.parser import ExperimentParser
 from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.experiments.start import Start, start_from
 from worldmodel.runs.checkpoint import (
     check_arguments,
+    check_training,
     find_checkpoint,
     finished,
     load_weights,
     newest_whole,
     read_checkpoint,
+    taken_from,
 )
 from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
 
-
-class ExperimentParser(LightningArgumentParser):
-    """LightningCLI's parser with this program's errors: one line, the nearest right choice, status 2."""
-
-    further_keys: ClassVar[Iterable[str]] = ()  # keys of options that are dicts
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # --model.rul is a mistake, not --model.rule
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        fail(explain(message, self._keys()))
-
-    def _keys(self) -> list[str]:
-        parsers: list[Any] = [self]
-        for action in self._actions:
-            if isinstance(action.choices, dict):
-                parsers += action.choices.values()
-        options = [name for parser in parsers for name in parser._option_string_actions if name.startswith("--")]
-        return [*options, *self.further_keys]
+MOST_RANKS = 16  # for each core
 
 
 class ExperimentCLI(LightningCLI):
@@ -150,7 +135,7 @@ class ExperimentCLI(LightningCLI):
             config["ckpt_path"], config["resume"] = None, False  # config.yaml can start other runs too
         elif path := config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(Path(path)))
-            self.checkpoint = read_checkpoint(Path(config["ckpt_path"]))
+            self.checkpoint = self._read(Path(config["ckpt_path"]))
         self._parse_init_from(config)
 
     def _parse_init_from(self, config: Any) -> None:
@@ -163,9 +148,20 @@ class ExperimentCLI(LightningCLI):
         elif config["init_from"] is not None and not self.resume:
             find_checkpoint(config["init_from"])  # a mistake is an error before any data is collected
 
+    def _read(self, path: Path) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        if self.config["subcommand"] == "fit":
+            check_training(checkpoint, path)
+        return checkpoint
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config["subcommand"]]
         StoppingOptions(**config["early_stopping"].as_dict())  # what is wrong is an error before any data is touched
+        if config["trainer"]["precision"] == "16-true":
+            raise UserError(
+                "trainer.precision 16-true ends at 65,504, and squares and products of the model's go beyond it: choose"
+                " 16-mixed, bf16-mixed or bf16-true"
+            )
         if threads := config["threads"]:
             torch.set_num_threads(threads)
         if torch.cuda.is_available():
@@ -190,8 +186,10 @@ class ExperimentCLI(LightningCLI):
             )
         resumed = self._resumed_folder() if self.resume else None
         if self.checkpoint is not None:
-            check_arguments(self.checkpoint, self.model)
-            if self.subcommand == "fit" and (message := self.finished(self.checkpoint)):
+            with taken_from(self._restored_from):
+                check_arguments(self.checkpoint, self.model)
+                message = self.finished(self.checkpoint) if self.subcommand == "fit" else None
+            if message:
                 if not resumed:
                     raise UserError(message)
                 print(message, flush=True)  # status 0: the same command may be repeated until a run is finished
@@ -233,6 +231,29 @@ class ExperimentCLI(LightningCLI):
             return start
         return None
 
+    @property
+    def _begun(self) -> bool:
+        """Whether a whole step was made since the checkpoint, if there is one."""
+        if self.checkpoint is None:
+            return True
+        if self.subcommand == "fit":
+            return self.trainer.global_step > self.checkpoint["global_step"] + 1  # the schedule's step comes after
+        return getattr(self.trainer, f"{self.subcommand}_loop").batch_progress.total.completed > 0
+
+    @property
+    def _restored_from(self) -> Path:
+        return Path(self.config_init[str(self.subcommand)]["ckpt_path"])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it. What fails as a checkpoint is restored, or in the first step from it, is laid to the checkpoint."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if self._begun or isinstance(error, MisconfigurationException) or explained(error):
+                raise
+            with taken_from(self._restored_from):
+                raise
+
     def callbacks(self, **further: Any) -> list[Callback]:
         """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""
         job = str(self.subcommand)
@@ -273,8 +294,13 @@ class ExperimentCLI(LightningCLI):
         options = {**self._get(self.config_init, "trainer"), "use_distributed_sampler": False, **kwargs}
         try:
             trainer: Any = self.trainer_class(**options)
-        except (ValueError, ImportError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
+        if trainer.num_devices > MOST_RANKS * (os.cpu_count() or 1):  # each would be a process
+            raise UserError(
+                f"trainer.devices {trainer.num_devices} would start as many processes here, where there are"
+                f" {os.cpu_count()} cores: choose fewer"
+            )
         leave_out_idle_hooks(trainer.callbacks)
         # Lightning would take SIGTERM, ask for it after a batch alone, or never, and end with status 0
         trainer._signal_connector.register_signal_handlers = lambda: None
@@ -302,6 +328,6 @@ class ExperimentCLI(LightningCLI):
             where = "no run to go on with" if folder is None else f"no checkpoint in {folder} yet"
             print(f"resume: {where}: it begins" if path is None else f"resume: from {path}", flush=True)
         if path is not None:
-            self.checkpoint = read_checkpoint(path)
+            self.checkpoint = self._read(path)
             self.config_init["fit"]["ckpt_path"] = str(path)
         return folder

@@ -4,7 +4,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from worldmodel.evaluation.cause import Cause
 from worldmodel.evaluation.curves import BASELINES, HorizonCurves
 from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.shortfall import listed, share_within, shortfalls
+from worldmodel.runs.display import console
 from worldmodel.tasks.recall import RecallScores
 
 FILES = (
@@ -50,31 +50,22 @@ def print_result(
         folder: of the run.
         cause: what the course of the training shows; printed where a baseline is ahead within T.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    output = console()
     if curves is not None:
-        console.print(horizon_table(metrics, steps))
+        output.print(horizon_table(metrics, steps))
         if any(name.startswith("rollout/crps@") for name in metrics):
-            console.print(calibration_table(metrics))
+            output.print(calibration_table(metrics))
         for line in [*horizon_lines(curves), *baseline_lines(curves, steps, cause)]:
-            console.print(line, markup=False)
+            output.print(line)
     if recalled is not None:
-        console.print(recall_table(recalled, steps))
+        output.print(recall_table(recalled, steps))
         if recalled.counts_to is not None:
-            console.print(f"counts to {recalled.counts_to} (tried up to {recalled.limit})")
-    shown = (
-        "train/loss",
-        "val/loss",
-        "test/loss",
-        "val/nll",
-        "test/nll",
-        "val/accuracy",
-        "test/accuracy",
-        "free_run/rmse",
-        "free_run/nmse",
-    )
+            output.print(f"counts to {recalled.counts_to} (tried up to {recalled.limit})")
+    names = ("train/loss", "val/loss", "test/loss", "val/nll", "test/nll", "val/accuracy", "test/accuracy")
+    shown = (*names, "free_run/rmse", "free_run/nmse")
     losses = {name: metrics[name] for name in shown if name in metrics}
     if losses:
-        console.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+        output.print("  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
     print_files(folder)
 
 
@@ -87,10 +78,10 @@ def print_policy(metrics: dict[str, float], played: EpisodeReturns | None, stage
         stage: in which they were played.
         reset_every: K, if the state was reset at every K-th frame.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    output = console()
     if "policy/return_mean" in metrics:
         steps, speed = (metrics.get(f"policy/{name}", 0.0) for name in ("steps", "steps_per_second"))
-        console.print(
+        output.print(
             f"training: mean return {metrics['policy/return_mean']:.4g} in the last episodes,"
             f" {steps:,.0f} environment steps, {speed:,.0f} of them a second"
         )
@@ -99,9 +90,9 @@ def print_policy(metrics: dict[str, float], played: EpisodeReturns | None, stage
     length = float(played.lengths.mean())
     without = "" if reset_every is None else f", the state reset at frame 0 and at every {reset_every} further ones"
     shown = _with_interval(played.mean, "{:.4g}")
-    console.print(f"{stage}: mean return {shown} over {len(played.returns)} episodes of {length:.4g} steps{without}")
+    output.print(f"{stage}: mean return {shown} over {len(played.returns)} episodes of {length:.4g} steps{without}")
     if played.success is not None:
-        console.print(f"{stage}: success {_with_interval(played.success_rate, '{:.1%}')}")
+        output.print(f"{stage}: success {_with_interval(played.success_rate, '{:.1%}')}")
 
 
 def _with_interval(estimate: tuple[float, float, float], pattern: str) -> str:
@@ -112,7 +103,7 @@ def _with_interval(estimate: tuple[float, float, float], pattern: str) -> str:
 
 def print_files(folder: Path) -> None:
     """Print what a run's folder holds, and where it is."""
-    console = Console(soft_wrap=True, highlight=False)
+    output = console()
     files = [name for name in FILES if (folder / name).exists()] + sorted(
         p.name for p in folder.glob("predictions*.h5")
     )
@@ -120,8 +111,8 @@ def print_files(folder: Path) -> None:
         files.append("wandb/")
     if not files:  # of fast_dev_run, which leaves nothing
         return
-    console.print(f"files: {', '.join(files)}")
-    console.print(f"run: {folder}")
+    output.print(f"files: {', '.join(files)}")
+    output.print(f"run: {folder}")
 
 
 def horizon_table(metrics: dict[str, float], steps: int) -> Table:
@@ -206,10 +197,10 @@ def print_free_run(run: FreeRun) -> None:
     rmse, nmse = (f"{total[f'free_run/{name}']:.4g}" for name in ("rmse", "nmse"))
     table.add_section()
     table.add_row(f"all {len(run.names)}", f"{run.steps.sum():,}", rmse, *each, nmse)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
+    output = console()
+    output.print(table)
     if len(run.names) > MOST_ROWS:
-        console.print(f"{len(run.names) - MOST_ROWS} more episodes are in free_run.csv")
+        output.print(f"{len(run.names) - MOST_ROWS} more episodes are in free_run.csv")
 
 
 def baseline_lines(curves: HorizonCurves, steps: int, cause: Cause | None = None) -> list[str]:

@@ -12,8 +12,9 @@ from worldmodel.envs.collect import CollectOptions
 from worldmodel.errors import UserError
 from worldmodel.evaluation.cause import likely_cause, read_course
 from worldmodel.evaluation.selection import RolloutOptions
-from worldmodel.experiments.experiment import ExperimentCLI, ExperimentParser
+from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.experiments.monitor import check_monitors
+from worldmodel.experiments.parser import ExperimentParser
 from worldmodel.experiments.result import print_result
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel

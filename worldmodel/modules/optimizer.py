@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from worldmodel.runs.structure import Unfit
 
 Schedule = Literal["constant", "cosine"]
 
@@ -31,6 +33,7 @@ def adamw(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+    optimizer.register_load_state_dict_post_hook(check_state)
 
     def factor(step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, warmup_steps))
@@ -41,6 +44,16 @@ def adamw(
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raise Unfit unless all moments have their parameter's shape: one kernel for all reads past shorter ones."""
+    for parameter, state in optimizer.state.items():
+        for name, moment in state.items():
+            shape = torch.Size() if name == "step" else parameter.shape
+            if not isinstance(moment, Tensor) or moment.shape != shape or moment.dtype.is_complex:
+                found = tuple(moment.shape) if isinstance(moment, Tensor) else type(moment).__name__
+                raise Unfit(f"{name} of the optimizer is {found}, not {tuple(shape)}")
 
 
 def retune(trainer: Any, learning_rate: float, weight_decay: float) -> None:

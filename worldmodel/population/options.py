@@ -18,6 +18,7 @@ from worldmodel.experiments.policies import PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
 from worldmodel.population.design import Population, parse, starts
 from worldmodel.runs.cluster import own_cores
+from worldmodel.runs.files import read_yaml
 
 NOT_HERE = {
     "--run_dir": "choose a population's folder with --out",
@@ -260,7 +261,7 @@ def kind_of(argv: list[str]) -> type[WorldModels] | type[Policies]:
 def _read(path: Path) -> dict[str, Any]:
     """A configuration; empty if it is invalid, which is reported when all of it is read."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        values = read_yaml(path)
+    except UserError:
         return {}
     return values if isinstance(values, dict) else {}

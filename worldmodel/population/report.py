@@ -9,14 +9,13 @@ from statistics import median
 from typing import Any, Self
 
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from worldmodel.callbacks.exchange import RATIO, Report
 from worldmodel.evaluation.figures import save
 from worldmodel.population.design import Population
 from worldmodel.population.folder import CONFIG, LINEAGE, REPORTS, Exploit, Lineage
-from worldmodel.runs.display import Display
+from worldmodel.runs.display import Display, console
 from worldmodel.runs.folder import LOCK, OWNER
 
 PICTURE, BEST = "population.png", "best"
@@ -75,13 +74,13 @@ def conclude(population: Population, lineage: Lineage) -> None:
     log = {m.key for m in population.mutations if m.log} | ({metric} if population.mode == "min" else set())
     title = f"{out.name}: {population.size} members, {len(lineage.exploits)} exploits"
     save(population_figure(lineage, metric, title, frozenset(log)), out / PICTURE)
-    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(_table(lineage, order, metric))
+    output = console(None if sys.stdout.isatty() else 120)
+    output.print(_table(lineage, order, metric))
     ancestors = "".join(f", from member {e.donor} at step {e.step}" for e in lineage.ancestors(order[0]))
     cost = _cost(population)
-    console.print(f"{len(lineage.exploits)} exploits{cost}; the best is member {order[0]}{ancestors}")
-    console.print(f"files: {CONFIG}, {REPORTS}, {LINEAGE}, {PICTURE}, member-0/ ...")
-    console.print(f"best: {out / BEST}")
+    output.print(f"{len(lineage.exploits)} exploits{cost}; the best is member {order[0]}{ancestors}")
+    output.print(f"files: {CONFIG}, {REPORTS}, {LINEAGE}, {PICTURE}, member-0/ ...")
+    output.print(f"best: {out / BEST}")
 
 
 def _table(lineage: Lineage, order: list[int], metric: str) -> Table:

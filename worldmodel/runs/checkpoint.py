@@ -1,23 +1,53 @@
 """Checkpoints: found, read as plain data, and compared with what was asked for."""
 
 import os
-import pickle
 import struct
+import traceback
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from worldmodel.durable import digests, sha256
 from worldmodel.errors import UserError, nearest
 from worldmodel.runs.folder import is_first_rank
+from worldmodel.runs.structure import Counts, Plain, Unfit, check, check_tensors
 
 NAME = "last.ckpt"  # the newest checkpoint in a run's folder checkpoints/
 CHOSEN = "WORLDMODEL_RESUME_FROM"  # environment variable, by which further ranks get the path
 NOT_OURS = "is not a checkpoint of this program, or it is damaged"
+LONGEST = 300  # characters of a library's reason
+PROGRESS = {"ready": int, "completed": int}
+FIT_LOOP = {
+    "epoch_progress": {"total": PROGRESS, "current": PROGRESS},
+    "epoch_loop.batch_progress": {"total": PROGRESS, "current": PROGRESS},
+    "epoch_loop.automatic_optimization.optim_progress": {"optimizer": {"step": {"total": PROGRESS}}},
+    "epoch_loop.manual_optimization.optim_step_progress": {"total": PROGRESS},
+}
+COLLECTED = {"env_id?": (str, None), "env_kwargs?": (Plain, dict), "pixels?": (int, [int], None)}
+HELD = {  # what a checkpoint holds; the callbacks check their own states
+    "hyper_parameters": {str: Plain},
+    "state_dict": {str: Tensor},
+    "EpisodeDataModule?": {
+        "position?": int,
+        "stream?": {"steps?": int, "files?": str},
+        "data?": {"env_id?": str, "observation_space?": dict, "action_space?": dict, "collect?": (COLLECTED, None)},
+    },
+    "ExperienceDataModule?": {"steps": int, "rollouts": int},
+    "metrics_file?": {"rows": int, "pending": {str: Plain}},
+}
+TRAINING = {  # what it needs besides to continue a fit
+    "epoch": int,
+    "global_step": int,
+    "loops": {"fit_loop": FIT_LOOP},
+    "callbacks": {str: object},
+    "optimizer_states": [{"state": dict, "param_groups": [dict]}],
+    "lr_schedulers": [dict],
+}
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -61,13 +91,48 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} {problem}")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        _ = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        tensors = [leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor)]
-        if any(tensor.untyped_storage().nbytes() < tensor.nbytes for tensor in tensors):
-            raise ValueError("a tensor claims more numbers than the file holds")  # a copy of it could fill the memory
-        return checkpoint
-    except (RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever unpickling ends in
         raise UserError(f"{path} {NOT_OURS}") from error
+    with taken_from(path):
+        check_tensors(checkpoint)
+        check(checkpoint, HELD)
+        for name, tensor in checkpoint["state_dict"].items():
+            if not tensor.isfinite().all():
+                raise Unfit(f"state_dict.{name} is not finite")
+        check(checkpoint.get("EpisodeDataModule", {}), Plain, "EpisodeDataModule")
+    return checkpoint
+
+
+@contextmanager
+def taken_from(path: Path) -> Iterator[None]:
+    """Turn an error of what takes a checkpoint's content into a UserError that names the file.
+
+    Nothing vouches for the content. What is no matter of the content passes: a UserError, a full disk, lack of memory.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:LONGEST] or "without a word"
+        if not isinstance(error, Unfit):
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {reason} ({Path(last.filename).name}, line {last.lineno})"
+        raise UserError(f"{path} {NOT_OURS}: {reason}") from error
+
+
+def check_training(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raise UserError if a checkpoint lacks what a fit continues from, such as one of the weights alone."""
+    with taken_from(path):
+        check(checkpoint, TRAINING)
+        check(checkpoint["loops"], Counts, "loops")
+        loop = checkpoint["loops"]["fit_loop"]
+        automatic = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        steps = automatic["total"], loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]
+        if checkpoint["global_step"] not in [each["completed"] for each in steps]:
+            raise Unfit(f"global_step is {checkpoint['global_step']}, and the loops' is not")
 
 
 def damage(path: Path) -> str | None:
@@ -97,10 +162,8 @@ def config_of(checkpoint: Path) -> Path | None:
 
 def load_weights(model: Any, checkpoint: dict[str, Any], path: Path) -> None:
     """Load a checkpoint's weights into a model; a UserError, with the checkpoint's path, if they do not fit."""
-    try:
+    with taken_from(path):
         model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{path} is of another version of this program: {str(error).splitlines()[0]}") from error
 
 
 def check_arguments(checkpoint: dict[str, Any], model: Any) -> None:

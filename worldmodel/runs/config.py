@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from worldmodel.errors import UserError
 from worldmodel.runs.checkpoint import config_of
+from worldmodel.runs.files import read_yaml
 
 RUNS = ("collect", "test_collect")  # of the data: environments and policies, whose Python code a collection runs
 
@@ -26,11 +25,11 @@ def read_config(checkpoint: Path, instead: str) -> dict[str, Any] | None:
     path = config_of(checkpoint)
     if path is None:
         return None
+    config = read_yaml(path)
     try:
-        config = yaml.safe_load(path.read_text())
         _ = config["data"]["path"]
         # a key may go on behind the name: jsonargparse reads `collect.policy` too
         config["data"] = {key: value for key, value in config["data"].items() if not key.startswith(RUNS)}
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the configuration of a run: {instead}") from error
     return config

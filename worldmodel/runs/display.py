@@ -1,6 +1,5 @@
 """Progress: a bar on a terminal, a line at most every ten seconds elsewhere."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +12,17 @@ REFRESH_SECONDS = 0.2  # of the bar
 LINE_SECONDS = 10.0  # between two lines
 
 
+def console(width: int | None = None) -> Console:
+    """Prints text and tables as they are: what a path or a name holds is never taken for markup.
+
+    Args:
+        width: of tables; None: that of the terminal.
+    """
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=width)
+
+
 class Display:
     """Shows how far a task is, as a context manager.
-
-    A reader that closes the pipe (`| head`) does not end the task; what is printed from then on is lost.
 
     Args:
         what: the task: "collecting Pendulum-v1".
@@ -45,8 +51,7 @@ class Display:
         self._begin = self._shown = time.monotonic()
         if self.is_bar:
             columns = TextColumn(self.what, markup=False), BarColumn(), TextColumn("{task.fields[state]}", markup=False)
-            console = Console(highlight=False, soft_wrap=True)
-            self._bar = Progress(*columns, console=console, refresh_per_second=1 / REFRESH_SECONDS)
+            self._bar = Progress(*columns, console=console(), refresh_per_second=1 / REFRESH_SECONDS)
             begun: dict[str, Any] = {"total": self.total, "completed": self.done}
             self._task = self._bar.add_task(self.what, state="", **begun)
             self._bar.start()
@@ -78,13 +83,10 @@ class Display:
     def print(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False)
+            self._bar.console.print(line)
             return
         self._shown = time.monotonic()
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        print(line, flush=True)
 
     def _state(self, seconds: float) -> str:
         share = f"{100 * self.done / self.total:.0f}%" if self.total else ""

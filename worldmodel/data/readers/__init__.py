@@ -8,11 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from worldmodel.data.episode import Reader, Source
-from worldmodel.data.files import check_readable
 from worldmodel.errors import UserError, choose
+from worldmodel.runs.files import check_readable, read_yaml
 
 Format = Literal["worldmodel", "lerobot", "minari", "npz", "hdf5", "table"]  # recognised in this order
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -75,14 +73,7 @@ def _recognise(path: Path, by_schema: bool) -> str:
 
 
 def _read_schema(path: Path) -> dict[str, Any]:
-    try:
-        schema = yaml.safe_load(check_readable(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"there is no schema file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not a schema file") from None
+    schema = read_yaml(path)
     if not isinstance(schema, dict):
         raise UserError(f"{path} must hold a mapping such as `actions: path/of/the/actions`")
     return schema

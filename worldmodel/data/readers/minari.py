@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from worldmodel.data.episode import ALIGNMENT, Episode, Reader, Source, fingerprint
-from worldmodel.data.files import check_readable
 from worldmodel.data.hdf5 import dataset, open_hdf5, read
 from worldmodel.data.readers.alignment import Rows, check_spaces, episode_of
 from worldmodel.data.spaces import Json, describe, describe_observation
 from worldmodel.errors import UserError
+from worldmodel.runs.files import check_readable
 
 FLOOR, EXPANSION = 64 << 20, 1100  # bytes that images may unpack to; above that: this many times their file's size
 TO_HDF5 = (
