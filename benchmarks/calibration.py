@@ -22,9 +22,10 @@ from fits import ROOT, fit_once
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episodes import Episodes
 from worldmodel.envs.linear import linear_system
-from worldmodel.evaluation.calibration import Scores, scores, summary
+from worldmodel.evaluation.calibration import summary
 from worldmodel.evaluation.kalman import KalmanFilter
 from worldmodel.evaluation.rollouts import Start, open_loop_chunks
+from worldmodel.evaluation.scores import Scores, scores
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
 from worldmodel.mixture import Mixture
 from worldmodel.model import rebuilt

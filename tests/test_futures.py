@@ -7,8 +7,9 @@ from memory import episodes_of
 
 from worldmodel import RULES, WorldModel
 from worldmodel.errors import UserError
-from worldmodel.evaluation.calibration import Scores, scores, summary, widths
+from worldmodel.evaluation.calibration import summary, widths
 from worldmodel.evaluation.rollouts import Start
+from worldmodel.evaluation.scores import Scores, scores
 from worldmodel.futures import futures
 from worldmodel.model import LEVELS
 

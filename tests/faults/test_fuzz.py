@@ -3,8 +3,6 @@
 import pytest
 from faults.fuzz import COMMANDS, attempt, make
 
-QUICK = [kind for kind in COMMANDS if kind != "comparison"]
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -14,7 +12,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.fault(7)
-@pytest.mark.parametrize("kind", [*QUICK, pytest.param("comparison", marks=pytest.mark.full)])
+@pytest.mark.parametrize("kind", [*COMMANDS])
 def test_a_changed_input_is_refused_in_one_line_or_does_no_harm(made, tmp_path, often, seen, kind):
     count = often(200, 4)
     ended = [attempt(kind, made, 0, number, tmp_path, seconds=300) for number in range(count)]
