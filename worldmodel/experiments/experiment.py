@@ -1,6 +1,5 @@
 """`fit`, `validate` and `test`, whatever is trained: a run's folder, loggers, checkpoints, resume."""
 
-import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +16,14 @@ from worldmodel.callbacks.early_stopping import StoppingOptions, used_up
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.metrics import LOGGED
 from worldmodel.errors import UserError
-from worldmodel.experiments.callbacks import Kind, as_list, callbacks, leave_out_idle_hooks
+from worldmodel.experiments.callbacks import Kind, as_list, callbacks
 from worldmodel.experiments.errors import explained
-from worldmodel.experiments.loggers import WandbMode, make_loggers
+from worldmodel.experiments.loggers import make_loggers
 from worldmodel.experiments.monitor import early_stopping
-from worldmodel.experiments.parser import ExperimentParser
+from worldmodel.experiments.parser import ExperimentParser, add_run_options
 from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.experiments.start import Start, start_from
+from worldmodel.experiments.trainer import make_trainer
 from worldmodel.runs.checkpoint import (
     check_arguments,
     check_training,
@@ -35,8 +35,6 @@ from worldmodel.runs.checkpoint import (
     taken_from,
 )
 from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
-
-MOST_RANKS = 16  # for each core
 
 
 class ExperimentCLI(LightningCLI):
@@ -96,29 +94,7 @@ class ExperimentCLI(LightningCLI):
         return {job: skipped for job, skipped in LightningCLI.subcommands().items() if job in self.asked}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        def add(name: str, type: Any, default: Any, help: str) -> None:
-            parser.add_argument(name, type=type, default=default, help=help)
-
-        add("--experiment", str | None, None, "Name that groups runs. Null: the name of the config file.")
-        add("--run_dir", Path | None, None, "Folder of the run, new or empty. Null: runs/<experiment>/<run>.")
-        add("--wandb", WandbMode, "offline", "Weights & Biases; without an account, online falls back to offline.")
-        add("--project", str, "worldmodel", "Name of the project in Weights & Biases.")
-        add("--threads", int | None, None, "Number of torch's threads on the CPU; 1 is often fastest. Null: all cores.")
-        precision = "Precision of float32 matrix products on a GPU; high uses TF32."
-        add("--matmul_precision", Literal["highest", "high", "medium"], "high", precision)
-        add("--checkpoint_every", int, 500, "Optimizer steps between two saves of last.ckpt.")
-        add("--checkpoint_keep", int, 2, "Number of checkpoints to keep: last.ckpt and the ones before it.")
-        add("--checkpoint_monitor", str, self.monitor, "Metric that chooses best.ckpt: any that a validation logs.")
-        modes = "Whether its lowest or highest value is best. Null: highest for returns, accuracies and valid times."
-        add("--checkpoint_mode", Literal["min", "max"] | None, None, modes)
-        parser.add_argument(
-            "--resume",
-            action="store_true",
-            help="Resume the newest run of this name, or the one in --run_dir, from its newest whole checkpoint; start"
-            " the run if there is none. Only for fit; the same as --ckpt_path last.",
-        )
-        start = "Run, or one of its checkpoints, whose weights and statistics a new fit starts from. Only for fit."
-        add("--init_from", Path | None, None, start)
+        add_run_options(parser, self.monitor)
         parser.add_lightning_class_args(HiddenNormMonitor, "hidden")
         parser.add_class_arguments(StoppingOptions, "early_stopping")
 
@@ -287,24 +263,9 @@ class ExperimentCLI(LightningCLI):
         """A Trainer from the configuration and these options, which come first.
 
         Unlike LightningCLI's, it gets no callbacks but those that are given, or else the user's.
-
-        Raises:
-            UserError: if the Trainer refuses its options.
         """
         options = {**self._get(self.config_init, "trainer"), "use_distributed_sampler": False, **kwargs}
-        try:
-            trainer: Any = self.trainer_class(**options)
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-            raise UserError(f"the Trainer refuses its options: {error}") from error
-        if trainer.num_devices > MOST_RANKS * (os.cpu_count() or 1):  # each would be a process
-            raise UserError(
-                f"trainer.devices {trainer.num_devices} would start as many processes here, where there are"
-                f" {os.cpu_count()} cores: choose fewer"
-            )
-        leave_out_idle_hooks(trainer.callbacks)
-        # Lightning would take SIGTERM, ask for it after a batch alone, or never, and end with status 0
-        trainer._signal_connector.register_signal_handlers = lambda: None
-        return trainer
+        return make_trainer(self.trainer_class, options)
 
     def _new_folder(self) -> Path:
         if self.config[str(self.subcommand)]["trainer"]["fast_dev_run"]:

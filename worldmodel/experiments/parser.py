@@ -1,12 +1,14 @@
-"""The parser of all that LightningCLI parses: mistakes are one line that names the nearest right choice."""
+"""The parser of all that LightningCLI parses, whose errors are one line with the nearest right choice; its options."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, get_args
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.arguments import explain, fail
 from worldmodel.errors import UserError
+from worldmodel.experiments.loggers import WandbMode
 
 
 class ExperimentParser(LightningArgumentParser):
@@ -51,3 +53,31 @@ def _refuse_nulls(parser: Any, config: Any) -> None:
             continue
         if config.get(action.dest) is None and type(None) not in get_args(hint) and hint is not Any:
             raise UserError(f"{action.dest} is null: it needs a value, such as {action.default}")
+
+
+def add_run_options(parser: LightningArgumentParser, monitor: str) -> None:
+    """Add the options of a run, whatever is trained; `monitor` is the metric that chooses best.ckpt by default."""
+
+    def add(name: str, type: Any, default: Any, help: str) -> None:
+        parser.add_argument(name, type=type, default=default, help=help)
+
+    add("--experiment", str | None, None, "Name that groups runs. Null: the name of the config file.")
+    add("--run_dir", Path | None, None, "Folder of the run, new or empty. Null: runs/<experiment>/<run>.")
+    add("--wandb", WandbMode, "offline", "Weights & Biases; without an account, online falls back to offline.")
+    add("--project", str, "worldmodel", "Name of the project in Weights & Biases.")
+    add("--threads", int | None, None, "Number of torch's threads on the CPU; 1 is often fastest. Null: all cores.")
+    precision = "Precision of float32 matrix products on a GPU; high uses TF32."
+    add("--matmul_precision", Literal["highest", "high", "medium"], "high", precision)
+    add("--checkpoint_every", int, 500, "Optimizer steps between two saves of last.ckpt.")
+    add("--checkpoint_keep", int, 2, "Number of checkpoints to keep: last.ckpt and the ones before it.")
+    add("--checkpoint_monitor", str, monitor, "Metric that chooses best.ckpt: any that a validation logs.")
+    modes = "Whether its lowest or highest value is best. Null: highest for returns, accuracies and valid times."
+    add("--checkpoint_mode", Literal["min", "max"] | None, None, modes)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Resume the newest run of this name, or the one in --run_dir, from its newest whole checkpoint; start"
+        " the run if there is none. Only for fit; the same as --ckpt_path last.",
+    )
+    start = "Run, or one of its checkpoints, whose weights and statistics a new fit starts from. Only for fit."
+    add("--init_from", Path | None, None, start)
