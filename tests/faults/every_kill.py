@@ -9,15 +9,13 @@ import json
 import os
 import signal
 import sys
-import traceback
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-sys.dont_write_bytecode = True
-
-from worldmodel.cli import main  # noqa: E402
+from in_fork import run
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
 
@@ -36,42 +34,17 @@ def kill_at(number: int, folder: Path) -> None:
     sys.addaudithook(hook)
 
 
-def run(words: list[str], folder: Path, number: int | None = None) -> tuple[int, str]:
-    """Status and stderr of a command that is killed at a change."""
-    receiving, sending = os.pipe()
-    if (child := os.fork()) == 0:
-        os.dup2(sending, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.closerange(3, 64)
-        if number is not None:
-            kill_at(number, folder)
-        status: object = 1
-        try:
-            main(words)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        except BaseException:
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else 0)
-    os.close(sending)
-    with os.fdopen(receiving) as said:
-        text = said.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
-
-
 def attempt(command: str, folder: Path, number: int) -> bool:
     """Kill the command at this change, and run it again; False if it ended before."""
     folder.mkdir(parents=True)
     *first, last = (part.replace("OUT/", f"{folder}/").split(" ") for part in command.split(" && "))
     for words in first:
-        assert run(words, folder)[0] == 0
-    status, said = run(last, folder, number)
+        assert run(words)[0] == 0
+    status, said = run(last, partial(kill_at, number, folder))
     if status != -signal.SIGKILL:
         assert status == 0, said
         return False
-    print(json.dumps([*run(last, folder), str(folder), number]), flush=True)
+    print(json.dumps([*run(last), str(folder), number]), flush=True)
     return True
 
 
