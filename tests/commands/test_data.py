@@ -171,7 +171,7 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
         (["convert", "lab.h5", "--out", "TOY", "--schema", "lab.yaml"], "already holds a dataset"),
         (["convert", "npz", "--out", "x"], "--alignment"),
         (["convert", "lab.h5", "--out", "x"], "schema"),
-        (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no schema file none.yaml"),
+        (["convert", "lab.h5", "--out", "x", "--schema", "none.yaml"], "there is no file none.yaml"),
         (
             ["check", "t.csv"],
             "to a file, correct it, and name the file with --schema: {episodes: {column: trial}, observ",

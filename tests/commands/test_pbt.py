@@ -114,7 +114,7 @@ def test_a_member_is_an_ordinary_run_and_the_best_an_ordinary_checkpoint(whole, 
     assert exported.returncode == 0, exported.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(conf, whole, tmp_path):
     """kill -9 of the program alone, after the second exchange: no process is left, no member is lost."""
     arguments = ["pbt", "--config", conf, "--out", tmp_path / "out"]

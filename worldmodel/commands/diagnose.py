@@ -114,7 +114,7 @@ class DiagnoseCLI(TrainingCLI):
         if self.weights is None:
             self.model.take_statistics(self.datamodule)
             return
-        checkpoint = read_checkpoint(self.weights)
+        checkpoint = read_checkpoint(self.weights, finite=False)
         check_arguments(checkpoint, self.model)
         load_weights(self.model, checkpoint, self.weights)
 

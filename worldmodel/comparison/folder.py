@@ -33,7 +33,7 @@ def read_design(out: Path) -> dict[str, Any] | None:
             for part, kinds in (design, PARTS), *((run, PARTS_OF_RUN) for run in design["runs"]):
                 if wrong := [name for name, kind in kinds.items() if not isinstance(part[name], kind)]:
                     raise TypeError(f"{wrong[0]} is {part[wrong[0]]!r}")
-            for command in (design["command"], *(run["argv"] for run in design["runs"])):
+            for command in (design.get("command", []), *(run["argv"] for run in design["runs"])):
                 "".join(command)  # words alone
             return design
     if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):

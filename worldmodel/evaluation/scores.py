@@ -37,7 +37,7 @@ class Scores(NamedTuple):
 
     def horizon_reached(self, k: int) -> np.ndarray:
         """Which rollouts (R,) bool reach the k-th horizon."""
-        return np.isfinite(self.truth[:, k]).any(axis=-1)
+        return np.asarray(np.isfinite(self.truth[:, k]).any(axis=-1))
 
 
 def grid(longest: int, multiples: Iterable[int] = ()) -> np.ndarray:

@@ -85,8 +85,8 @@ def newest_whole(folder: Path) -> Path | None:
     return whole
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data, on the CPU; a UserError if it is none, or damaged."""
+def read_checkpoint(path: Path, finite: bool = True) -> dict[str, Any]:
+    """A checkpoint as plain data, on the CPU; a UserError if it is none, damaged, or its weights are not `finite`."""
     if problem := damage(path):
         raise UserError(f"{path} {problem}")
     try:
@@ -99,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         check_tensors(checkpoint)
         check(checkpoint, HELD)
         for name, tensor in checkpoint["state_dict"].items():
-            if not tensor.isfinite().all():
+            if finite and not tensor.isfinite().all():
                 raise Unfit(f"state_dict.{name} is not finite")
         check(checkpoint.get("EpisodeDataModule", {}), Plain, "EpisodeDataModule")
     return checkpoint
