@@ -1,10 +1,10 @@
-"""How well models with a distribution know what they do not know: docs/results/calibration.md.
+"""How well models with a distribution know what they do not know.
 
     python benchmarks/calibration.py [--systems linear,pendulum,...] [--seeds 0,1,2] [--output gaussian] [--jobs 1]
 
 Trains on the configuration of docs/results, unless runs/calibration already holds that run, and scores 64 futures of
 rollouts of test episodes at horizons up to 50 T; on the linear system beside the Kalman filter, whose distribution is
-exact. Writes a row for each number to docs/results/calibration.csv and prints the tables of the page.
+exact. Writes a row for each number to docs/results/calibration.csv, and prints a table of means over seeds.
 """
 
 import argparse
