@@ -3,7 +3,6 @@
 The scores are those of scores.py, averaged over rollouts and entries.
 """
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from worldmodel.base import KNOTS, PER_OCTAVE
 from worldmodel.data.episodes import Episodes
-from worldmodel.durable import whole_file
 from worldmodel.evaluation.curves import HorizonCurves
+from worldmodel.evaluation.rollouts import append_rows
 from worldmodel.evaluation.scores import Scores, chunks, mixed, scores
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.mixture import Mixture
@@ -59,13 +58,12 @@ class Calibration:
         return {f"rollout/{name}@{n}": float(columns[name][at[n]]) for n in horizons if n in at for name in shown}
 
     def append_csv(self, path: Path) -> None:
-        """Add rows of horizon, metric, value to a file that has such rows."""
-        before = path.read_text()
-        with whole_file(path) as temporary, temporary.open("w", newline="") as file:
-            file.write(before)
-            writer = csv.writer(file)
-            for name, values in self.columns().items():
-                writer.writerows((int(n), name, float(v)) for n, v in zip(self.horizon, values, strict=True))
+        """Append rows of horizon, metric, value to a rollout.csv."""
+        columns = self.columns().items()
+        append_rows(
+            path,
+            ((int(n), name, float(v)) for name, values in columns for n, v in zip(self.horizon, values, strict=True)),
+        )
 
 
 def summary(scores: Scores, model: Model) -> Calibration:

@@ -10,7 +10,7 @@ import torch
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
-from worldmodel.evaluation.rollouts import Example, Forecaster, Kept, Ruler, Start, open_loop_chunks
+from worldmodel.evaluation.rollouts import Example, Forecaster, Kept, Ruler, Start, append_rows, open_loop_chunks
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,7 @@ class FreeRun:
         if len(self.entries) > 1:
             names = (f"free_run/rmse {name}" for name in self.entries)
             values |= dict(zip(names, self.rmse_of_entries.tolist(), strict=True))
-        before = path.read_text() if path.exists() else "horizon,metric,value\r\n"
-        with whole_file(path) as temporary, temporary.open("w", newline="") as file:
-            file.write(before)
-            writer = csv.writer(file)
-            writer.writerows((int(self.steps.max()), name, value) for name, value in values.items())
+        append_rows(path, ((int(self.steps.max()), name, value) for name, value in values.items()))
 
     def write_csv(self, path: Path) -> None:
         """Write rows of episode, steps, entry, rmse, nmse; the last is of all entries of the episode together."""

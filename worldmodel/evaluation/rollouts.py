@@ -1,7 +1,9 @@
 """Open-loop rollouts of a model on episodes, measured as they go, so that predictions need not be kept."""
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from worldmodel.cells.recurrence import previous_states
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.statistics import observation_moments
+from worldmodel.durable import whole_file
 from worldmodel.losses import part_weights
 
 BLOCK = 1 << 23  # observation entries predicted at once: 32 MB
@@ -204,6 +207,14 @@ def _states_of(
         z[here], h_at[here] = latents[lanes[here], starts[here] - begin], h_before[lanes[here], starts[here] - begin]
     assert z is not None and h_at is not None
     return z, h_at
+
+
+def append_rows(path: Path, rows: Iterable[tuple[int, str, float]]) -> None:
+    """Append rows of horizon, metric, value to a rollout.csv, or write it."""
+    before = path.read_text() if path.exists() else "horizon,metric,value\r\n"
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+        file.write(before)
+        csv.writer(file).writerows(rows)
 
 
 def to_model(values: np.ndarray, model: Forecaster) -> Tensor:

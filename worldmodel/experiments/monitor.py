@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from worldmodel.callbacks.early_stopping import EarlyStopping, StoppingOptions
 from worldmodel.errors import UserError, choose
-from worldmodel.modules.world_model import WorldModel
+from worldmodel.modules.world_model import WorldModel, logged_as
 
 HIGH = ("return", "accuracy", "success", "counts_to", "valid_prediction_time")  # of metrics that are good when high
 DURING_TRAINING = ("train/", "hidden/", "guard/")  # logged now and then, perhaps not before the first validation
@@ -63,7 +63,7 @@ def _logged(config: Mapping[str, Any], model: WorldModel) -> Iterable[str]:
     """What every validation logs."""
     steps = config["data"]["steps"]
     for name in model.val_means:
-        yield f"val/{name}" if name in ("loss", "accuracy", "nll") else f"val/loss_{name}"
+        yield logged_as("val", name)
     if model.hparams["objective"] == "tokens":
         yield from (f"recall/accuracy@{multiple * steps}" for multiple in config["recall"]["multiples"])
         yield "recall/counts_to"

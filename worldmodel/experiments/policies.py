@@ -113,7 +113,7 @@ class ImagineCLI(EpisodesCLI):
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
         if self.config[str(self.subcommand)]["init_from"] is not None:
-            raise UserError("imagine takes no --init_from: a policy starts anew in each world; leave it out")
+            raise UserError("imagine takes no --init_from: each world gets a policy of its own; leave it out")
 
     def played(self) -> tuple[EpisodeReturns | None, int | None]:
         return self.model.episode_returns, None

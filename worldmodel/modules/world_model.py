@@ -249,7 +249,7 @@ class WorldModel(Model, pl.LightningModule):
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
-            named = {_key("train", name): value for name, value in {"loss": loss, **terms}.items()}
+            named = {logged_as("train", name): value for name, value in {"loss": loss, **terms}.items()}
             self.log_dict(named, sync_dist=True)  # the mean over ranks is the mean over all valid steps
         return {"loss": loss, "carry": carry, "h": h.detach()}
 
@@ -264,7 +264,7 @@ class WorldModel(Model, pl.LightningModule):
         for name, value in {"loss": self.total(terms), **terms}.items():
             metric = self.val_means[name]
             metric.update(value, weight=self.objective.count(batch))
-            self.log(_key(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
+            self.log(logged_as(stage, name), metric, on_step=False, on_epoch=True, batch_size=len(h))
         return {"carry": carry, "h": h}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -314,6 +314,6 @@ class WorldModel(Model, pl.LightningModule):
         return adamw(self.parameters(), *rate, *schedule, planned, fused=not scaled)
 
 
-def _key(stage: str, name: str) -> str:
+def logged_as(stage: str, name: str) -> str:
     """The name that a term is logged under."""
     return f"{stage}/{name}" if name in ("loss", "accuracy", "nll") else f"{stage}/loss_{name}"
