@@ -18,7 +18,8 @@ WIDTH = 120
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "data" / "README.md", *(ROOT / "docs").rglob("*.md")])
 WRITTEN = [path for path in PAGES if not path.with_suffix(".csv").exists()]  # the others are written by a program
 GROUPS = ("policy", "imagine", "data")  # commands with commands below them
-AS_FIT = ("validate", "test", "predict")
+ALIKE = {"validate": "fit", "test": "fit"}  # options of a group's other commands
+OWN = {"test": "validate", "predict": "validate"}
 FURTHER = {"compare": ["fit"], "diagnose": ["fit"], "pbt": ["fit", "policy fit"]}  # they take these options too
 
 
@@ -103,7 +104,7 @@ def test_every_option_that_is_named_exists(options):
                 continue
             group = f"{command} " if command in GROUPS else ""
             name = words[0] if group else command
-            known = options(f"{group}fit" if name in AS_FIT else f"{group}{name}")
+            known = options(f"{group}{ALIKE.get(name, name)}" if group else OWN.get(name, name))
             for word in words:
                 option = word.split("=")[0]
                 nested = any("." in name and option.startswith(f"{name}.") for name in known)  # --data.collect.steps

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from worldmodel.errors import nearest
+from worldmodel.presets import presets
 
 SUBCOMMANDS = ("fit", "validate", "test")
 # Old names of options, for one release: a command takes the new name alone, and a message points to it
@@ -63,6 +64,9 @@ def explain(message: str, options: Iterable[str]) -> str:
     if match := re.search(r"File does not exist: '(.+?)'", message):
         path = Path(match[1])
         siblings = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        if path.suffix not in (".yaml", ".yml"):
+            name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            return f"no file and no preset {name}: {nearest(str(name), [*siblings, *presets()])}"
         return f"no file {path.name} in {_shown(path.parent)}: {nearest(path.name, siblings)}"
     if match := re.search(r'Parser key "(\S+)": Expected a typing.Literal\[(.+?)\]. Got value: (\S+)', message):
         choices = [choice.strip(" '\"") for choice in match[2].split(",")]

@@ -27,9 +27,13 @@ COMMANDS = {
     "pbt": "population-based training on Ray Tune: worldmodel pbt --config conf/pbt/pendulum.yaml",
     "dashboard": "write a workspace and a report that compare the rules in Weights & Biases",
     "data": "inspect or check a dataset, convert another format: worldmodel data info|check|convert|compact PATH",
+    "runs": "list runs and their results, the newest last: worldmodel runs",
+    "configs": "list, show or copy the configurations that come with the package: worldmodel configs quickstart",
 }
 OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 TRAINING = ("fit", "validate", "test", "predict")
+OF_CONFIG = ("fit", "compare", "pbt")  # their first argument may be a configuration
+OF_RUN = ("validate", "test", "predict", "rollout", "diagnose", "plan", "export")  # theirs may be a run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,15 +42,25 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if strange := next((word for word in argv if not _is_text(word)), None):
         fail(f"{strange!r} is not UTF-8, as messages, tables and configurations are: rename it")
+    if len(argv) > 1 and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(_help())
-    elif command == "--version":
+    elif command in ("-V", "--version"):
         print(f"worldmodel {__version__}")
     elif command not in COMMANDS:
         fail(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
     else:
-        _run(command, argv)
+        _run(command, _named(argv))
+
+
+def _named(argv: list[str]) -> list[str]:
+    """The words with --config before a configuration that follows the command, and --ckpt before a run."""
+    if len(argv) < 2 or argv[1].startswith("-") or argv[0] not in (*OF_CONFIG, *OF_RUN):
+        return argv
+    is_config = argv[0] in OF_CONFIG or argv[1].endswith((".yaml", ".yml"))
+    return [argv[0], "--config" if is_config else "--ckpt", *argv[1:]]
 
 
 def _run(command: str, argv: list[str]) -> None:

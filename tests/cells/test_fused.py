@@ -102,7 +102,7 @@ def test_a_second_derivative_is_refused_and_by_step_gives_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["gated_norm", "gru"])
+@pytest.mark.parametrize("rule", [pytest.param("gated_norm", marks=pytest.mark.full), "gru"])
 def test_compiled_is_equal_up_to_rounding(rule):
     predictor, (z, a, is_first, h) = make(rule, 1), inputs()
     weights = torch.randn(T, B, predictor.state_dim).double()

@@ -142,7 +142,7 @@ def test_a_killed_population_goes_on_and_ends_as_one_that_nothing_happened_to(co
     assert "differs: model.hidden_dim is 12, was 10. Choose another --out" in other.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
     process, others = started(["pbt", "--config", conf, "--out", "out", "--trainer.max_steps", "60000"], tmp_path, 6)
     process.send_signal(signal.SIGINT)

@@ -48,10 +48,10 @@ def peak(folder, length, total, steps) -> int:
     return int(process.stdout.split("peak")[1])
 
 
-@pytest.mark.slow
-def test_a_long_episode_takes_the_memory_of_one_of_1k_steps(tmp_path, often):
+@pytest.mark.full
+def test_a_long_episode_takes_the_memory_of_one_of_1k_steps(tmp_path):
     """A segment has 100 steps; the validation goes through whole episodes."""
-    longest, steps = often(100_000, 30_000), often(1000, 50)
+    longest, steps = 100_000, 1000
     short, long = (peak(tmp_path / str(length), length, 3 * longest, steps) for length in (1_000, longest))
     assert long <= 1.02 * short, f"{long / short:.3f}: {short} kB for 1k steps, {long} kB for the long one"
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "export": ["--ckpt", "run", "--out", "exported"],
     "imagine": ["fit", "--model.world", "run", "--data.path", "data", "--trainer.max_steps", "0"],
     "validate": ["--ckpt_path", "run", "--data.path", "data", "--model.rule", "gru"],
+    "test": ["--ckpt", "run", "--wandb", "disabled", "--rollout.multiples", "[1]"],
 }  # fmt: skip
 NO_DATA = {"path": "nowhere"}
 CONFIGS = {  # what the configuration of the run says beside the rest
@@ -48,7 +49,8 @@ CONFIGS = {  # what the configuration of the run says beside the rest
     "a class for a module": {"model": CLASS, "data": CLASS | NO_DATA},
     "another file": {"data": "more.yaml"},
     "an encoder and a rule": {"model": {"encoder": "evil.py:act", "rule": "evil.py:act"}},
-    "a callback's class": {"tbptt": CLASS, "rollout": CLASS},
+    "a callback's class": {"tbptt": CLASS, "rollout": CLASS, "recall": CLASS, "hidden": CLASS},
+    "another experiment": {"experiment": CLASS, "wandb": CLASS, "project": CLASS},
 }
 CHECKPOINTS = {  # (where, what)
     "an environment": (("EpisodeDataModule", "data"), {"env_id": "evil:Evil-v0"}),
@@ -131,7 +133,10 @@ def change_checkpoint(here, change):
     path.with_name("last.ckpt.sha256").write_text(f"{sha256(path)}  last.ckpt\n")
 
 
-@pytest.mark.parametrize(("command", "way"), pairs(["rollout", "diagnose", "plan", "export"], [*CONFIGS, "a tag"]))
+OF_RUN = ["rollout", "diagnose", "plan", "export", "test"]  # read a run's configuration unasked
+
+
+@pytest.mark.parametrize(("command", "way"), pairs(OF_RUN, [*CONFIGS, "a tag"]))
 def test_nothing_that_a_run_s_configuration_names_is_run(here, command, way):
     if way == "a tag":
         (here / "run" / "config.yaml").write_text("data: !!python/object/apply:evil.act [{path: data}]\n")

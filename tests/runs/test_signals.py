@@ -19,6 +19,18 @@ class Deaf:
         signal.getsignal(self.number)  # the handler runs between two instructions, of which this is one
 
 
+def test_whatever_a_library_makes_of_a_stop_the_status_is_the_signals(capsys):
+    with pytest.raises(SystemExit) as end, interruptible(lambda: "two of three"):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.getsignal(signal.SIGTERM)
+        except SystemExit:
+            raise SystemExit(1) from None  # as Ray does
+    assert end.value.code == 143 and "interrupted: two of three" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no stop"), interruptible(str):
+        raise ValueError("no stop")
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_that_was_ignored_is_raised_again(number, status, capsys):

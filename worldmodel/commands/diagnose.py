@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 
 from worldmodel.arguments import Parser
@@ -21,15 +20,14 @@ from worldmodel.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
 from worldmodel.evaluation.figures import save
 from worldmodel.evaluation.linear import LinearCurve, evaluated
 from worldmodel.experiments.errors import training_errors
+from worldmodel.experiments.of_run import options_of
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
-from worldmodel.runs.config import read_config
 from worldmodel.runs.display import console
 from worldmodel.runs.folder import check_free, file_name, result_folder
 
-TAKEN = ("data", "model", "tbptt", "rollout", "seed_everything", "threads", "matmul_precision")  # of a run's options
 INSTEAD = {  # of options of fit
     "--ckpt_path": "the trained model is named with --ckpt RUN",
     "--init_from": "the trained model is named with --ckpt RUN",
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> None:
         check_free(options.out, "--out")  # before minutes of measuring
     checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
     with TemporaryDirectory() as temporary:
-        configs = options.config or ([] if checkpoint is None else [_as_data(checkpoint, Path(temporary))])
+        configs = options.config or ([] if checkpoint is None else [options_of(checkpoint, Path(temporary))])
         fit = ["fit", *(word for path in configs for word in ("--config", path)), *rest]
         with training_errors(fit):
             cli = DiagnoseCLI(fit, checkpoint)
@@ -161,14 +159,3 @@ def _check(options: Any, rest: list[str]) -> None:
     for word in rest:
         if (option := word.split("=")[0]) in INSTEAD:
             raise UserError(f"{option} is no option of diagnose: {INSTEAD[option]}")
-
-
-def _as_data(checkpoint: Path, folder: Path) -> str:
-    """A file in the folder with those options of the checkpoint's run that name no code."""
-    instead = "say which model and data with --config"
-    if (config := read_config(checkpoint, instead)) is None:
-        raise UserError(f"{checkpoint} has no config.yaml of its run beside it: {instead}")
-    taken = {name: config[name] for name in TAKEN if name in config} | {"trainer": {"accelerator": "cpu", "devices": 1}}
-    temporary = folder / "config.yaml"
-    temporary.write_text(yaml.safe_dump(taken))
-    return str(temporary)

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from worldmodel.envs.vector import SimulationError, reason_of
 from worldmodel.errors import UserError, nearest
+from worldmodel.presets import packaged
 from worldmodel.runs.files import check_readable
 
 # (observations, is_first) -> actions (N, ...). Observations (N, ...) are the environments' own, with all entries and
@@ -135,8 +135,8 @@ def _load(name: str) -> Policy:
     where, function = name.rsplit(":", 1)
     try:
         if where.endswith(".py"):
-            check_readable(Path(where))
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            file = check_readable(packaged(where))
+            spec = importlib.util.spec_from_file_location(file.stem, file)
             assert spec and spec.loader
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from worldmodel.errors import UserError
+from worldmodel.presets import OPTIONS
 from worldmodel.runs.files import check_ends, read_yaml
 
 KEPT = "What was saved is whole: continue with --resume"
@@ -73,9 +74,7 @@ def _check_files(argv: list[str]) -> None:
     for word in argv:
         check_ends(word.split("=", 1)[-1])
     pairs = zip(["", *argv], argv, strict=False)
-    paths = [
-        word.split("=", 1)[-1] for flag, word in pairs if flag in ("--config", "-c") or word.startswith("--config=")
-    ]
+    paths = [word.split("=", 1)[-1] for flag, word in pairs if flag in OPTIONS or word.startswith("--config=")]
     for path in filter(os.path.isfile, paths):
         read_yaml(Path(path))
 

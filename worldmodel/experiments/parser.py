@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from worldmodel.arguments import explain, fail
 from worldmodel.errors import UserError
 from worldmodel.experiments.loggers import WandbMode
+from worldmodel.presets import located
 
 
 class ExperimentParser(LightningArgumentParser):
@@ -19,10 +20,14 @@ class ExperimentParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # --model.rul is a mistake, not --model.rule
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As jsonargparse's; a UserError for lists in lists without end, and for null where a value is needed."""
+    def parse_args(self, args: Any = None, *further: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's, and --config takes presets by their names.
+
+        Raises:
+            UserError: for lists in lists without end, and for null where a value is needed.
+        """
         try:
-            config = super().parse_args(*args, **kwargs)
+            config = super().parse_args(located(args) if isinstance(args, list) else args, *further, **kwargs)
         except RecursionError:
             raise UserError("an option, or a file of options, is nested too deeply") from None
         job = config.get("subcommand")

@@ -40,12 +40,19 @@ class TrainingCLI(ExperimentCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
+        if "fit" not in self.asked:  # replaced before the parser sees it: experiments/of_run.py
+            what = "Folder of a run, or a checkpoint: --ckpt_path, and without --config the options of that run."
+            parser.add_argument("--ckpt", type=str | None, default=None, help=what)
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
         parser.add_lightning_class_args(RecallEvaluation, "recall")
         for name in ("obs_dim", "action_dim", "images"):
             parser.link_arguments("data", f"model.{name}", compute_fn=partial(_collected, name), apply_on="instantiate")
         parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=lambda gradient: gradient == "bptt")
+
+    def _parse_ckpt_path(self) -> None:
+        self.config[self.config["subcommand"]].pop("ckpt", None)
+        super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
         """Check what needs no data, before any is collected; what is wrong raises UserError."""

@@ -17,6 +17,7 @@ from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.experiments.policies import PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
 from worldmodel.population.design import Population, parse, starts
+from worldmodel.presets import located
 from worldmodel.runs.cluster import own_cores
 from worldmodel.runs.files import read_yaml
 
@@ -250,7 +251,7 @@ def kind_of(argv: list[str]) -> type[WorldModels] | type[Policies]:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--trains", nargs="?")  # a missing value is reported when all options are read
     parser.add_argument("--config", "-c", nargs="?", action="append", default=[])
-    options = parser.parse_known_args(argv)[0]
+    options = parser.parse_known_args(located(argv))[0]
     configs = [_read(Path(path)) for path in options.config if path]
     acts = any(isinstance(data := config.get("data"), dict) and "env_id" in data for config in configs)
     given = [config["trains"] for config in configs if config.get("trains")]

@@ -18,6 +18,7 @@ from worldmodel.runs.folder import is_first_rank
 from worldmodel.runs.structure import Counts, Plain, Unfit, check, check_tensors
 
 NAME = "last.ckpt"  # the newest checkpoint in a run's folder checkpoints/
+NEWEST = "@last"  # instead of the path of a run
 CHOSEN = "WORLDMODEL_RESUME_FROM"  # environment variable, by which further ranks get the path
 NOT_OURS = "is not a checkpoint of this program, or it is damaged"
 LONGEST = 300  # characters of a library's reason
@@ -51,7 +52,13 @@ TRAINING = {  # what it needs besides to continue a fit
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file, or the last checkpoint of the run whose folder is named; a UserError names the nearest below runs/."""
+    """The file, or the last checkpoint of the run whose folder is named, or of the newest run below runs/ for @last.
+
+    Raises:
+        UserError: if there is none; it names the nearest.
+    """
+    if str(path) == NEWEST and (runs := list(Path("runs").glob(f"*/*/checkpoints/{NAME}"))):
+        return max(runs, key=lambda file: file.stat().st_mtime)
     if path.is_dir() and (inside := path / "checkpoints" / NAME).is_file():
         return inside
     if not path.is_file():

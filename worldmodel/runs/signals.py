@@ -116,11 +116,13 @@ def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop_if_asked
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code not in (TERMINATED, signal.SIGTERM):
+    except BaseException as end:  # Ray turns what is raised in a handler into errors and statuses of its own
+        if isinstance(end, SystemExit) and end.code == signal.SIGTERM:  # of Ray's handler in place of this one
+            received.append(signal.SIGTERM)
+        if not received:
             raise
         print(f"interrupted: {kept()}; the same command goes on from there", flush=True)
-        raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else TERMINATED) from None
+        raise SystemExit(128 + received[0]) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
