@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from conftest import ROOT, TOY, one_line
 
 from worldmodel import RULES
+from worldmodel.cli import main
 from worldmodel.data.manifest import read_manifest, write_manifest
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "12", "--trainer.log_every_n_steps", "4"]
@@ -58,7 +60,21 @@ FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("validate", "tes
 @pytest.mark.parametrize("command", ["fit", "collect", *FULL])
 def test_every_command_answers_help(worldmodel, command):
     process = worldmodel(command, "--help")
-    assert process.returncode == 0 and "usage: worldmodel" in process.stdout
+    assert process.returncode == 0 and process.stdout.startswith(f"usage: worldmodel {command} ")
+
+
+def test_help_is_short_and_begins_with_the_model(capsys):
+    texts = []
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", option])
+        assert not stop.value.code
+        texts.append(capsys.readouterr().out)
+    short, whole = texts
+    assert len(short.splitlines()) < 200 < len(whole.splitlines())
+    assert short.splitlines()[3].startswith("  --model.rule TEXT")
+    options = [set(re.findall(r"^  .*?(--[\w.]+)", text, re.MULTILINE)) for text in texts]
+    assert options[0] < options[1] and "--data.lanes" in options[0] and "--trainer.benchmark" not in options[0]
 
 
 def test_a_fit_leaves_a_whole_run(worldmodel, toy_conf, tmp_path):

@@ -20,6 +20,7 @@ WRITTEN = [path for path in PAGES if not path.with_suffix(".csv").exists()]  # t
 GROUPS = ("policy", "imagine", "data")  # commands with commands below them
 ALIKE = {"validate": "fit", "test": "fit"}  # options of a group's other commands
 OWN = {"test": "validate", "predict": "validate"}
+WHOLE = ("fit", "validate")  # whose --help leaves out Lightning's options
 FURTHER = {"compare": ["fit"], "diagnose": ["fit"], "pbt": ["fit", "policy fit"]}  # they take these options too
 
 
@@ -88,7 +89,7 @@ def options():
     @cache
     def of(command: str) -> set[str]:
         with redirect_stdout(StringIO()) as out, suppress(SystemExit):
-            main([*command.split(), "--help"])
+            main([*command.split(), "--help-all" if command.split()[-1] in WHOLE else "--help"])
         further = [option for other in FURTHER.get(command, ()) for option in of(other)]
         return {*re.findall(r"--[\w.]+", out.getvalue()), *further}
 

@@ -33,6 +33,16 @@ SYNONYMS = {
 }
 
 
+TYPES = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "tuple": "a list",
+}
+
+
 def fail(message: str) -> NoReturn:
     """Print one line and end with status 2."""
     sys.stderr.write(f"worldmodel: error: {' '.join(message.split())}\n")
@@ -56,6 +66,8 @@ def explain(message: str, options: Iterable[str]) -> str:
         return f"unknown option {wrong}: {nearest(wrong, options)}"
     if match := re.search(r"does not accept option '(\S+)'|[Uu]nexpected key[s:]* '?([\w.]+)", message):
         return _unknown_key(match[1] or match[2], keys)
+    if (mistake := _of_another_type(message)) is not None:
+        return mistake
     if match := re.search(r'Parser key "(\S+)": .*?Errors: - (.+?) - Expected a .*?NoneType', message):
         key, reason = match.groups()
         if wrong := re.search(r"[Uu]nexpected keys: \{'(\w+)'", reason):
@@ -68,10 +80,30 @@ def explain(message: str, options: Iterable[str]) -> str:
             name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
             return f"no file and no preset {name}: {nearest(str(name), [*siblings, *presets()])}"
         return f"no file {path.name} in {_shown(path.parent)}: {nearest(path.name, siblings)}"
-    if match := re.search(r'Parser key "(\S+)": Expected a typing.Literal\[(.+?)\]. Got value: (\S+)', message):
-        choices = [choice.strip(" '\"") for choice in match[2].split(",")]
-        return f"{match[1]} is {match[3]!r}: {nearest(match[3], choices)} ({', '.join(choices)})"
+    if match := re.search(r"Path is not a file: '(.+?)'", message):
+        return f"{match[1]} is a folder: name a file in it, or a preset ({', '.join(presets())})"
+    if "arguments are required" in message and ".data.path" in message:
+        return "a configuration, or data, is missing: give --config quickstart, or --data.path PATH"
     return message
+
+
+def _of_another_type(message: str) -> str | None:
+    """What a value of another type than the option's should be; None if the message is about something else."""
+    if (match := re.match(r'Parser key "(\S+)": (.*)(?:Got|Given) value: (.*)$', message)) is None:
+        return None
+    key, reason, value = match.groups()
+    if nested := re.fullmatch(r"NestedArg\(key='(\S+)', val=(.*)\)", value):
+        key, value = f"{key}.{nested[1]}", nested[2].strip("'")
+    if re.search(r"Problem with|nexpected key|Missing required|subclass", reason):
+        return None
+    reason = reason.split("Errors:")[-1].split("Given value type:")[0]
+    choices = [name.strip(" '\"") for found in re.findall(r"Literal\[(.+?)\]", reason) for name in found.split(",")]
+    if choices:
+        return f"{key} is {value!r}: {nearest(value, choices)} ({', '.join(dict.fromkeys(choices))})"
+    types = dict.fromkeys(TYPES[name] for name in re.findall(r"<class '(\w+)'>", reason) if name in TYPES)
+    if "a number" in types:
+        types.pop("a whole number", None)
+    return f"{key} is {value!r}: it must be {' or '.join(types)}" if types else None
 
 
 def chosen(argv: list[str], group: str, usage: str) -> bool:

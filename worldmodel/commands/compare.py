@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     check_options("compare", NOT_HERE, rest, bool(options.config))
     read_design(out)
     fit = ["fit", *(word for path in options.config for word in ("--config", path)), *rest]
-    with training_errors(fit):
+    with training_errors(fit, "world_model"):
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was read to check it
     with RunLock(out, "--out"):

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     with TemporaryDirectory() as temporary:
         configs = options.config or ([] if checkpoint is None else [options_of(checkpoint, Path(temporary))])
         fit = ["fit", *(word for path in configs for word in ("--config", path)), *rest]
-        with training_errors(fit):
+        with training_errors(fit, "world_model"):
             cli = DiagnoseCLI(fit, checkpoint)
             batches = first_batches(cli.datamodule, options.batches)
             model = cli.model.eval()

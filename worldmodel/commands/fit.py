@@ -7,7 +7,7 @@ from worldmodel.experiments.world_model import TrainingCLI
 
 def main(argv: list[str]) -> None:
     """Run the subcommand named by the first argument."""
-    with training_errors(argv):
+    with training_errors(argv, "world_model"):
         if argv[0] == "fit":
             TrainingCLI(argv)
             return

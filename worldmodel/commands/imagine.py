@@ -21,5 +21,5 @@ def main(argv: list[str]) -> None:
             from worldmodel.experiments.errors import training_errors
             from worldmodel.experiments.policies import ImagineCLI
 
-        with training_errors(argv):
+        with training_errors(argv, "imagine"):
             ImagineCLI(argv)

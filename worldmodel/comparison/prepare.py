@@ -22,6 +22,7 @@ from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.selection import RolloutOptions, default_burn_in
 from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
+from worldmodel.modules.world_model import WorldModel
 from worldmodel.rules import RULES
 from worldmodel.runs.cluster import own_cores
 from worldmodel.runs.display import console
@@ -98,6 +99,13 @@ class CompareCLI(ConfigCLI, TrainingCLI):
         return self._get(self.config_init, "rollout").options
 
 
+class CheckedCLI(CompareCLI):
+    """As far as no data is needed, so that a mistake is reported before any is collected."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A checked comparison, before any of it is on disk."""
@@ -122,18 +130,14 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     """
     out: Path = options.out
     experiment = out.resolve().name
-    base = CompareCLI(fit, experiment)
     at_least(1, "--", jobs=options.jobs)
+    axes, seeds = _checked(options, fit, experiment)
+    base = CompareCLI(fit, experiment)
     if base.datamodule.task is not None:
         raise UserError(
             "the data is a sequence task, and compare judges predictions of values: run `worldmodel fit` for each"
             " rule, which reports the accuracy"
         )
-    axes = axes_of(options.rules, options.start, options.vary, base.settings["tbptt"]["start"])
-    check_gradient(base.model, axes["start"])
-    seeds = seeds_of(options.seeds)
-    if "model.hidden_dim" in axes and options.match != "hidden":
-        raise UserError(f"--vary model.hidden_dim changes what --match {options.match} holds equal: use --match hidden")
     arguments = _arguments(fit, base, axes, experiment)
     missed = unreached(base)
     resources, jobs = _resources(base, options.jobs, read_config(out).get("threads"), options.launcher)
@@ -158,18 +162,37 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     return Prepared(design, base.dump(), jobs, resources, missed)
 
 
+def _checked(options: Any, fit: list[str], experiment: str) -> tuple[dict[str, list[str]], list[int]]:
+    """The axes and the seeds, once everything that needs no data was checked, every rule and value of --vary too."""
+    settings = CheckedCLI(fit, experiment).settings
+    axes = axes_of(options.rules, options.start, options.vary, settings["tbptt"]["start"])
+    seeds = seeds_of(options.seeds)
+    if "model.hidden_dim" in axes and options.match != "hidden":
+        raise UserError(f"--vary model.hidden_dim changes what --match {options.match} holds equal: use --match hidden")
+    for rule in axes["rule"]:
+        check_gradient(WorldModel.check({**settings["model"].as_dict(), "rule": rule}), axes["start"])
+    for words in _combinations(axes).values():
+        CheckedCLI([*fit, *words], experiment)
+    return axes, seeds
+
+
+def _combinations(axes: dict[str, list[str]]) -> dict[tuple[str, ...], list[str]]:
+    """Each combination of the values of --vary, as values and as options of `fit`."""
+    varied = {key: values for key, values in axes.items() if key not in ("rule", "start")}
+    return {
+        values: [f"--{key}={value}" for key, value in zip(varied, values, strict=True)]
+        for values in product(*varied.values())
+    }
+
+
 def _arguments(
     fit: list[str], base: CompareCLI, axes: dict[str, list[str]], experiment: str
 ) -> dict[tuple[str, ...], dict[str, Any]]:
-    """WorldModel's arguments for each combination of the values of --vary, each of which is thereby tried."""
-    varied = {key: values for key, values in axes.items() if key not in ("rule", "start")}
-    if not varied:
-        return {(): dict(base.model.hparams)}
-    arguments = {}
-    for values in product(*varied.values()):
-        words = [f"--{key}={value}" for key, value in zip(varied, values, strict=True)]
-        arguments[values] = dict(CompareCLI([*fit, *words], experiment).model.hparams)
-    return arguments
+    """WorldModel's arguments for each combination of the values of --vary."""
+    return {
+        values: dict((CompareCLI([*fit, *words], experiment) if words else base).model.hparams)
+        for values, words in _combinations(axes).items()
+    }
 
 
 def unreached(base: CompareCLI) -> str | None:

@@ -60,7 +60,7 @@ def _by(lost: list[Standing]) -> str:
     if factors:
         low, high = (f"{factor:.3g}" if factor < 1000 else f"{factor:,.0f}" for factor in (min(factors), max(factors)))
         times = low if low == high else f"{low} to {high}"
-        texts.append(f"{times} times the error of {_words(names, 'or')}")
+        texts.append(f"{'the' if times == '1' else f'{times} times the'} error of {_words(names, 'or')}")
     if diverged := [each for each in lost if each.error.diverged]:
         at = _words([str(h) for h in dict.fromkeys(each.horizon for each in diverged)], "and")
         texts.append(f"runs diverged at {at} steps; {_words(names, 'or')} does not")

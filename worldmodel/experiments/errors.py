@@ -2,28 +2,31 @@
 
 import logging
 import multiprocessing
-import os
 import re
 import resource
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from worldmodel.errors import UserError
-from worldmodel.presets import OPTIONS
-from worldmodel.runs.files import check_ends, read_yaml
+from worldmodel.experiments.callbacks import Kind
+from worldmodel.experiments.configs import check_configs
 
 KEPT = "What was saved is whole: continue with --resume"
 
 
 @contextmanager
-def training_errors(argv: list[str]) -> Iterator[None]:
-    """Run an ExperimentCLI with these arguments: silences Lightning's usual remarks, turns errors into UserErrors."""
+def training_errors(argv: list[str], kind: Kind | None = None) -> Iterator[None]:
+    """Run an ExperimentCLI with these arguments: silences Lightning's usual remarks, turns errors into UserErrors.
+
+    Args:
+        argv: the words of `fit`, `policy fit`, and so on.
+        kind: of the configurations that are taken; None: of several.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # these warnings are about what is intended: loading vectors in this process is fastest, the folder holds
@@ -45,7 +48,7 @@ def training_errors(argv: list[str]) -> Iterator[None]:
     )
     for message in (f".*{words}.*" for words in intended):
         warnings.filterwarnings("ignore", message)
-    _check_files(argv)
+    check_configs(argv, kind)
     try:
         yield
     except SystemExit as stop:  # Lightning ends an interrupted run with status 1
@@ -64,19 +67,6 @@ def training_errors(argv: list[str]) -> Iterator[None]:
         for worker in multiprocessing.active_children():  # the process would wait for one that hangs
             worker.kill()
         raise UserError(message) from error
-
-
-def _check_files(argv: list[str]) -> None:
-    """Name a config that is not YAML, and the line: the parser's own message names neither.
-
-    No word may name a pipe: the parser reads whatever file an option names.
-    """
-    for word in argv:
-        check_ends(word.split("=", 1)[-1])
-    pairs = zip(["", *argv], argv, strict=False)
-    paths = [word.split("=", 1)[-1] for flag, word in pairs if flag in OPTIONS or word.startswith("--config=")]
-    for path in filter(os.path.isfile, paths):
-        read_yaml(Path(path))
 
 
 def explained(error: BaseException) -> str | None:

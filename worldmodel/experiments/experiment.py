@@ -23,7 +23,7 @@ from worldmodel.experiments.monitor import early_stopping
 from worldmodel.experiments.parser import ExperimentParser, add_run_options
 from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.experiments.start import Start, start_from
-from worldmodel.experiments.trainer import make_trainer
+from worldmodel.experiments.trainer import check_trainer, make_trainer
 from worldmodel.runs.checkpoint import (
     check_arguments,
     check_training,
@@ -34,7 +34,16 @@ from worldmodel.runs.checkpoint import (
     read_checkpoint,
     taken_from,
 )
-from worldmodel.runs.folder import RunLock, check_free, file_name, find_run, hand_down, is_first_rank, new_folder
+from worldmodel.runs.folder import (
+    RunLock,
+    check_free,
+    check_possible,
+    file_name,
+    find_run,
+    hand_down,
+    is_first_rank,
+    new_folder,
+)
 
 
 class ExperimentCLI(LightningCLI):
@@ -112,6 +121,9 @@ class ExperimentCLI(LightningCLI):
         elif path := config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(Path(path)))
             self.checkpoint = self._read(Path(config["ckpt_path"]))
+        elif self.config["subcommand"] != "fit":
+            name = self.config["subcommand"]
+            raise UserError(f"{name} needs a trained model: give --ckpt_path RUN, a folder or a checkpoint")
         self._parse_init_from(config)
 
     def _parse_init_from(self, config: Any) -> None:
@@ -138,6 +150,7 @@ class ExperimentCLI(LightningCLI):
                 "trainer.precision 16-true ends at 65,504, and squares and products of the model's go beyond it: choose"
                 " 16-mixed, bf16-mixed or bf16-true"
             )
+        check_trainer(self.trainer_class, config["trainer"].as_dict())
         if threads := config["threads"]:
             torch.set_num_threads(threads)
         if torch.cuda.is_available():
@@ -150,8 +163,9 @@ class ExperimentCLI(LightningCLI):
             self.check_run_dir(self.run_dir)
 
     def check_run_dir(self, run_dir: Path) -> None:
-        """Raise UserError if the folder that the user chose holds files; before any data is collected."""
+        """Raise UserError if the folder that the user chose holds files or cannot be made; before data is collected."""
         check_free(run_dir, "--run_dir")
+        check_possible(run_dir, "--run_dir")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         theirs = as_list(self._get(self.config_init, "trainer")["callbacks"])
@@ -170,8 +184,6 @@ class ExperimentCLI(LightningCLI):
                     raise UserError(message)
                 print(message, flush=True)  # status 0: the same command may be repeated until a run is finished
                 raise SystemExit(0)
-        elif self.subcommand != "fit":
-            raise UserError(f"{self.subcommand} needs a trained model: give --ckpt_path RUN, a folder or a checkpoint")
         self.datamodule.prepare_data()  # before the run's folder is made, which is named after the data
         job, config = str(self.subcommand), self.config_init[str(self.subcommand)]
         start = self._load(config) if job == "fit" else None

@@ -1,5 +1,6 @@
 """The parser of all that LightningCLI parses, whose errors are one line with the nearest right choice; its options."""
 
+from argparse import SUPPRESS, Action
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -8,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.arguments import explain, fail
 from worldmodel.errors import UserError
+from worldmodel.experiments.help import short_help
 from worldmodel.experiments.loggers import WandbMode
 from worldmodel.presets import located
 
@@ -33,6 +35,16 @@ class ExperimentParser(LightningArgumentParser):
         job = config.get("subcommand")
         _refuse_nulls(self._jobs()[job] if job else self, config[job] if job else config)
         return config
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Of a subcommand the short form; `--help-all` prints the parser's own."""
+        if not any(action.dest == "trainer.max_steps" for action in self._actions):
+            return super().format_help(*args, **kwargs)
+        return short_help(self, self.prog.replace(" [options]", ""))
+
+    def format_all(self) -> str:
+        """Help on every option, Lightning's too."""
+        return super().format_help()
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         fail(explain(message, self._keys()))
@@ -60,12 +72,21 @@ def _refuse_nulls(parser: Any, config: Any) -> None:
             raise UserError(f"{action.dest} is null: it needs a value, such as {action.default}")
 
 
+class _HelpAll(Action):
+    """Prints help on every option, and ends the program."""
+
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        print(parser.format_all())
+        parser.exit()
+
+
 def add_run_options(parser: LightningArgumentParser, monitor: str) -> None:
     """Add the options of a run, whatever is trained; `monitor` is the metric that chooses best.ckpt by default."""
 
     def add(name: str, type: Any, default: Any, help: str) -> None:
         parser.add_argument(name, type=type, default=default, help=help)
 
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, default=SUPPRESS, help="Help on every option.")
     add("--experiment", str | None, None, "Name that groups runs. Null: the name of the config file.")
     add("--run_dir", Path | None, None, "Folder of the run, new or empty. Null: runs/<experiment>/<run>.")
     add("--wandb", WandbMode, "offline", "Weights & Biases; without an account, online falls back to offline.")

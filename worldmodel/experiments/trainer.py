@@ -32,3 +32,9 @@ def make_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, An
     # Lightning would take SIGTERM, ask for it after a batch alone, or never, and end with status 0
     trainer._signal_connector.register_signal_handlers = lambda: None
     return trainer
+
+
+def check_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, Any]) -> None:
+    """Raise UserError if a Trainer would refuse these options, as far as they are plain values."""
+    plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | None)}
+    make_trainer(trainer_class, {**plain, "logger": False, "enable_checkpointing": False})

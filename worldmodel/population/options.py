@@ -16,7 +16,7 @@ from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.experiments.policies import PolicyCLI
 from worldmodel.experiments.world_model import TrainingCLI
-from worldmodel.population.design import Population, parse, starts
+from worldmodel.population.design import Mutation, Population, parse, starts
 from worldmodel.presets import located
 from worldmodel.runs.cluster import own_cores
 from worldmodel.runs.files import read_yaml
@@ -96,16 +96,26 @@ class PopulationCLI(ConfigCLI):
         for name, how in OPTIONS.items():
             parser.add_argument(name, **how)
 
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        if self.option("population") < 2:
+            raise UserError(f"--population {self.option('population')}: copying takes at least two members")
+        if self.settings["early_stopping"]["patience"] is not None:
+            raise UserError("the members of a population train equally long: leave early_stopping.patience out")
+        if not 0 < self.option("quantile") <= 0.5:
+            raise UserError(f"--quantile {self.option('quantile')}: it must be above 0, and at most 0.5")
+        self.check_score(mutation.key for mutation in self.mutations())
+
     def population(self) -> Population:
         """The population that options and configuration describe.
 
         Raises:
             UserError: if they are invalid.
         """
+        if self.processes() != 1:
+            raise UserError("pbt trains each member on one device: use --trainer.devices 1, and a larger --population")
         interval, last_step = self.check_evolution()
-        own, size = self.own(), self.option("population")
-        mutations = parse(self.option("mutate"), list(own))
-        self.check_score(mutation.key for mutation in mutations)
+        own, size, mutations = self.own(), self.option("population"), self.mutations()
         seed = int(self.settings["seed_everything"])
         return Population(
             out=self.option("out") or Path("runs", self.settings["experiment"], f"pbt-{self._run_name()}"),
@@ -146,9 +156,13 @@ class PopulationCLI(ConfigCLI):
 
     def own(self) -> dict[str, float]:
         """Hyperparameters that can change during training: name on the command line -> value in the configuration."""
-        values = {f"{MODEL}{name}": float(self.model.hparams[name]) for name in self.model.mutable}
+        values = {f"{MODEL}{name}": float(self.settings["model"][name]) for name in self.model_class.mutable}
         clip = self.settings["trainer"]["gradient_clip_val"]
         return values if clip is None else {**values, CLIP: float(clip)}
+
+    def mutations(self) -> list[Mutation]:
+        """What --mutate says."""
+        return parse(self.option("mutate"), list(self.own()))
 
     def check_score(self, mutated: Iterable[str]) -> None:
         """Raise UserError if these keys change the meaning of the score."""
@@ -177,14 +191,6 @@ class PopulationCLI(ConfigCLI):
             raise UserError(
                 f"--interval {asked} does not divide {of} into exchanges{whole}: --interval {interval} does"
             )
-        if self.option("population") < 2:
-            raise UserError(f"--population {self.option('population')}: copying takes at least two members")
-        if self.settings["early_stopping"]["patience"] is not None:
-            raise UserError("the members of a population train equally long: leave early_stopping.patience out")
-        if not 0 < self.option("quantile") <= 0.5:
-            raise UserError(f"--quantile {self.option('quantile')}: it must be above 0, and at most 0.5")
-        if self.processes() != 1:
-            raise UserError("pbt trains each member on one device: use --trainer.devices 1, and a larger --population")
         last = steps - steps % interval
         self.settings["trainer"]["max_steps"] = last
         return interval, last
@@ -194,6 +200,10 @@ class WorldModels(PopulationCLI, TrainingCLI):
     """A population of `worldmodel fit`."""
 
     fit_cli, metric, mode = TrainingCLI, "val/loss", "min"
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        self.check_evolution()  # which needs no data, unlike that of policies
 
     def data(self) -> str:
         _ = self.datamodule.splits  # read now, so that no two members do so at once
@@ -205,7 +215,7 @@ class WorldModels(PopulationCLI, TrainingCLI):
         if weights and self.option("metric") == "val/loss":
             raise UserError(
                 f"--mutate {weights[0]} changes val/loss itself, and the lowest weight would win: score by the"
-                f" open-loop error, --metric rollout/nmse@{self.datamodule.steps}, or by one term"
+                f" open-loop error, --metric rollout/nmse@{self.settings['data']['steps']}, or by one term"
             )
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
@@ -68,6 +69,15 @@ def check_free(folder: Path, option: str) -> None:
         raise UserError(
             f"the run's folder {folder} is not empty: choose another {option}, so that no run is overwritten"
         )
+
+
+def check_possible(folder: Path, option: str) -> None:
+    """Raise UserError if nothing can be made in the folder, or it cannot be made, where the nearest one above is."""
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        TemporaryDirectory(dir=above).cleanup()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}; choose another folder with {option}") from error
 
 
 @contextmanager

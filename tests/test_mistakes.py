@@ -1,0 +1,45 @@
+"""A mistake that can be seen without data is one clear line before any is collected, and leaves nothing behind."""
+
+import pytest
+
+from worldmodel.cli import main
+
+MISTAKES = {
+    "fit": "a configuration, or data, is missing: give --config quickstart, or --data.path PATH",
+    "fit quickstart --trainer.accelerator gpuu": "invalid accelerator name",
+    "fit quickstart --trainer.strategy dddp": "invalid strategy name",
+    "fit quickstart --trainer.devices -3": "should be an int > 0",
+    "fit quickstart --run_dir /proc/x": "/proc/x cannot be made: No such file or directory; choose another folder with",
+    "fit quickstart --model.learning_rate fast": "model.learning_rate is 'fast': it must be a number",
+    "fit quickstart --trainer.gradient_clip_val x": "trainer.gradient_clip_val is 'x': it must be a number",
+    "fit quickstart --data.lanes 3.5": "data.lanes is '3.5': it must be a whole number",
+    "fit quickstart --data.collect.steps x": "data.collect.steps is 'x': it must be a whole number",
+    "fit quickstart --rollout.multiples x": "rollout.multiples is 'x': it must be a list",
+    "fit quickstart --trainer.precision 16-mixd": "did you mean '16-mixed'?",
+    "fit quickstart --seed_everything hello": "seed_everything is 'hello': it must be true or false or a whole number",
+    "fit --config .": "is a folder: name a file in it, or a preset (acrobot, ",
+    "fit --config text": "text is not a configuration: it must be a mapping of options",
+    "fit policy/cartpole": "is a configuration of another command: worldmodel policy fit --config",
+    "fit pbt/pendulum": "is a configuration of another command: worldmodel pbt --config",
+    "policy fit --config quickstart": "is a configuration of another command: worldmodel fit --config",
+    "test --config quickstart": "test needs a trained model: give --ckpt_path RUN",
+    "compare quickstart --rules residual,gated_nrm --out o": "unknown rule 'gated_nrm': did you mean 'gated_norm'?",
+    "compare quickstart --rules gru --seeds a --out o": "--seeds a: 'a' is no whole number",
+    "compare quickstart --rules gru --vary model.layers=1,7 --out o": "layers is 7: a cell has 1 or 2 layers",
+    "pbt --config pbt/pendulum --population 1": "--population 1: copying takes at least two members",
+    "pbt --config pbt/pendulum --mutate model.learning_rate=3": "one value is not a choice",
+    "pbt --config quickstart": "pbt needs a number of optimizer steps: set --trainer.max_steps",
+    "pbt --config quickstart --trainer.max_steps 100 --interval 33": "--interval 25 does",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_reported_before_data_is_collected(words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("not options\n")
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    output, lines = capfd.readouterr()
+    assert stop.value.code == 2 and lines.startswith("worldmodel: error: ") and len(lines.splitlines()) == 1, lines
+    assert MISTAKES[words] in lines and "collecting" not in output
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]

@@ -1,0 +1,51 @@
+"""What the files that --config names hold: a mapping of options, and of which command."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from worldmodel.errors import UserError
+from worldmodel.experiments.callbacks import Kind
+from worldmodel.presets import OPTIONS, located
+from worldmodel.runs.files import check_ends, read_yaml
+
+COMMANDS = {"world_model": "fit", "policy": "policy fit", "imagine": "imagine fit", "population": "pbt"}
+
+
+def check_configs(argv: list[str], kind: Kind | None = None) -> None:
+    """Check the files of a command line before it is parsed: the parser's messages name neither file nor line.
+
+    No word may name a pipe: the parser reads whatever file an option names.
+
+    Args:
+        argv: the words of `fit`, `policy fit`, and so on.
+        kind: what the command trains; None: of several kinds.
+
+    Raises:
+        UserError: for a file that is not YAML, not a mapping, or a configuration of another command.
+    """
+    for word in argv:
+        check_ends(word.split("=", 1)[-1])
+    for path in _files(located(argv)):
+        config = read_yaml(path)
+        if config is not None and not isinstance(config, Mapping):
+            raise UserError(f"{path} is not a configuration: it must be a mapping of options, such as `data: ...`")
+        of = _kind(config or {})
+        if kind is not None and of not in (None, kind) and (kind, of) != ("imagine", "world_model"):  # without a world
+            raise UserError(f"{path} is a configuration of another command: worldmodel {COMMANDS[of]} --config {path}")
+
+
+def _files(argv: list[str]) -> Iterator[Path]:
+    for flag, word in zip(["", *argv], argv, strict=False):
+        if (flag in OPTIONS or word.startswith("--config=")) and Path(word.split("=", 1)[-1]).is_file():
+            yield Path(word.split("=", 1)[-1])
+
+
+def _kind(config: Mapping[str, Any]) -> str | None:
+    """What a configuration is for, where its keys tell."""
+    model, data = (part if isinstance(part := config.get(name), Mapping) else {} for name in ("model", "data"))
+    if {"population", "mutate", "interval"} & config.keys():
+        return "population"
+    if "world" in model:
+        return "imagine"
+    return "policy" if "env_id" in data else "world_model" if "path" in data else None
