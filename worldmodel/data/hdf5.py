@@ -5,10 +5,11 @@ more than it holds, or name a filter that loads a plugin. Such files are refused
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import h5py
 import numpy as np
@@ -103,6 +104,31 @@ def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         where = f"{path}" if group.name == "/" else f"{path}, {group.name}"
         raise UserError(f"{where}: there is no dataset {name!r}; {nearest(name, list(group))}")
     return item
+
+
+def place_of(key: str, keys: Collection[str]) -> str:
+    """The name of the dataset that holds one of a shard's observation `keys`; a plain key is its own.
+
+    HDF5 takes a slash for a group, and leaves out dots and what is empty. Such a key is percent-encoded behind a `%`.
+    """
+    parts = key.split("/")
+    plain = not key.startswith("%") and "\0" not in key and not {"", "."} & {*parts}
+    above = {"/".join(parts[:i]) for i in range(1, len(parts))}
+    return key if plain and above.isdisjoint(keys) else f"%{quote(key, safe='')}"
+
+
+def observations_of(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Observation key -> dataset of a shard."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def note(place: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[unquote(place[1:]) if place.startswith("%") else place] = item
+
+    group = file.get("observations")
+    if isinstance(group, h5py.Group):
+        group.visititems(note)
+    return found
 
 
 def _datasets(group: h5py.Group, path: Path, prefix: str = "", visited: set[Any] | None = None) -> Iterator[Any]:

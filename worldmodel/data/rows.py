@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
-from worldmodel.data.hdf5 import open_checked
+from worldmodel.data.hdf5 import observations_of, open_checked
 from worldmodel.data.spaces import Json, images_of
 from worldmodel.errors import UserError
 
@@ -101,7 +101,7 @@ class ShardFrames:
         self.leaves = leaves
         width = sum(math.prod(leaf["shape"]) for leaf in leaves.values())
         self.shape, self.dtype = (int(self.ends[-1]), width), np.dtype(np.uint8)
-        self._open: OrderedDict[tuple[int, Path], h5py.File] = OrderedDict()
+        self._open: OrderedDict[tuple[int, Path], tuple[h5py.File, dict[str, h5py.Dataset]]] = OrderedDict()
 
     def take(self, indices: np.ndarray, /, *, axis: int = 0) -> np.ndarray:
         flat = indices.ravel()
@@ -116,25 +116,24 @@ class ShardFrames:
         return out.reshape(*indices.shape, self.shape[1])
 
     def _read(self, path: Path, first: int, out: np.ndarray) -> None:
-        file = self._opened(path)
-        left = 0
+        left, stored = 0, self._opened(path)
         for key, leaf in self.leaves.items():
-            images: Any = file[f"observations/{key}"]
-            pixels = images_of(images[first : first + len(out)], leaf).reshape(len(out), -1)
+            pixels = images_of(stored[key][first : first + len(out)], leaf).reshape(len(out), -1)
             out[:, left : left + pixels.shape[1]] = pixels
             left += pixels.shape[1]
 
-    def _opened(self, path: Path) -> h5py.File:
-        """The open shard; the least recently used one is closed if there are too many."""
+    def _opened(self, path: Path) -> dict[str, h5py.Dataset]:
+        """The observations of an open shard; the least recently used one is closed if there are too many."""
         key = os.getpid(), path  # a handle must not be shared with a forked worker
         if key not in self._open:
             if not path.exists():
                 raise UserError(f"{path} is gone: the dataset was compacted or removed while it was read; start again")
-            self._open[key] = open_checked(path)
+            file = open_checked(path)
+            self._open[key] = file, observations_of(file)
             if len(self._open) > MOST_OPEN:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)[1][0].close()
         self._open.move_to_end(key)
-        return self._open[key]
+        return self._open[key][1]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}

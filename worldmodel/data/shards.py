@@ -1,6 +1,6 @@
 """Shards: closed HDF5 files of episodes, written once and never changed.
 
-    /observations/<key>  (sum of T + 1, ...)    /actions, /rewards  (sum of T, ...)
+    /observations/<key>  (sum of T + 1, ...), see hdf5.place_of    /actions, /rewards  (sum of T, ...)
     /lengths, /terminated, /truncated, /rates   one per episode
     /checksums  CRC-32 of each episode's values    /continues  the episode continues in the next shard
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from worldmodel.data import spaces
 from worldmodel.data.episode import Episode
-from worldmodel.data.hdf5 import dataset, open_hdf5, read
+from worldmodel.data.hdf5 import dataset, observations_of, open_hdf5, place_of, read
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 
@@ -91,9 +91,8 @@ def write_shard(path: Path, lengths: Sequence[int], parts: Iterable[Piece]) -> d
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         for group in grouped(((part, num_bytes(part.episode)) for part in parts), AT_ONCE):
             episodes = [piece.episode for piece in group]
-            observed = {
-                f"observations/{key}": [e.observations[key] for e in episodes] for key in episodes[0].observations
-            }
+            keys = episodes[0].observations
+            observed = {f"observations/{place_of(key, keys)}": [e.observations[key] for e in episodes] for key in keys}
             taken = {"actions": [e.actions for e in episodes], "rewards": [e.rewards for e in episodes]}
             for name, columns in (observed | taken).items():
                 start, rows = (frame, frames) if name in observed else (step, steps)
@@ -156,14 +155,14 @@ class Shard:
     def __init__(self, file: h5py.File, path: Path, keys: Collection[str] | None = None) -> None:
         names = ("lengths", "checksums", "continues", "terminated", "truncated", "rates")
         self.lengths, self.checksums, self.continues, *self.ends = (read(file, name, path) for name in names)
-        self.observations = {key: dataset(file, f"observations/{key}", path) for key in _keys(file, keys)}
+        self.observations = {k: v for k, v in observations_of(file).items() if keys is None or k in keys}
         self.actions, self.rewards = (dataset(file, name, path) for name in ("actions", "rewards"))
         count, steps = len(self.lengths), int(self.lengths.sum())
-        sizes = {
-            name: len(v) for name, v in {**self.observations, "actions": self.actions, "rewards": self.rewards}.items()
-        }
+        frames = {key: len(values) for key, values in self.observations.items()}
         columns = {len(column) for column in (self.checksums, self.continues, *self.ends)}
-        if sizes != {name: steps + count * (name in self.observations) for name in sizes} or columns != {count}:
+        taken = {"actions": len(self.actions), "rewards": len(self.rewards)}
+        if {*frames.values()} - {steps + count} or {*taken.values()} != {steps} or columns != {count}:
+            sizes = f"observations {frames}, {taken['actions']} actions and {taken['rewards']} rewards"
             raise UserError(f"{path}: {sizes} do not fit {count} episodes with {steps} transitions in all")
         if count and self.lengths.min() < 1:
             i = int(self.lengths.argmin())
@@ -196,18 +195,9 @@ def read_shard(path: Path, keys: Collection[str] | None = None) -> Iterator[Piec
 def shard_sizes(path: Path) -> list[tuple[int, int]]:
     """T and the bytes in memory of each piece of a shard."""
     with open_hdf5(path) as file:
-        frame = sum(_row_bytes(dataset(file, f"observations/{key}", path)) for key in _keys(file))
+        frame = sum(map(_row_bytes, observations_of(file).values()))
         step = sum(_row_bytes(dataset(file, name, path)) for name in ("actions", "rewards"))
         return [(int(t), int(t + 1) * frame + int(t) * step) for t in read(file, "lengths", path)]
-
-
-def _keys(file: h5py.File, wanted: Collection[str] | None = None) -> list[str]:
-    """The wanted observation keys of a shard (None: all); a key may contain slashes."""
-    keys: list[str] = []
-    group = file.get("observations")
-    if isinstance(group, h5py.Group):
-        group.visititems(lambda name, item: keys.append(name) if isinstance(item, h5py.Dataset) else None)
-    return [key for key in keys if wanted is None or key in wanted]
 
 
 def _row_bytes(values: h5py.Dataset) -> int:

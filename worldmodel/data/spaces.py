@@ -51,7 +51,10 @@ def describe_observation(space: spaces.Space) -> dict[str, Json]:
     leaves: dict[str, Json] = {}
     for key, part in space.spaces.items():
         for inner, leaf in describe_observation(part).items():
-            leaves[f"{key}/{inner}" if isinstance(part, spaces.Dict) else key] = leaf
+            name = f"{key}/{inner}" if isinstance(part, spaces.Dict) else key
+            if name in leaves:
+                raise UserError(f"the observation space has the key {name!r} twice: rename one of them")
+            leaves[name] = leaf
     return leaves
 
 
@@ -147,6 +150,8 @@ def outside(values: np.ndarray, leaf: Json) -> str:
 
     The bounds of a Box are ignored: simulators leave theirs (`worldmodel data check` reports it).
     """
+    if values.dtype.kind not in "biuf":
+        return f"are {values.dtype}, no numbers"
     counts = {"Discrete": leaf.get("n"), "MultiDiscrete": leaf.get("nvec")}.get(leaf["type"])
     shape = list(np.shape(counts)) if counts is not None else leaf["shape"]
     if list(values.shape[1:]) != shape:

@@ -22,7 +22,7 @@ from filelock import SoftFileLock, Timeout
 from worldmodel.data.episode import Episode
 from worldmodel.data.manifest import FILE_NAME, MANIFEST, checked_path, read_manifest, write_manifest
 from worldmodel.data.shards import Piece, grouped, num_bytes, pieces, read_shard, shard_sizes, write_shard
-from worldmodel.data.spaces import Json, in_words, outside
+from worldmodel.data.spaces import Json, check_spaces, in_words, outside
 from worldmodel.errors import UserError
 from worldmodel.runs.files import check_readable
 
@@ -65,6 +65,7 @@ class EpisodeWriter:
     ) -> None:
         if missing := {"observation_space", "action_space"} - manifest.keys():
             raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see data.spaces)")
+        check_spaces(manifest["observation_space"], manifest["action_space"], f"the dataset for {folder}")
         self._created = not check_readable(folder).exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,9 +128,17 @@ class EpisodeWriter:
         return replace(
             episode,
             observations={key: self._stored(key, values, leaves[key]) for key, values in episode.observations.items()},
-            actions=self._stored(ACTIONS, episode.actions, self.manifest["action_space"]),
+            actions=self._stored(self._actions, episode.actions, self.manifest["action_space"]),
             rewards=np.asarray(episode.rewards, np.float64),
         )
+
+    @property
+    def _actions(self) -> str:
+        """The name of the actions among the dtypes, which are those of the observations by their keys too."""
+        name = ACTIONS
+        while name in self.manifest["observation_space"]:
+            name += "_"
+        return name
 
     def _stored(self, name: str, values: np.ndarray, leaf: Json) -> np.ndarray:
         """The values with the dtype that the dataset keeps: the first episode's, or its space's if that is wider."""
