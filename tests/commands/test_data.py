@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import one_line
 
-from tests.data.readers import test_hdf5, test_lerobot, test_npz, test_table
+from tests.data.readers import test_hdf5, test_layouts, test_lerobot, test_npz, test_table
 from tests.data.readers.toy import assert_same, episodes, is_exact
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episode import Episode
@@ -59,6 +59,10 @@ FORMATS = {
         lambda path: test_npz.write_files(made(path / "f"), MANY, alignment="previous"),
         ["--alignment", "previous"],
     ),
+    "flat npz": (
+        lambda path: test_layouts.write_npz(path / "n", test_layouts.flat(MANY, observation="obs", end="done")),
+        [],
+    ),
     "lerobot": (lambda path: test_lerobot.write_dataset(path / "l", image=True) or path / "l", []),
 }
 
@@ -80,7 +84,7 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
     direct = [episode for _, episode in open_source(path, **how).episodes()]
     converted = [episode for _, episode in open_dataset(tmp_path / "out").episodes()]
     assert_same(converted, direct)
-    if name != "lerobot":  # which has toy transitions of its own, and no last action
+    if name not in ("lerobot", "flat npz"):  # which have no last transition
         expected = MANY if "state" in direct[0].observations and "pixels" in direct[0].observations else None
         assert len(direct) == len(MANY) and all(
             is_exact(one, min(one.observations, key=len)) for one in direct if not expected
@@ -191,6 +195,32 @@ def test_a_mistake_is_one_clear_line(worldmodel, toy_data, tmp_path, arguments, 
     test_table.write_csv(tmp_path / "t.csv", test_table.columns_of(MANY))
     arguments = [str(toy_data) if argument == "TOY" else argument for argument in arguments]
     assert message in one_line(worldmodel("data", *arguments))
+
+
+def test_names_are_chosen_alike_in_every_command_and_in_a_config(worldmodel, tmp_path):
+    """Convert by the options, or train by the same words: the batches are the same, bit for bit."""
+    path = test_hdf5.write_robomimic(tmp_path / "r.hdf5", MANY)
+    words = {"observations": "pixels,state", "rename": "state=whole", "skip": "pix*", "reward": "dones"}
+    options = [word for name, value in words.items() for word in (f"--{name}", value)]
+    process = worldmodel("data", "convert", path, "--out", "out", *options)
+    assert process.returncode == 0, process.stderr
+    found = [episode for _, episode in open_dataset(tmp_path / "out").episodes()]
+    assert list(open_dataset(tmp_path / "out").observation_space) == ["whole"]
+    assert [one.rewards.sum() for one in found] == [one.terminated for one in MANY]
+    info = worldmodel("data", "info", path, *options)
+    assert "observation whole" in info.stdout and "observation pixels" not in info.stdout
+    assert worldmodel("data", "check", path, *options).returncode in (0, 1)
+    modules = [
+        EpisodeDataModule(path, steps=4, lanes=2, **words),
+        EpisodeDataModule(tmp_path / "out", steps=4, lanes=2),
+    ]
+    assert modules[0].obs_dim == modules[1].obs_dim == 2
+    one, other = (next(iter(module.train_dataloader())) for module in modules)
+    assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+    line = one_line(worldmodel("data", "convert", path, "--out", "out", "--append", "--skip", "pixls"))
+    assert "there is no observation 'pixls' to skip; did you mean 'pixels'?" in line
+    line = one_line(worldmodel("data", "info", "out", "--action", "x"))
+    assert "is of the format worldmodel, which takes no action" in line
 
 
 def test_a_conversion_that_fails_keeps_what_it_read(worldmodel, tmp_path):

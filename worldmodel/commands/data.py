@@ -2,6 +2,8 @@
 
 import argparse
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +17,7 @@ from worldmodel.data.episode import Source
 from worldmodel.data.growth import Growth
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
-from worldmodel.data.readers import FORMATS, Alignment, open_source
+from worldmodel.data.readers import FORMATS, OPTIONS, Alignment, open_source
 from worldmodel.data.splits import split_episodes
 from worldmodel.data.writer import BEFORE, EpisodeWriter, compact
 from worldmodel.errors import UserError, nearest
@@ -54,12 +56,17 @@ def _parser(command: str) -> Parser:
         "path",
         type=Path,
         metavar="PATH",
-        help="Dataset: a folder, a file (HDF5, CSV, Parquet, MATLAB), or 'DIR/*.csv'.",
+        help="Dataset: a folder, a file (HDF5, npz, zarr, CSV, Parquet, MATLAB), or 'DIR/*.csv'.",
     )
     if command != "compact":
         add("--format", choices=FORMATS, help="Format of the dataset; recognised if omitted.")
         add("--alignment", choices=get_args(Alignment), help="Whether an action in .npz follows its row, or led to it.")
-        add("--schema", metavar="FILE", help="YAML file that says what your own HDF5 file or table holds where.")
+        add("--schema", metavar="FILE", help="YAML file that says what your own file of arrays or table holds where.")
+        add("--observations", metavar="KEYS", help="Keys to read, as info lists them, with commas between: state,tip.")
+        add("--skip", metavar="KEYS", help="Keys to leave out, by name, group or pattern: images.*,depth.")
+        add("--action", metavar="NAMES", help="What is the action in the files; several are put side by side.")
+        add("--reward", metavar="NAME", help="What is the reward in the files.")
+        add("--rename", metavar="OLD=NEW", help="Other names for keys, with commas between: a=b,c=d.")
     match command:
         case "info":
             add("--picture", type=Path, metavar="FILE", help="PNG file for frames or curves of a few episodes.")
@@ -74,7 +81,7 @@ def _parser(command: str) -> Parser:
 
 
 def _open(arguments: argparse.Namespace) -> Source:
-    return open_source(arguments.path, arguments.format, arguments.alignment, arguments.schema)
+    return open_source(arguments.path, **{name: getattr(arguments, name) for name in OPTIONS})
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -101,7 +108,12 @@ def _notes(source: Source) -> list[tuple[str, str]]:
             notes.append(("dropped", f"{about[key]} last transitions: no observation follows them in the file"))
     if skipped := about.get("episodes_without_transition"):
         notes.append(("skipped", f"{_count(skipped, 'episode')} of a single row: no transition"))
-    return notes + ([("left out", ", ".join(about["left_out"]))] if about.get("left_out") else [])
+    if told := about.get("ends"):
+        notes.append(("ends", told))
+    for key in ("missing", "left_out"):
+        for why, names in groupby(sorted((about.get(key) or {}).items(), key=itemgetter(1)), itemgetter(1)):
+            notes.append((key.replace("_", " "), f"{', '.join(name for name, _ in names)} ({why})"))
+    return notes
 
 
 def _check(arguments: argparse.Namespace) -> None:

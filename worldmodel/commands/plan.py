@@ -14,7 +14,7 @@ from worldmodel.agents.planner import METHODS
 from worldmodel.agents.trained import Trained, check_env, environments, read_trained
 from worldmodel.arguments import Parser
 from worldmodel.commands.collect import entries_or_keys
-from worldmodel.data.readers import open_source
+from worldmodel.data.readers import OPTIONS, open_source
 from worldmodel.durable import whole_file
 from worldmodel.envs.play import EpisodeReturns, Film, play
 from worldmodel.envs.policies import Policy, make_policy
@@ -109,7 +109,7 @@ def data_returns(trained: Trained) -> tuple[np.ndarray | None, str | None]:
         if config is None:
             return None, f"{trained.path} has no config.yaml of its run beside it"
         data = config["data"]
-        how = {name: data.get(name) for name in ("format", "alignment", "schema")}
+        how = {name: data.get(name) for name in OPTIONS}
         episodes = open_source(Path(data["path"]), **how).episodes()
         return np.array([episode.rewards.sum() for _, episode in episodes], np.float64), None
     except (UserError, OSError, TypeError) as error:

@@ -65,8 +65,8 @@ class EpisodeWriter:
     ) -> None:
         if missing := {"observation_space", "action_space"} - manifest.keys():
             raise ValueError(f"the manifest needs {' and '.join(sorted(missing))} (see data.spaces)")
-        check_spaces(manifest["observation_space"], manifest["action_space"], f"the dataset for {folder}")
         self._created = not check_readable(folder).exists()
+        check_spaces(manifest["observation_space"], manifest["action_space"], f"the dataset for {folder}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

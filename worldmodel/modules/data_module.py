@@ -21,7 +21,7 @@ from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.data.splits import Split, check_split, folds_of_frames, split
 from worldmodel.data.statistics import normalization
 from worldmodel.envs.collect import CollectOptions, collect_once
-from worldmodel.errors import UserError, at_least, choose
+from worldmodel.errors import UserError, at_least
 from worldmodel.modules.stream import OPTIONS, same_files
 from worldmodel.tasks.sequences import Task, task_of
 
@@ -42,8 +42,12 @@ class EpisodeDataModule(pl.LightningDataModule):
         collect: What to collect where there is nothing at the path yet; null: the dataset must exist.
         format: Format of the dataset; null: detected.
         alignment: For npz rows: `next` if a row's action follows its observation, `previous` if it led to it.
-        schema: Where your own HDF5 file or table holds what: a mapping, or a YAML file with one.
-        observations: Keys of dict observations to use; null: all.
+        schema: Where your own HDF5, npz or zarr file or table holds what: a mapping, or a YAML file with one.
+        observations: Keys of the observations to use, as `worldmodel data info` lists them; null: all.
+        action: Name of what is the action in the files (or names, side by side); null: action or actions.
+        reward: Name of what is the reward in the files; null: reward or rewards, zeros where there is none.
+        rename: New names for keys of the observations, by the old ones.
+        skip: Keys to leave out, by name, group or pattern (images.*); files of them alone are not opened.
         steps: Segment length T in steps, the horizon of truncated BPTT.
         lanes: Number of lanes B, the batch size over all ranks together; a multiple of the number of ranks.
         val_fraction: Share of the episodes for validation; at least one episode.
@@ -75,6 +79,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         alignment: Alignment | None = None,
         schema: dict[str, Any] | str | None = None,
         observations: list[str] | str | None = None,
+        action: list[str] | str | None = None,
+        reward: str | None = None,
+        rename: dict[str, str] | str | None = None,
+        skip: list[str] | str | None = None,
         steps: int = 32,
         lanes: int = 16,
         val_fraction: float = 0.15,
@@ -98,9 +106,12 @@ class EpisodeDataModule(pl.LightningDataModule):
         super().__init__()
         self.path, self.collect, self.test_collect = Path(path), collect, test_collect
         self.test_path = None if test_path is None else Path(test_path)
-        self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
-        self.test_reading = self.reading | ({} if test_schema is None else {"schema": test_schema})
         self.observations = [observations] if isinstance(observations, str) else observations
+        self.action, self.reward, self.rename, self.skip = action, reward, rename, skip
+        self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
+        self.reading |= {"observations": observations, "action": action, "reward": reward}
+        self.reading |= {"rename": rename, "skip": skip}
+        self.test_reading = self.reading | ({} if test_schema is None else {"schema": test_schema})
         self.steps, self.lanes = steps, lanes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction if test_path is None else 0.0
         self.folds, self.fold = folds, fold
@@ -148,15 +159,12 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _open(self, path: Path, collect: CollectOptions | None, reading: dict[str, Any]) -> Source:
         if collect is not None and not path.exists():
             raise UserError(f"no dataset at {path} yet: call EpisodeDataModule.prepare_data() to collect it")
-        return open_source(path, **reading, observations=self.observations)
+        return open_source(path, **reading)
 
     @cached_property
     def layout(self) -> Layout:
         """What the entries of observations and actions are."""
-        space = self.source.observation_space
-        for key in self.observations or ():
-            choose("observation key", key, space)
-        return Layout({key: space[key] for key in self.observations or space}, self.source.action_space)
+        return Layout(self.source.observation_space, self.source.action_space)
 
     @property
     def obs_dim(self) -> int:

@@ -239,8 +239,8 @@ def test_alignments_that_contradict_the_file_are_errors(tmp_path):
     [
         ({"observation": "x"}, "unknown key 'observation': did you mean 'observations'"),
         ({"episodes": {"group": "data/*"}}, "unknown key 'group': did you mean 'groups'"),
-        ({"episodes": {"groups": "a", "ends": ["b"]}}, "must be one of groups, column, ends, and lengths"),
-        ({"episodes": {"offsets": "a"}}, "must be one of groups, column, ends, and lengths"),
+        ({"episodes": {"groups": "a", "ends": ["b"]}}, "must be one of groups, column, ends, stops, and lengths"),
+        ({"episodes": {"offsets": "a"}}, "must be one of groups, column, ends, stops, and lengths"),
         ({"episodes": {"groups": "trial/trial*"}}, "no group matches 'trial/trial.'; did you mean 'trials/trial"),
         ({"actions": None}, "needs the key 'actions'"),
         ({"actions": "comand"}, "trials/trial0: there is no dataset 'comand' with rows; did you mean 'command'"),
@@ -263,9 +263,13 @@ def test_a_mistake_in_the_schema_is_named(tmp_path, change, message):
         read(path, LAB | change)
 
 
-def test_an_unknown_layout_lists_what_there_is_and_an_example(tmp_path):
-    with pytest.raises(UserError, match=r"trials/trial0/command \[6, 1\].*by a schema such as \{episodes"):
-        read(write_lab(tmp_path / "a.h5", episodes()))
+def test_an_unknown_layout_lists_what_there_is_and_an_example_of_it(tmp_path):
+    path = write_lab(tmp_path / "a.h5", episodes())
+    example = (
+        r"a schema such as \{episodes: \{groups: trials/trial\*\}, observations: \{camera: sensors/camera, state: "
+    )
+    with pytest.raises(UserError, match=rf"--action command;.*{example}.*It holds trials/trial0/command \[6, 1\]"):
+        read(path)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from PIL import Image
 from toy_env import integer_actions, next_observation, reward_of
 
 from worldmodel.data.episode import Episode, Source
+from worldmodel.data.readers.choice import Choice
 from worldmodel.data.readers.lerobot import read_lerobot
 from worldmodel.errors import UserError
 
@@ -226,7 +227,9 @@ def test_every_transition_is_the_environments(tmp_path: Path, files: tuple[int, 
     assert [name for name, _ in source.episodes()][3] == f"data/chunk-{files[3]:03d}/file-000.parquet, episode 3"
     assert source.format == "lerobot" and source.observation_space.keys() == {"state"}
     assert source.action_space["shape"] == [1] and source.observation_space["state"]["dtype"] == "float32"
-    assert source.provenance["dropped_last_actions"] == 4 and source.provenance["left_out"] == ["observation.note"]
+    assert source.provenance["dropped_last_actions"] == 4 and source.provenance["left_out"] == {
+        "observation.note": "string, no numbers"
+    }
     assert all(e.truncated and not e.terminated and e.rate == FPS for e in episodes(source))
 
 
@@ -272,11 +275,11 @@ def test_only_the_picked_observations_are_read(copied: Callable[..., Path]):
     root = copied(videos=True)
     for file in root.glob("videos/*wrist/*/*.mp4"):
         file.write_bytes(b"not decoded")
-    found = episodes(read_lerobot(root, ["state", "images.front"]))
+    found = episodes(read_lerobot(root, Choice(("state", "images.front"))))
     assert [list(e.observations) for e in found] == [["state", "images.front"]] * 4
     check_frames(found, "images.front", FRONT)
-    with pytest.raises(UserError, match="unknown observation 'images.frnt': did you mean 'images.front'"):
-        read_lerobot(root, ["images.frnt"])
+    with pytest.raises(UserError, match="there is no observation 'images.frnt' to read; did you mean 'images.front'"):
+        read_lerobot(root, Choice(("images.frnt",)))
 
 
 def ends(*true: int) -> list[np.ndarray]:
@@ -365,7 +368,7 @@ def link_out(root: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda r: edit_info(r, codebase_version="v2.1"), "version v2.1; only v3 .*convert_dataset_v21_to_v30"),
+        (lambda r: edit_info(r, codebase_version="v1.6"), "version v1.6; v2 and v3 .*convert_dataset_v1_to_v2"),
         (lambda r: edit_info(r, storage_format="lance"), "stored as 'lance'"),
         (lambda r: edit_info(r, fps=0), "fps .* a number above 0"),
         (lambda r: (r / "meta/info.json").write_text("{"), "info.json is damaged"),
@@ -426,7 +429,7 @@ def test_a_file_that_declares_more_than_it_can_hold_is_refused(copied: Callable[
         ({"bytes": None, "path": "/etc/passwd"}, "is not in the Parquet file"),
         (png(picture(0, 0, WRIST), "GIF"), "is damaged, or neither PNG nor JPEG"),
         ({"bytes": png(picture(0, 0, WRIST))["bytes"][:-40]}, "is damaged"),
-        (png(picture(0, 0, FRONT)), "is 32 x 96 pixels; meta/info.json says 48 x 112"),
+        (png(picture(0, 0, FRONT)), "is 32 x 96 pixels; it should be 48 x 112"),
         (None, "is not in the Parquet file"),
     ],
 )

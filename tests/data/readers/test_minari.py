@@ -1,6 +1,7 @@
 """Minari datasets, written by the minari package itself, come back transition for transition."""
 
 import json
+from dataclasses import replace
 
 import gymnasium
 import h5py
@@ -110,6 +111,53 @@ def test_dict_observations_with_images(save, moves, jpeg):
         assert error.max() <= (8 if jpeg else 0)  # neighbouring frames differ by 20
 
 
+def test_tuples_text_and_actions_of_several_parts(save):
+    originals = episodes((4, 2))
+    observed = spaces.Tuple((STATE, spaces.Dict({"speed": STATE, "task": spaces.Text(8)})))
+    action = spaces.Dict({"grip": spaces.Box(0, 1, (2,), np.float32), "move": ACTION})
+    buffers = []
+    for one in originals:
+        state, steps = one.observations["state"], len(one)
+        part = (state, {"speed": 2 * state, "task": ["go"] * (steps + 1)})
+        taken = {"grip": np.full((steps, 2), 0.5, np.float32), "move": one.actions}
+        buffers.append(replace(buffer(one, part), actions=taken))
+    path = save(buffers, observation_space=observed, action_space=action)
+    source = open_source(path)
+    assert source.provenance["left_out"] == {"observations/_index_1/task": "Text, no numbers"}
+    assert source.action_space == describe(spaces.Box(np.array([0, 0, -2]), np.array([1, 1, 2]), (3,), np.float32))
+    for (_, found), one in zip(source.episodes(), originals, strict=True):
+        np.testing.assert_array_equal(found.observations["0"], one.observations["state"])
+        np.testing.assert_array_equal(found.observations["1/speed"], 2 * one.observations["state"])
+        np.testing.assert_array_equal(
+            found.actions, np.concatenate([np.full_like(one.actions, 0.5)] * 2 + [one.actions], 1)
+        )
+    moved = open_source(path, action="move", observations="0", rename="0=state")
+    assert_same([one for _, one in moved.episodes()], [only(one, state="state") for one in originals])
+    for how, message in [({"observations": "1/task"}, "task cannot be read .Text"), ({"action": "grp"}, "mean 'grip'")]:
+        with pytest.raises(UserError, match=message):
+            open_source(path, **how)
+
+
+def test_discrete_actions_of_several_parts(save):
+    (one,) = episodes((4,))
+    action = spaces.Tuple((spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 4])))
+    taken = (np.array([5, 6, 7, 5]), np.array([[0, 3], [1, 0], [0, 1], [1, 2]]))
+    source = open_source(save([replace(buffer(one), actions=taken)], observation_space=STATE, action_space=action))
+    assert source.action_space == {"type": "MultiDiscrete", "nvec": [3, 2, 4]}
+    ((_, found),) = source.episodes()
+    assert found.actions.tolist() == [[0, 0, 3], [1, 1, 0], [2, 0, 1], [0, 1, 2]]
+
+
+def test_a_mixture_of_actions_is_chosen_from(save):
+    (one,) = episodes((4,))
+    action = spaces.Dict({"move": ACTION, "button": spaces.Discrete(2)})
+    taken = {"move": one.actions, "button": np.zeros(4, int)}
+    path = save([replace(buffer(one), actions=taken)], observation_space=STATE, action_space=action)
+    with pytest.raises(UserError, match="parts button .Discrete., move .Box. do not make one vector: .*--action"):
+        open_source(path)
+    assert open_source(path, action="move").action_space == describe(ACTION)
+
+
 def test_additional_files_are_read_after_the_main_one(toy_folder):
     with (
         h5py.File(toy_folder / "data/main_data.hdf5", "r+") as main,
@@ -154,7 +202,7 @@ def test_a_damaged_episode_is_named(toy_folder, harm, message):
     ("change", "message"),
     [
         ({"data_format": "arrow"}, "is stored as arrow; make it HDF5"),
-        ({"observation_space": json.dumps({"type": "Text"})}, "a Text space is not supported"),
+        ({"observation_space": json.dumps({"type": "Text"})}, "observations cannot be read .Text, no numbers"),
         ({"action_space": json.dumps({"type": "Box", "dtype": "O"})}, "its action_space cannot be read"),
         ({"action_space": None}, "names no action_space"),
         ({"observation_space": json.dumps({"type": "MultiBinary", "n": 7})}, "the dataset's is"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.readers.toy import assert_same, episodes, is_exact
+from worldmodel.data.readers.choice import Choice
 from worldmodel.data.readers.npz import read_npz
 from worldmodel.errors import UserError
 
@@ -96,12 +97,12 @@ def test_names_spaces_and_what_was_left_out(tmp_path):
         "type": "Box", "shape": [8, 8, 3], "dtype": "uint8", "low": 0.0, "high": 255.0,
     }  # fmt: skip
     assert source.action_space["shape"] == [1]
-    assert source.provenance["left_out"] == ["is_first", "is_last", "is_terminal", "log_speed"]
+    assert list(source.provenance["left_out"]) == ["is_first", "is_last", "is_terminal", "log_speed"]
     name, _ = next(source.episodes())
     assert name == f"20260101T000000-{0:032x}-6.npz, episode 0"
-    assert list(read_npz(tmp_path, "previous", observations=["state"]).observation_space) == ["state"]
+    assert list(read_npz(tmp_path, "previous", choice=Choice(("state",))).observation_space) == ["state"]
     with pytest.raises(UserError, match="did you mean 'state'"):
-        read_npz(tmp_path, "previous", observations=["stat"])
+        read_npz(tmp_path, "previous", choice=Choice(("stat",)))
 
 
 def test_actions_that_are_whole_numbers_are_discrete(tmp_path):
@@ -114,7 +115,7 @@ def test_terminal_by_discount(tmp_path):
     part = columns(episodes((4,))[0], "previous", last="")
     part["discount"] = 1.0 - part.pop("is_terminal")
     np.savez(tmp_path / "a.npz", **part)
-    ((_, found),) = read_npz(tmp_path, "previous", observations=["state"]).episodes()
+    ((_, found),) = read_npz(tmp_path, "previous", choice=Choice(("state",))).episodes()
     assert (found.terminated, found.truncated) == (True, False)
 
 

@@ -1,20 +1,21 @@
 """Opens a dataset of any known format. A format is a module in this folder, with a `READER`, and its name below."""
 
 import json
-from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import astuple, replace
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from worldmodel.data.episode import Reader, Source
+from worldmodel.data.readers.choice import Names, choice_of, picked, renamed
 from worldmodel.errors import UserError, choose
 from worldmodel.runs.files import check_readable, read_yaml
 
-Format = Literal["worldmodel", "lerobot", "minari", "npz", "hdf5", "table"]  # recognised in this order
+Format = Literal["worldmodel", "lerobot", "minari", "npz", "zarr", "hdf5", "table"]  # recognised in this order
 FORMATS: tuple[str, ...] = get_args(Format)
 Alignment = Literal["next", "previous"]
+OPTIONS = ("format", "alignment", "schema", "observations", "action", "reward", "rename", "skip")  # of open_source
 
 
 def open_source(
@@ -22,34 +23,49 @@ def open_source(
     format: Format | None = None,
     alignment: Alignment | None = None,
     schema: dict[str, Any] | str | None = None,
-    observations: Collection[str] | None = None,
+    observations: Names = None,
+    action: Names = None,
+    reward: str | None = None,
+    rename: dict[str, str] | str | None = None,
+    skip: Names = None,
 ) -> Source:
     """A dataset as a stream of canonical episodes.
 
     Args:
-        path: a folder, a file (HDF5, CSV, Parquet, MATLAB), or a pattern of table names such as `lab/run-*.csv`.
-        format: None: recognised. `hdf5` is D4RL, robomimic, stable-worldmodel, or what a schema describes.
-        alignment: of npz rows, whose files do not record it; see data.readers.npz.
-        schema: of your own HDF5 file or table, or a YAML file that holds it; see data.readers.schema.
-        observations: the keys to read, which spares decoding the others where the format allows it; None: all.
+        path: a folder, a file (HDF5, npz, CSV, Parquet, MATLAB), or a pattern of table names such as `lab/run-*.csv`.
+        format: None: recognised. `hdf5`, `npz` and `zarr` are files of arrays, of a known layout or by a schema.
+        alignment: of a row's action in files of arrays, where they do not show it.
+        schema: of your own file of arrays or table, or a YAML file that holds it; see data.readers.schema.
+        observations: the keys to read, in this order, a list or "a,b"; None: all that are observations by their names.
+        action: the names of what makes up the action; None: `action` or `actions`.
+        reward: the name of the reward; None: `reward` or `rewards`, if it is there.
+        rename: key -> what it is called from here on, or "old=new,...".
+        skip: keys to leave out, by name, pattern or group; nothing of them is opened.
 
     Raises:
         UserError: if nothing is at the path, its format is unknown, or the format does not take an option.
     """
     check_readable(path)
+    choice = choice_of(observations, skip, action, reward, rename)
     if isinstance(schema, str):
         schema = _read_schema(Path(schema))
     name = choose("format", format, FORMATS) if format else _recognise(path, schema is not None)
     reader = _reader(name)
-    options: dict[str, Any] = {"alignment": alignment, "schema": schema}
-    for option, value in options.items():
-        if value is not None and option not in reader.options:
+    options: dict[str, Any] = {"alignment": alignment, "schema": schema, "choice": choice}
+    taken = {*reader.options, *(("action", "reward") if reader.names else ())}
+    given = {"alignment": alignment, "schema": schema, "action": choice.action or None, "reward": choice.reward}
+    for option, value in given.items():
+        if value is not None and option not in taken:
             raise UserError(f"{path} is of the format {name}, which takes no {option}: leave it out")
-    options["observations"] = list(observations) if observations else None
     source = reader.open(path, **{option: options[option] for option in reader.options})
+    if "choice" not in reader.options and (choice.observations or choice.skip):
+        source = picked(source, choice)
+    if choice.rename:
+        source = renamed(source, choice.rename)
     # the same files read in another way are another dataset
-    how = json.dumps([source.format, alignment, schema], sort_keys=True)
-    return replace(source, fingerprint=sha256(f"{source.fingerprint} {how}".encode()).hexdigest())
+    how = [source.format, alignment, schema, *([astuple(choice)] if choice else [])]
+    mark = sha256(f"{source.fingerprint} {json.dumps(how, sort_keys=True)}".encode())
+    return replace(source, fingerprint=mark.hexdigest())
 
 
 def _reader(name: str) -> Reader:

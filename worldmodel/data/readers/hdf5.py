@@ -1,12 +1,8 @@
-"""Episodes in HDF5 files of any layout: D4RL, robomimic, stable-worldmodel, or what a schema describes."""
+"""HDF5 files of D4RL, robomimic, robosuite, LIBERO, ManiSkill, ALOHA and stable-worldmodel, or by a schema."""
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +11,69 @@ import numpy as np
 
 from worldmodel.data.episode import Reader, Source, fingerprint
 from worldmodel.data.hdf5 import open_hdf5
-from worldmodel.data.readers.hdf5_layouts import known_layout
-from worldmodel.data.readers.schema import EXAMPLE, Schema, parse_schema
-from worldmodel.data.readers.schema_episodes import Span, episodes_of, largest_action, spaces_of
-from worldmodel.data.readers.schema_spans import spans_of
+from worldmodel.data.readers.alignment import Side
+from worldmodel.data.readers.arrays import read_arrays
+from worldmodel.data.readers.choice import Choice
+from worldmodel.data.readers.layouts import Arrays, Stored
+from worldmodel.data.readers.pictures import check_unpacked, decoded, is_picture, shape_of
 from worldmodel.data.spaces import Json
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import UserError
 
 SUFFIXES = (".h5", ".hdf5")
+FEWEST = 64  # bytes of a compressed picture
 
 
-@dataclass(frozen=True)
-class Datasets:
-    """The datasets of a file, or of a group in it, as `Columns`."""
+class Hdf5Arrays:
+    """An open HDF5 file as `Arrays`; rows that are JPEG or PNG files, as ALOHA's, are pictures."""
 
-    group: Any  # h5py.Group
-    path: Path
-    where: str  # for error messages: the file, or the episode
-
-    def has(self, name: str) -> bool:
-        item = self.group.get(name)
-        return isinstance(item, h5py.Dataset) and bool(item.shape)
-
-    def rows(self, name: str) -> int:
-        return len(self._dataset(name))
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self.file, self.path = file, path
+        self.stored: dict[str, Stored] = {}
+        self.pictures: set[str] = set()
+        file.visititems(self._note)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        stored = self._dataset(name)
-        if stored.dtype.kind not in "biuf":
-            raise UserError(f"{self.where}: {name} holds {stored.dtype}, not numbers")
-        return np.asarray(stored[start:stop])
+        rows: Any = self.file[name]
+        if name not in self.pictures:
+            return np.asarray(rows[start:stop])
+        shape = self.stored[name].shape[1:]
+        numbers = range(*slice(start, stop).indices(len(rows)))
+        check_unpacked(len(numbers), shape, self.path, f"{self.path.name}: {name}")
+        frames = np.empty((len(numbers), *shape), np.uint8)
+        for frame, row in zip(frames, numbers, strict=True):
+            frame[:] = decoded(_bytes(rows[row]), shape, f"{self.path.name}, {name}, row {row}: the picture")
+        return frames
 
     def labels(self, name: str) -> np.ndarray:
-        stored = self._dataset(name)
-        if stored.dtype.kind in "biuf":
-            return stored[...].reshape(len(stored), -1)[:, 0]
-        if h5py.check_string_dtype(stored.dtype) is None or stored.ndim != 1:
-            raise UserError(f"{self.where}: {name} holds {stored.dtype} {list(stored.shape)}, no number or text a row")
-        return np.asarray(stored.asstr()[...], dtype=str)
+        stored: Any = self.file[name]
+        if h5py.check_string_dtype(stored.dtype) is None:
+            raise UserError(f"{self.path.name}: {name} holds {stored.dtype}, no number or text a row")
+        return stored.asstr()[...]
 
-    def place(self, name: str, row: int) -> str:
-        return f"{self.where}: row {row} of {name!r}"
+    def _note(self, name: str, item: object) -> None:
+        if not isinstance(item, h5py.Dataset) or item.shape is None:
+            return
+        self.stored[name] = Stored(item.shape, item.dtype)
+        inner = h5py.check_vlen_dtype(item.dtype)
+        wide = item.dtype == np.uint8 and item.ndim == 2 and item.shape[1] >= FEWEST
+        if item.size and (wide or (inner is not None and item.ndim == 1 and np.dtype(inner) == np.uint8)):
+            first = _bytes(item[0])
+            if is_picture(first):
+                shape = shape_of(first, f"{self.path.name}: {name}")
+                self.stored[name] = Stored((len(item), *shape), np.dtype(np.uint8))
+                self.pictures.add(name)
 
-    def _dataset(self, name: str) -> h5py.Dataset:
-        item = self.group.get(name)
-        if not isinstance(item, h5py.Dataset) or not item.shape:
-            where = self.path.name if self.group.name == "/" else f"{self.path.name}, {self.group.name}"
-            raise UserError(f"{where}: there is no dataset {name!r} with rows; {nearest(name, _shapes(self.group))}")
-        return item
 
-
-def read_hdf5(path: Path, schema: dict[str, Any] | None = None) -> Source:
+def read_hdf5(
+    path: Path, schema: Json | None = None, choice: Choice | None = None, alignment: Side | None = None
+) -> Source:
     """The episodes in an HDF5 file, or in all .h5 and .hdf5 files of a folder, which have the same layout.
 
     Args:
         path: file or folder.
-        schema: see readers.schema; None recognises D4RL, robomimic and stable-worldmodel by their keys.
+        schema: see readers.schema; None: the layout is recognised.
+        choice: what the user names.
+        alignment: of a row's action; None: as the layout suggests.
 
     Raises:
         UserError: if the layout is unknown, the schema has a mistake or does not fit, or a file is damaged.
@@ -81,21 +84,8 @@ def read_hdf5(path: Path, schema: dict[str, Any] | None = None) -> Source:
     root = path if path.is_dir() else path.resolve().parent
     files = files if path.is_dir() else [path.resolve()]  # the path may be a link
     state = fingerprint(files, root)
-    with open_hdf5(files[0]) as file:  # opened once, since opening checks every dataset
-        form, raw = ("schema", schema) if schema is not None else _recognised(file, files[0])
-        layout = parse_schema(raw, f"{path}: its schema" if schema is None else "the schema")
-        rate, provenance = _robomimic_notes(file) if form == "robomimic" else (layout.rate, {})
-        spans = _spans(file, files[0], layout)
-        spaces = spaces_of(Datasets(file[spans[0].group], files[0], spans[0].where), spans[0], layout)
-    for other in files[1:]:
-        with open_hdf5(other) as file:
-            spans += _spans(file, other, layout)
-    if spaces[1]["type"] == "Discrete":
-        spaces[1]["n"] = 1 + largest_action(_opened, spans, layout)
-    if layout.final_observation == "missing":
-        provenance |= {"dropped_transitions": len(spans), "dropped_because": "no observation follows them in the file"}
-    stream = partial(episodes_of, _opened, spans, layout, spaces, rate)
-    return Source(path, form, *spaces, layout.in_words, state, stream, provenance)
+    how: dict[str, Any] = {"choice": choice or Choice(), "schema": schema, "alignment": alignment, "notes": _notes}
+    return read_arrays(path, files, _opened, state, "hdf5", **how)
 
 
 READER = Reader(
@@ -104,69 +94,36 @@ READER = Reader(
         path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir()))
     ),
     open=read_hdf5,
-    options=("schema",),
+    options=("schema", "choice", "alignment"),
+    names=True,
 )
 
 
-def _recognised(file: h5py.File, path: Path) -> tuple[str, Json]:
-    known = known_layout(file)
-    if known is None:
-        listed = [f"{name} {shape}" for name, shape in _shapes(file).items()]
-        more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
-        raise UserError(
-            f"{path} is laid out as neither D4RL, robomimic nor stable-worldmodel; it holds {', '.join(listed[:12])}"
-            f"{more}. Describe it by a schema such as {EXAMPLE}"
-        )
-    return known
-
-
-def _robomimic_notes(file: h5py.File) -> tuple[float, Json]:
-    """(steps per second, provenance) as far as robomimic's `env_args` record them."""
-    group: Any = file["data"]
-    try:
-        arguments = json.loads(group.attrs["env_args"])
-        rate = float(arguments.get("env_kwargs", {}).get("control_freq") or "nan")
-        return rate, {"env_id": str(arguments["env_name"])}
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return float("nan"), {}
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[Callable[[Span], Datasets]]:
+def _opened(path: Path) -> Iterator[Hdf5Arrays]:
     with open_hdf5(path) as file:
-        yield lambda span: Datasets(file[span.group], path, span.where)
+        yield Hdf5Arrays(file, path)
 
 
-def _spans(file: h5py.File, path: Path, layout: Schema) -> list[Span]:
-    if layout.groups:
-        return _groups(file, path, layout.groups, layout.rows)
-    return spans_of(Datasets(file, path, str(path)), path, layout)
+def _bytes(row: Any) -> bytes:
+    return np.asarray(row, np.uint8).tobytes()
 
 
-def _groups(file: h5py.File, path: Path, pattern: str, rows: tuple[int, int | None]) -> list[Span]:
-    groups: dict[str, h5py.Group] = {"": file}
-    for level in pattern.split("/"):
-        groups = {
-            f"{above}/{name}": item
-            for above, group in groups.items()
-            for name, item in group.items()
-            if isinstance(item, h5py.Group) and fnmatchcase(name, level)
-        }
-    if not groups:
-        names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Group) else None)
-        raise UserError(f"{path}: no group matches {pattern!r}; {nearest(pattern, names)}")
-    by_number = sorted(groups, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
-    return [Span(path, name.split("/")[-1], name, *rows) for name in by_number]
-
-
-def _shapes(group: h5py.Group) -> dict[str, list[int]]:
-    """The shape of every dataset, by its path below the group."""
-    shapes: dict[str, list[int]] = {}
-
-    def note(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            shapes[name] = list(item.shape or ())
-
-    group.visititems(note)
-    return shapes
+def _notes(arrays: Arrays, path: Path) -> tuple[float, Json]:
+    """(steps a second, the environment) as far as robomimic's attributes, or the JSON beside ManiSkill's, tell them."""
+    assert isinstance(arrays, Hdf5Arrays), "opened here"
+    try:
+        data = arrays.file.get("data")
+        attributes: dict[str, Any] = dict(data.attrs) if isinstance(data, h5py.Group) else {}
+        if "env_args" in attributes:
+            told = json.loads(attributes["env_args"])
+            return float((told.get("env_kwargs") or {}).get("control_freq") or "nan"), {"env_id": str(told["env_name"])}
+        if "env" in attributes:
+            return float("nan"), {"env_id": str(attributes["env"])}
+        beside = path.with_suffix(".json")
+        if beside.is_file() and beside.stat().st_size < 64 << 20:
+            told = json.loads(beside.read_text(encoding="utf-8"))["env_info"]
+            return float("nan"), {"env_id": str(told["env_id"])}
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        pass
+    return float("nan"), {}

@@ -1,13 +1,14 @@
-"""LeRobotDataset v3: Parquet rows, MP4 videos and an index of episodes, read without the lerobot package.
+"""LeRobotDataset v2 and v3: Parquet rows, MP4 videos and an index of episodes, read without the lerobot package.
 
 A row holds an observation and the action taken after it. LeRobot keeps no observation after the last action, so N rows
 are N - 1 transitions: the last row gives the final observation; its action, reward and flags are dropped. Many episodes
-share one Parquet file and one MP4; `meta/episodes` says where each lies.
+share one Parquet file and one MP4; `meta/episodes` says where each lies. In v2 an episode has files of its own.
 
-Source: huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx and src/lerobot/datasets (version v3.0).
+Source: huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx and src/lerobot/datasets (v3.0, v2.1).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,35 @@ import numpy as np
 
 from worldmodel.data.episode import Episode, Reader, Source, fingerprint
 from worldmodel.data.readers.alignment import leaf_of
+from worldmodel.data.readers.choice import Choice
 from worldmodel.data.readers.lerobot_columns import Feature, frames_of, values_of
-from worldmodel.data.readers.lerobot_index import ACTION, Entry, array_feature, pick_features, read_entries, read_info
+from worldmodel.data.readers.lerobot_index import (
+    Entry,
+    action_features,
+    array_feature,
+    pick_features,
+    read_entries,
+    read_info,
+)
 from worldmodel.data.readers.parquet import need, open_parquet, readable
 from worldmodel.data.spaces import Json
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, nearest
 
-REWARD = "next.reward"
 FLAGS = ("next.done", "next.success", "next.terminated", "next.truncated")
+REWARDS = ("next.reward", "reward")
 ALIGNMENT = (
     "row t holds observation[t], action[t] taken after it and next.*[t] of the transition to row t + 1; the last row of"
     " an episode has no successor: its action, reward and end flags are dropped"
 )
 
 
-def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
-    """A LeRobotDataset v3 folder, as episodes of its `observation.*` features (keys without this prefix).
+def read_lerobot(path: Path, choice: Choice | None = None) -> Source:
+    """A LeRobotDataset folder, as episodes of its `observation.*` features (keys without this prefix).
 
     Numbers keep their shape and dtype, images and videos become uint8 (H, W, C); text and depth maps are left out.
-    `observations` picks keys; videos that are not picked are not decoded. Frames are those nearest to start + row /
-    fps, at most half a frame away. A missing `next.reward` is read as 0 (`provenance` says so). An episode of one row
-    holds no transition and is skipped.
+    Videos that the choice leaves out are not opened. Frames are those nearest to start + row / fps, at most half a
+    frame away. A missing `next.reward` is read as 0 (`provenance` says so). An episode of one row holds no transition
+    and is skipped.
 
     Ends: `next.terminated` says whether the last transition with an outcome led to a terminal state. Without it,
     `next.done` means that the episode ended, for whatever reason: it counts as terminal if `next.truncated` is there
@@ -49,8 +58,14 @@ def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
     need("pyarrow", "lerobot")
     root = path.resolve()
     info = read_info(path)
-    features, left_out = pick_features(path, info, observations)
-    signals = [array_feature(path, info, name) for name in (ACTION, REWARD, *FLAGS) if name in info["features"]]
+    choice = choice or Choice()
+    features, left_out = pick_features(path, info, choice)
+    action = action_features(path, info, choice)
+    if choice.reward and choice.reward not in info["features"]:
+        raise UserError(f"{path}: there is no feature {choice.reward!r}; {nearest(choice.reward, info['features'])}")
+    reward = choice.reward or next((name for name in REWARDS if name in info["features"]), None)
+    signals = [array_feature(path, info, name) for name in (reward, *FLAGS) if name and name in info["features"]]
+    names = _Names(features, action, signals, reward)
     index_files, entries = read_entries(root, path, info, [f.name for f in features.values() if f.kind == "video"])
     videos = [clip.path for entry in entries for clip in entry.clips.values()]
     files = {root / "meta" / "info.json", *index_files, *(entry.rows for entry in entries), *videos}
@@ -58,22 +73,40 @@ def read_lerobot(path: Path, observations: list[str] | None = None) -> Source:
     def episodes() -> Iterator[tuple[str, Episode]]:
         for file in dict.fromkeys(entry.rows for entry in entries):
             of_file = [entry for entry in entries if entry.rows == file]
-            yield from _file_episodes(root, file, of_file, features, signals, float(info["fps"]))
+            yield from _file_episodes(root, file, of_file, names, float(info["fps"]))
 
-    about = _provenance(info, features, left_out, entries)
+    about = _provenance(info, names, left_out, entries)
     spaces = {key: _space(feature) for key, feature in features.items()}
-    return Source(path, "lerobot", spaces, _space(signals[0]), ALIGNMENT, fingerprint(files, root), episodes, about)
+    actions = leaf_of(_side_by_side([np.empty((0, *one.shape), one.dtype) for one in action]))
+    return Source(path, "lerobot", spaces, actions, ALIGNMENT, fingerprint(files, root), episodes, about)
 
 
 READER = Reader(
-    looks_like="LeRobot v3 (meta/info.json)",
+    looks_like="LeRobot (meta/info.json)",
     recognises=lambda path: (path / "meta" / "info.json").exists(),
     open=read_lerobot,
-    options=("observations",),
+    options=("choice",),
+    names=True,
 )
 
 
-def _provenance(info: Json, features: dict[str, Feature], left_out: list[str], entries: list[Entry]) -> Json:
+@dataclass(frozen=True)
+class _Names:
+    """Which features are what."""
+
+    observations: dict[str, Feature]  # by key
+    action: list[Feature]
+    signals: list[Feature]  # the reward, and flags
+    reward: str | None
+
+    @property
+    def stored(self) -> list[Feature]:
+        """Those in Parquet files, once each."""
+        every = (*self.observations.values(), *self.action, *self.signals)
+        return list({one.name: one for one in every if one.kind != "video"}.values())
+
+
+def _provenance(info: Json, names: _Names, left_out: dict[str, str], entries: list[Entry]) -> Json:
     return {
         "codebase_version": info["codebase_version"],
         "robot_type": info.get("robot_type"),
@@ -81,8 +114,8 @@ def _provenance(info: Json, features: dict[str, Feature], left_out: list[str], e
         "episodes": len(entries),
         "dropped_last_actions": len(entries),
         "episodes_without_transition": sum(entry.length < 2 for entry in entries),
-        "rewards": REWARD if REWARD in info["features"] else "not recorded, read as 0",
-        "lossy_video": [key for key, feature in features.items() if feature.kind == "video"],
+        "rewards": names.reward or "not recorded, read as 0",
+        "lossy_video": [key for key, feature in names.observations.items() if feature.kind == "video"],
         "left_out": left_out,
     }
 
@@ -92,11 +125,11 @@ def _space(feature: Feature) -> Json:
 
 
 def _file_episodes(
-    root: Path, file: Path, entries: list[Entry], features: dict[str, Feature], signals: list[Feature], fps: float
+    root: Path, file: Path, entries: list[Entry], names: _Names, fps: float
 ) -> Iterator[tuple[str, Episode]]:
     """The episodes of one Parquet file, in its order."""
     by_index = {entry.index: entry for entry in entries}
-    stored = [feature for feature in (*features.values(), *signals) if feature.kind != "video"]
+    features, stored = names.observations, names.stored
     for index, table in _tables(file, by_index, stored):
         where, entry = f"{file.relative_to(root)}, episode {index}", by_index[index]
         if entry.length < 2:
@@ -107,11 +140,19 @@ def _file_episodes(
             feature = next(feature for feature in features.values() if feature.name == name)
             columns[name] = frames_of(clip, entry.length, fps, feature, f"{clip.path}, episode {index}")
         ends = {name: bool(columns[name].reshape(-1)[-2]) for name in FLAGS if name in columns}
-        rewards = columns[REWARD].reshape(-1) if REWARD in columns else np.zeros(entry.length)
+        rewards = np.zeros(entry.length) if names.reward is None else columns[names.reward].reshape(-1)
         terminated = _is_terminal(ends)
         observed = {key: columns[feature.name] for key, feature in features.items()}
         rewards = rewards[:-1].astype(np.float32)
-        yield where, Episode(observed, columns[ACTION][:-1], rewards, terminated, not terminated, fps)
+        actions = _side_by_side([columns[feature.name] for feature in names.action])
+        yield where, Episode(observed, actions[:-1], rewards, terminated, not terminated, fps)
+
+
+def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
+    """Features (N, ...) as one vector (N, entries); a single one stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], axis=1)
 
 
 def _is_terminal(ends: dict[str, bool]) -> bool:

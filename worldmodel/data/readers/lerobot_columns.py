@@ -3,16 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldmodel.data.readers.parquet import need
+from worldmodel.data.readers.pictures import decoded
 from worldmodel.errors import UserError
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names of 1, 3 and 4 channels
 FORMATS = {1: "gray", 3: "rgb24"}  # FFmpeg's names of 1 and 3 channels
 
 
@@ -60,8 +59,6 @@ def values_of(column: Any, feature: Feature, where: str) -> np.ndarray:
 
 def _images(column: Any, feature: Feature, where: str) -> np.ndarray:
     """A column of N images, PNG or JPEG, as (N, H, W, C). Their `bytes` are read, their `path` never is."""
-    image = need("PIL.Image")
-    height, width, channels = feature.shape
     frames = np.empty((0, *feature.shape), np.uint8)
     for t, cell in enumerate(column):
         stored = cell.as_py()
@@ -69,16 +66,9 @@ def _images(column: Any, feature: Feature, where: str) -> np.ndarray:
         spot = f"{where}, step {t}: the image {feature.name!r}"
         if not isinstance(data, bytes):
             raise UserError(f"{spot} is not in the Parquet file (files that it names are not read)")
-        try:
-            with image.open(BytesIO(data), formats=["PNG", "JPEG"]) as picture:
-                size = picture.size  # from the header, before anything is decoded
-                if size == (width, height):
-                    frames = frames if len(frames) else np.empty((len(column), *feature.shape), np.uint8)
-                    frames[t] = np.asarray(picture.convert(MODES[channels])).reshape(feature.shape)
-        except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-            raise UserError(f"{spot} is damaged, or neither PNG nor JPEG ({error})") from error
-        if size != (width, height):
-            raise UserError(f"{spot} is {size[1]} x {size[0]} pixels; meta/info.json says {height} x {width}")
+        frame = decoded(data, feature.shape, spot)
+        frames = frames if len(frames) else np.empty((len(column), *feature.shape), np.uint8)
+        frames[t] = frame
     return frames
 
 

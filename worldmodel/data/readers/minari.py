@@ -1,32 +1,30 @@
 """Minari 0.5 datasets (HDF5 storage), read without the minari package.
 
 Layout: `data/metadata.json` and `data/main_data.hdf5` with `episode_i/{observations, actions, rewards, terminations,
-truncations}`; observations hold T + 1 entries, the final one included, the others T. Dict observations are groups.
+truncations}`; observations hold T + 1 entries, the final one included, the others T. Dict and Tuple spaces are groups.
 Images of at least 32 pixels a side are JPEG files, one per frame, unless `jpeg_encoding` was off (minari.dataset).
 """
 
-import io
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium.spaces as gym
 import h5py
 import numpy as np
-from PIL import Image
 
 from worldmodel.data.episode import ALIGNMENT, Episode, Reader, Source, fingerprint
 from worldmodel.data.hdf5 import dataset, open_hdf5, read
 from worldmodel.data.readers.alignment import Rows, check_spaces, episode_of
-from worldmodel.data.spaces import Json, describe, describe_observation
+from worldmodel.data.readers.choice import Choice
+from worldmodel.data.readers.minari_spaces import Leaf, joined, leaves_of, side_by_side
+from worldmodel.data.readers.pictures import check_unpacked, decoded
+from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError
 from worldmodel.runs.files import check_readable
 
-FLOOR, EXPANSION = 64 << 20, 1100  # bytes that images may unpack to; above that: this many times their file's size
 TO_HDF5 = (
     "import minari; from minari.dataset.minari_storage import MinariStorage; d = minari.load_dataset(ID);"
     " MinariStorage.new(FOLDER, d.observation_space, d.action_space, data_format='hdf5', jpeg_encoding=False)"
@@ -38,13 +36,20 @@ KEPT = ("dataset_id", "minari_version", "algorithm_name", "author", "code_permal
 
 @dataclass(frozen=True)
 class _Layout:
-    observations: dict[str, Json]  # key -> leaf
-    places: dict[str, str]  # key -> dataset below the episode's group
-    actions: Json
+    observations: dict[str, Leaf]  # by key
+    action: dict[str, Leaf]  # its parts
+    reward: str
+    left_out: dict[str, str]  # name -> why
+
+    @property
+    def spaces(self) -> tuple[dict[str, Json], Json]:
+        return {key: leaf.space for key, leaf in self.observations.items()}, side_by_side(self.action)
 
 
-def read_minari(path: Path) -> Source:
+def read_minari(path: Path, choice: Choice | None = None) -> Source:
     """The dataset in `path`: the folder of a Minari dataset, or the `data` folder in it.
+
+    Keys of a nested space are joined by slashes, a Tuple's are its numbers. An action of several parts is one vector.
 
     Raises:
         UserError: if there is none, it is stored as Arrow, its spaces are not supported, or episodes are missing.
@@ -53,7 +58,7 @@ def read_minari(path: Path) -> Source:
     if folder is None:
         raise UserError(f"{path} is no Minari dataset: neither it nor {path.name}/data holds metadata.json")
     metadata = _metadata(folder / "metadata.json")
-    layout = _layout(metadata, folder / "metadata.json")
+    layout = _layout(metadata, folder / "metadata.json", choice or Choice())
     files = sorted(folder.glob("*.hdf5"), key=lambda file: (file.name != MAIN, len(file.name), file.name))
     state = fingerprint([folder / "metadata.json", *files], folder)
     lossy: set[str] = set()  # keys that are JPEG files
@@ -62,14 +67,17 @@ def read_minari(path: Path) -> Source:
     if not held or held != total:
         raise UserError(f"{folder}: metadata.json names {total} episodes, its .hdf5 files hold {held}")
     about = _provenance(metadata) | ({"lossy": dict.fromkeys(sorted(lossy), "JPEG")} if lossy else {})
+    about |= {"left_out": layout.left_out} if layout.left_out else {}
     stream = partial(_episodes, names, layout)
-    return Source(path, "minari", layout.observations, layout.actions, ALIGNMENT, state, stream, about)
+    return Source(path, "minari", *layout.spaces, ALIGNMENT, state, stream, about)
 
 
 READER = Reader(
     looks_like="Minari (data/main_data.hdf5)",
     recognises=lambda path: (path / "data" / MAIN).exists() or (path / MAIN).exists(),
     open=read_minari,
+    options=("choice",),
+    names=True,
 )
 
 
@@ -85,41 +93,28 @@ def _metadata(path: Path) -> Json:
     return metadata
 
 
-def _layout(metadata: Json, path: Path) -> _Layout:
-    parts = []
-    for key in ("observation_space", "action_space"):
+def _layout(metadata: Json, path: Path, choice: Choice) -> _Layout:
+    parts: list[dict[str, Leaf]] = []
+    for key, place in (("observation_space", "observations"), ("action_space", "actions")):
         if not isinstance(metadata.get(key), str):
             raise UserError(f"{path} names no {key}: it is older than Minari 0.5; write it again with a newer one")
         try:
-            parts.append(_space(json.loads(metadata[key])))
+            parts.append({name or key[:-6]: leaf for name, leaf in leaves_of(json.loads(metadata[key]), place)})
         except UserError as error:
             raise UserError(f"{path}: {key}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
             raise UserError(f"{path}: its {key} cannot be read: {type(error).__name__} {error}") from None
-    leaves = describe_observation(parts[0])
-    is_dict = isinstance(parts[0], gym.Dict)
-    places = {key: f"observations/{key}" if is_dict else "observations" for key in leaves}
-    return _Layout(leaves, places, describe(parts[1]))
-
-
-def _space(of: Json) -> gym.Space:
-    """The space that minari.serialization wrote."""
-    match of["type"]:
-        case "Box":
-            dtype = np.dtype(of["dtype"])
-            low, high = np.asarray(of["low"], dtype), np.asarray(of["high"], dtype)
-            return gym.Box(low, high, tuple(of["shape"]), dtype.type)
-        case "Discrete":
-            return gym.Discrete(of["n"], start=of.get("start", 0))
-        case "MultiDiscrete":
-            if np.any(of.get("start", 0)):
-                raise UserError("a MultiDiscrete space that does not start at 0 is not supported")
-            return gym.MultiDiscrete(of["nvec"])
-        case "MultiBinary":
-            return gym.MultiBinary(of["n"])
-        case "Dict":
-            return gym.Dict({key: _space(part) for key, part in of["subspaces"].items()})
-    raise UserError(f"a {of['type']} space is not supported: Box, Discrete, MultiDiscrete, MultiBinary and Dict are")
+    observed, action = parts
+    every = [{key: leaf.place for key, leaf in leaves.items()} for leaves in parts]
+    readable = [{key: leaf.place for key, leaf in leaves.items() if not leaf.unreadable} for leaves in parts]
+    keys = choice.keys(readable[0] or every[0], path, every[0])
+    names = Choice(choice.action).keys(readable[1] or every[1], path)
+    for leaf in [observed[key] for key in keys] + [action[key] for key in names]:
+        if leaf.unreadable:
+            raise UserError(f"{path}: {leaf.place} cannot be read ({leaf.unreadable})")
+    left_out = {leaf.place: leaf.unreadable for leaf in (*observed.values(), *action.values()) if leaf.unreadable}
+    chosen = {key: observed[key] for key in keys}, {key: action[key] for key in names}
+    return _Layout(*chosen, choice.reward or "rewards", left_out)
 
 
 def _episodes_in(path: Path, layout: _Layout, lossy: set[str]) -> list[str]:
@@ -129,7 +124,7 @@ def _episodes_in(path: Path, layout: _Layout, lossy: set[str]) -> list[str]:
         numbered = [name for name in names if name.startswith("episode_") and name[8:].isdecimal()]
         numbered.sort(key=lambda name: int(name[8:]))
         for key, leaf in layout.observations.items() if numbered else ():
-            if _is_jpeg(dataset(file, f"{numbered[0]}/{layout.places[key]}", path), leaf):
+            if _is_jpeg(dataset(file, f"{numbered[0]}/{leaf.place}", path), leaf.space):
                 lossy.add(key)
     return numbered
 
@@ -146,49 +141,33 @@ def _episodes(names: dict[Path, list[str]], layout: _Layout) -> Iterator[tuple[s
 
 
 def _episode(group: h5py.Group, layout: _Layout, path: Path, where: str) -> Episode:
-    observations = {
-        key: _values(group, layout.places[key], leaf, path, f"{where}: {key}")
-        for key, leaf in layout.observations.items()
-    }
-    columns = {name: read(group, name, path) for name in ("actions", "rewards", "terminations", "truncations")}
-    steps = len(columns["rewards"])
-    for name, values in columns.items():
-        if len(values) != steps:
-            raise UserError(f"{where}: {len(values)} {name}, but {steps} rewards; Minari holds one per transition")
-    episode = episode_of(Rows(observations, *columns.values()), "next", "next", where)
-    check_spaces(episode, layout.observations, layout.actions, where)
+    observations = {key: _values(group, leaf, path, f"{where}: {key}") for key, leaf in layout.observations.items()}
+    rewards, terminations, truncations = (read(group, n, path) for n in (layout.reward, "terminations", "truncations"))
+    parts = {leaf.place: _values(group, leaf, path, f"{where}: {leaf.place}") for leaf in layout.action.values()}
+    for name, values in (parts | {"terminations": terminations, "truncations": truncations}).items():
+        if len(values) != len(rewards):
+            count = f"{len(values)} {name}, but {len(rewards)} rewards"
+            raise UserError(f"{where}: {count}; Minari holds one per transition")
+    actions = joined(list(parts.values()), layout.action)
+    episode = episode_of(Rows(observations, actions, rewards, terminations, truncations), "next", "next", where)
+    check_spaces(episode, *layout.spaces, where)
     return episode
 
 
-def _values(group: h5py.Group, place: str, leaf: Json, path: Path, where: str) -> np.ndarray:
-    """The array (N, ...) of one observation key, decoded if its frames are JPEG files."""
-    stored = dataset(group, place, path)
-    if not _is_jpeg(stored, leaf):
-        return read(group, place, path)
-    size = len(stored) * math.prod(leaf["shape"])
-    if size > max(FLOOR, EXPANSION * path.stat().st_size):
-        raise UserError(f"{where}: its frames would take {size:,} bytes, more than {path.name} can hold")
-    frames = np.empty((len(stored), *leaf["shape"]), np.uint8)
+def _values(group: h5py.Group, leaf: Leaf, path: Path, where: str) -> np.ndarray:
+    """The array (N, ...) of one leaf, decoded if its frames are JPEG files."""
+    stored, shape = dataset(group, leaf.place, path), leaf.space.get("shape", [])
+    if not _is_jpeg(stored, leaf.space):
+        return read(group, leaf.place, path)
+    check_unpacked(len(stored), shape, path, where)
+    frames = np.empty((len(stored), *shape), np.uint8)
     for step in range(len(stored)):
-        frames[step] = _jpeg(np.asarray(stored[step]).tobytes(), leaf["shape"], f"{where}, step {step}")
+        frames[step] = decoded(np.asarray(stored[step]).tobytes(), shape, f"{where}, step {step}: the frame")
     return frames
 
 
 def _is_jpeg(stored: Any, leaf: Json) -> bool:
     return leaf["type"] == "Box" and leaf["dtype"] == "uint8" and len(leaf["shape"]) >= 2 and stored.ndim <= 2
-
-
-def _jpeg(encoded: bytes, shape: list[int], where: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
-            if [image.height, image.width] != shape[:2]:  # from the header, before anything is decoded
-                raise UserError(f"{where}: a frame of {image.height} x {image.width} pixels, not {shape}")
-            frame = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{where}: the JPEG frame cannot be decoded ({error})") from None
-    if list(frame.shape) != shape:
-        raise UserError(f"{where}: a frame has the shape {list(frame.shape)}, the space {shape}")
-    return frame
 
 
 def _provenance(metadata: Json) -> Json:

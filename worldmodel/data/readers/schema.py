@@ -8,6 +8,7 @@ there are no groups). A list of names is one vector. The keys:
                        {ends: [done, timeout]}: after each row that one of these flags
                        {lengths: 2000}: into pieces of so many rows; {lengths: [400, 100]}: into these;
                        {lengths: ep_len, offsets: ep_offset}: by the numbers stored under these names
+                       {stops: meta/episode_ends}: before the rows whose numbers are stored under this name
                        {groups: "data/demo_*"}: a group of an HDF5 file each
     rows               [first, stop]: only these rows of each file (of each group), counted from 0 without the header,
                        `stop` excluded; stop null: to the end
@@ -20,6 +21,8 @@ there are no groups). A list of names is one vector. The keys:
     rewards            name; null: zeros
     terminated         name of the flag of a terminal state, or null
     truncated          name of the flag of a time limit, or null
+    done               name of a flag that an episode ended, for whatever reason: terminal where `truncated` is given
+                       and not set, else a cut; null: none
     final_observation  included: the last row is the final observation, its own action a placeholder;
                        missing: the last row's action has no outcome in the file, and cannot be kept;
                        next_observations: it is the last row of these
@@ -31,11 +34,12 @@ there are no groups). A list of names is one vector. The keys:
     rate               steps per second
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from worldmodel.data.readers.alignment import Side
+from worldmodel.data.readers.choice import Choice
 from worldmodel.data.spaces import OBSERVATION, Json
 from worldmodel.errors import UserError, choose, nearest
 
@@ -43,7 +47,7 @@ Names = str | tuple[str, ...]  # of one column, or of those that make up a vecto
 Final = Literal["included", "missing", "next_observations"]
 NonFinite = Literal["error", "keep"]
 NEXT = "_next"
-SIGNALS = ("rewards", "terminated", "truncated")
+SIGNALS = ("rewards", "terminated", "truncated", "done")
 KEYS = ("episodes", "rows", "observations", "next_observations", "actions", "discrete", *SIGNALS)
 KEYS += ("final_observation", "alignment", "outcomes", "non_finite", "rate")
 EXAMPLE = (
@@ -66,12 +70,14 @@ class Schema:
     ends: tuple[str, ...] = ()
     lengths: str | int | tuple[int, ...] | None = None
     offsets: str | None = None
+    stops: str | None = None
     rows: tuple[int, int | None] = (0, None)
     next_observations: dict[str, Names] = field(default_factory=dict)
     discrete: bool | None = None
     rewards: str | None = None
     terminated: str | None = None
     truncated: str | None = None
+    done: str | None = None
     non_finite: NonFinite | None = None
     rate: float = float("nan")
 
@@ -88,7 +94,7 @@ class Schema:
     def names(self) -> list[str]:
         """Every name of a column with a value in each row, in the order of the keys, once each."""
         several = [*self.observations.values(), *self.next_observations.values(), self.actions]
-        single = [name for name in (self.rewards, self.terminated, self.truncated, *self.ends) if name]
+        single = [name for name in (*(getattr(self, what) for what in SIGNALS), *self.ends) if name]
         return list(dict.fromkeys([name for names in several for name in each(names)] + single))
 
 
@@ -133,6 +139,27 @@ def parse_schema(raw: Any, where: str, example: str = EXAMPLE) -> Schema:
     return replace(schema, non_finite=_one_of(NonFinite, raw["non_finite"], f"{where}: non_finite"))
 
 
+def chosen(schema: Schema, choice: Choice, where: object, columns: Collection[str] = ()) -> Schema:
+    """The schema with what the user names in the place of what it says.
+
+    Raises:
+        UserError: for a name that is neither one of its keys nor one of the `columns` of the file.
+    """
+    if not choice:
+        return schema
+    usual = {key: each(names)[0] for key, names in schema.observations.items()}
+    keys = choice.keys(usual, where, {name: name for name in columns})
+    following = {key: schema.next_observations[key] for key in keys if key in schema.next_observations}
+    if following and len(following) < len(keys):
+        raise UserError(f"{where}: the schema's next_observations lack {next(k for k in keys if k not in following)!r}")
+    observed: dict[str, Names] = {key: schema.observations.get(key, key) for key in keys}
+    rewards = choice.reward or schema.rewards
+    schema = replace(schema, observations=observed, next_observations=following, rewards=rewards)
+    if not choice.action:
+        return schema
+    return replace(schema, actions=choice.action[0] if len(choice.action) == 1 else choice.action)
+
+
 def _mapping(raw: Any, keys: Sequence[str], where: str, example: str = EXAMPLE) -> Json:
     if not isinstance(raw, dict):
         raise UserError(f"{where} must be a mapping of {', '.join(keys)}, not {raw!r}; an example: {example}")
@@ -145,10 +172,10 @@ def _mapping(raw: Any, keys: Sequence[str], where: str, example: str = EXAMPLE) 
 def _episodes(raw: Any, where: str) -> Json:
     if raw is None:
         return {}
-    raw = _mapping(raw, ["groups", "column", "ends", "lengths", "offsets"], where)
+    raw = _mapping(raw, ["groups", "column", "ends", "lengths", "offsets", "stops"], where)
     if len(raw.keys() - {"offsets"}) != 1 or ("offsets" in raw and "lengths" not in raw):
         raise UserError(
-            f"{where} must be one of groups, column, ends, and lengths (with offsets), not {', '.join(raw)}"
+            f"{where} must be one of groups, column, ends, stops, and lengths (with offsets), not {', '.join(raw)}"
         )
     if "ends" in raw:
         return {"ends": each(_names(raw["ends"], f"{where}: ends"))}

@@ -121,6 +121,9 @@ def _rows(columns: Columns, span: Span, schema: Schema) -> Rows:
                     " final observation is missing (with one observation more, it is 'included')"
                 )
         others = {what: values[:-1] for what, values in others.items()}
+    done = others.pop("done", None)
+    if done is not None and "truncated" in others and "terminated" not in others:
+        others["terminated"] = (np.nan_to_num(done) != 0) & (np.nan_to_num(others["truncated"]) == 0)
     return Rows(observations, **others)
 
 

@@ -20,7 +20,7 @@ def spans_of(columns: Columns, path: Path, schema: Schema) -> list[Span]:
     stored = {name: stored_name(columns, name) if name in actions else name for name in schema.names}
     lengths = {name: columns.rows(stored[name]) for name in schema.names}
     rows = lengths[actions[0]]
-    cut = schema.column or schema.ends or schema.lengths
+    cut = schema.column or schema.ends or schema.lengths or schema.stops
     for name, length in lengths.items():
         if cut and length != rows:
             raise UserError(f"{path}: {name!r} has {length} rows, {actions[0]!r} {rows}: they must agree")
@@ -34,6 +34,8 @@ def spans_of(columns: Columns, path: Path, schema: Schema) -> list[Span]:
         return _by_label(columns, schema.column, start, stop, path)
     if schema.ends:
         return _by_flags(columns, schema.ends, start, stop, path)
+    if schema.stops:
+        return _by_stops(columns, schema.stops, start, stop, path)
     if isinstance(schema.lengths, str):
         return _by_stored_lengths(columns, schema.lengths, schema.offsets, start, stop, path)
     if schema.lengths:
@@ -81,6 +83,18 @@ def _by_flags(columns: Columns, names: tuple[str, ...], start: int, stop: int, p
     if cuts[-1] != stop:
         cuts.append(stop)  # the recording stopped in mid-episode
     return _between(cuts, path)
+
+
+def _by_stops(columns: Columns, name: str, start: int, stop: int, path: Path) -> list[Span]:
+    columns.rows(name)
+    stops = columns.read(name, 0, None).reshape(-1).astype(np.int64)
+    cuts = np.concatenate([[0], stops])
+    if not len(stops) or (np.diff(cuts) < 1).any() or cuts[-1] > stop:
+        raise UserError(f"{path}: {name!r} must hold rising numbers of rows, up to {stop}, not {stops[:8].tolist()}")
+    inside = [span for span in _between(cuts.tolist(), path) if start <= span.start and (span.stop or 0) <= stop]
+    if not inside:
+        raise UserError(f"{path}: no whole episode lies in rows {start} to {stop}")
+    return inside
 
 
 def _by_lengths(lengths: int | tuple[int, ...], start: int, stop: int, path: Path) -> list[Span]:

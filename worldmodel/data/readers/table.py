@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.data.episode import Reader, Source, fingerprint
-from worldmodel.data.readers.schema import Schema, each, parse_schema
+from worldmodel.data.readers.choice import Choice
+from worldmodel.data.readers.schema import Schema, chosen, each, parse_schema
 from worldmodel.data.readers.schema_episodes import Span, episodes_of, largest_action, spaces_of
 from worldmodel.data.readers.schema_spans import spans_of
 from worldmodel.data.readers.table_csv import SUFFIXES as CSV
@@ -33,18 +34,19 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path, Sequence[str]], Table]]]
 }
 
 
-def read_table(path: Path, schema: dict[str, Any] | None = None) -> Source:
+def read_table(path: Path, schema: dict[str, Any] | None = None, choice: Choice | None = None) -> Source:
     """The episodes in a table, in all tables of a folder, or in those that a pattern matches.
 
     Args:
         path: file, folder, or a folder and a pattern of file names. All files are of one kind.
         schema: see readers.schema; None is an error that shows the columns found, and a schema to start from.
+        choice: what the user names, in the place of what the schema says.
 
     Raises:
         UserError: if there is no schema or it does not fit, a file is damaged, or a value is no number.
     """
     files = _files(path)
-    form, layout = _described(path, files, schema)
+    form, layout = _described(path, files, schema, choice or Choice())
     actual = [file.resolve() for file in files] if path.is_file() else files  # the path may be a link
     state = fingerprint(actual, actual[0].parent)
     found = [span for file in files for span in spans_of(_open(file, layout.ends), file, layout)]
@@ -66,11 +68,12 @@ READER = Reader(
     looks_like="or tables (.csv, .parquet, .mat)",
     recognises=lambda path: bool(_files(path)),
     open=read_table,
-    options=("schema",),
+    options=("schema", "choice"),
+    names=True,
 )
 
 
-def _described(path: Path, files: list[Path], schema: dict[str, Any] | None) -> tuple[str, Schema]:
+def _described(path: Path, files: list[Path], schema: dict[str, Any] | None, choice: Choice) -> tuple[str, Schema]:
     """The kind of the tables, and their schema, checked."""
     if not files:
         suffixes = [suffix for of_kind, _ in KINDS.values() for suffix in of_kind]
@@ -85,7 +88,7 @@ def _described(path: Path, files: list[Path], schema: dict[str, Any] | None) -> 
             f"{path} needs a schema, which says what its columns are ({_listed(list(sample))}): write this line to a"
             f" file, correct it, and name the file with --schema: {start}"
         )
-    layout = parse_schema(schema, "the schema", start)
+    layout = chosen(parse_schema(schema, "the schema", start), choice, path, list(sample))
     if layout.groups:
         raise UserError("the schema: episodes: groups are of HDF5 files; tables have column, ends or lengths")
     return kinds[0], replace(layout, discrete=bool(layout.discrete), non_finite=layout.non_finite or "error")

@@ -1,10 +1,12 @@
 """Dataset folders of this program (see data.writer): the files that the manifest lists, and nothing else."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from worldmodel.data.episode import ALIGNMENT, Episode, Reader, Source
 from worldmodel.data.manifest import MANIFEST, checked_path, read_manifest
+from worldmodel.data.readers.choice import Choice
 from worldmodel.data.shards import chained, join, read_shard
 from worldmodel.errors import choose
 
@@ -41,9 +43,18 @@ def open_dataset(folder: Path, observations: Collection[str] | None = None) -> S
     return Source(folder, "worldmodel", space, manifest["action_space"], ALIGNMENT, state, episodes, about)
 
 
+def open_chosen(folder: Path, choice: Choice) -> Source:
+    """Like `open_dataset`, with the keys that the user chose."""
+    if not (choice.observations or choice.skip):
+        return open_dataset(folder)
+    keys = choice.keys({key: key for key in read_manifest(folder)["observation_space"]}, folder)
+    source = open_dataset(folder, keys)
+    return replace(source, observation_space={key: source.observation_space[key] for key in keys})
+
+
 READER = Reader(
     looks_like=f"a folder of `worldmodel collect` ({MANIFEST})",
     recognises=lambda path: (path / MANIFEST).exists(),
-    open=open_dataset,
-    options=("observations",),
+    open=open_chosen,
+    options=("choice",),
 )
