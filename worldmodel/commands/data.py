@@ -66,6 +66,8 @@ def _parser(command: str) -> Parser:
         add("--skip", metavar="KEYS", help="Keys to leave out, by name, group or pattern: images.*,depth.")
         add("--action", metavar="NAMES", help="What is the action in the files; several are put side by side.")
         add("--reward", metavar="NAME", help="What is the reward in the files.")
+        add("--image_crop", metavar="T,L,H,W", help="Part of every image to keep: top, left, height, width in pixels.")
+        add("--image_size", metavar="SIZE", help="Size to scale images to: 64, or height and width: 64,96.")
         add("--rename", metavar="OLD=NEW", help="Other names for keys, with commas between: a=b,c=d.")
     match command:
         case "info":

@@ -29,7 +29,8 @@ from worldmodel.runs.folder import file_name, result_folder
 MOST_DRAWN = 4  # rollouts in the picture
 MOST_WRITTEN = 64  # free runs in trajectories.csv
 # options of the data, dropped for another dataset
-OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "test_path", "test_schema", "test_collect")
+OF_ONE_DATASET = ("collect", "format", "alignment", "schema", "action", "reward", "rename", "skip")
+OF_ONE_DATASET += ("test_path", "test_schema", "test_collect")
 
 
 def main(argv: list[str]) -> None:

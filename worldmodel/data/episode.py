@@ -77,7 +77,7 @@ class Reader:
     looks_like: str  # what lies at such a path, for error messages: "Minari (data/main_data.hdf5)"
     recognises: Callable[[Path], bool]
     open: Callable[..., Source]  # open(path, **options)
-    options: tuple[str, ...] = ()  # those of alignment, schema and choice that `open` takes
+    options: tuple[str, ...] = ()  # those of alignment, schema, choice and view that `open` takes
     names: bool = False  # whether the choice may name the action and the reward
 
 

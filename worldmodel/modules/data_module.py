@@ -48,6 +48,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         reward: Name of what is the reward in the files; null: reward or rewards, zeros where there is none.
         rename: New names for keys of the observations, by the old ones.
         skip: Keys to leave out, by name, group or pattern (images.*); files of them alone are not opened.
+        image_crop: Part of every image to keep: top, left, height, width in pixels; null: all of it.
+        image_size: Size to scale images to: the side of a square, or height, width; null: as they are.
         steps: Segment length T in steps, the horizon of truncated BPTT.
         lanes: Number of lanes B, the batch size over all ranks together; a multiple of the number of ranks.
         val_fraction: Share of the episodes for validation; at least one episode.
@@ -83,6 +85,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         reward: str | None = None,
         rename: dict[str, str] | str | None = None,
         skip: list[str] | str | None = None,
+        image_crop: list[int] | str | None = None,
+        image_size: int | list[int] | str | None = None,
         steps: int = 32,
         lanes: int = 16,
         val_fraction: float = 0.15,
@@ -110,7 +114,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.action, self.reward, self.rename, self.skip = action, reward, rename, skip
         self.reading: dict[str, Any] = {"format": format, "alignment": alignment, "schema": schema}
         self.reading |= {"observations": observations, "action": action, "reward": reward}
-        self.reading |= {"rename": rename, "skip": skip}
+        self.reading |= {"rename": rename, "skip": skip, "image_crop": image_crop, "image_size": image_size}
+        self.image_crop, self.image_size = image_crop, image_size
         self.test_reading = self.reading | ({} if test_schema is None else {"schema": test_schema})
         self.steps, self.lanes = steps, lanes
         self.val_fraction, self.test_fraction = val_fraction, test_fraction if test_path is None else 0.0

@@ -6,7 +6,8 @@ from typing import Any
 from worldmodel.errors import UserError
 
 OPTIONS = ("steps", "lanes", "whole_episodes", "seed", "split_seed", "val_fraction", "test_fraction")
-OPTIONS += ("folds", "fold", "non_finite", "observations", "action", "reward", "rename", "skip", "crop")
+OPTIONS += ("folds", "fold", "non_finite", "observations", "action", "reward", "rename", "skip", "image_crop")
+OPTIONS += ("image_size", "crop")
 
 
 def same_files(then: dict[str, Any], now: dict[str, Any], path: Path, accept_changed: bool) -> bool:

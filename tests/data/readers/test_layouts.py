@@ -94,6 +94,7 @@ def test_ogbench(tmp_path, write):
     path = write(tmp_path / "a.h5", rows)
     source = open_source(path)
     assert source.format == "ogbench" and list(source.provenance["left_out"]) == ["qpos"]
+    assert "dropped_transitions" not in source.provenance
     for found, one in zip(read(path), named(episodes()), strict=True):
         np.testing.assert_array_equal(found.observations["observation"], one.observations["observation"])
         np.testing.assert_array_equal(found.actions, one.actions)
@@ -305,9 +306,19 @@ def test_names_that_are_not_there(tmp_path, write):
         ({"reward": "rewads"}, "there is no reward 'rewads'; did you mean 'rewards'"),
         ({"observations": "ob"}, "there is no observation 'ob' to read"),
         ({"skip": "observation"}, "no observation is left once observation is skipped"),
+        ({"skip": "obs"}, "no observation is left once obs is skipped"),
+        ({"skip": "observ"}, "there is no observation 'observ' to skip; did you mean 'observation'"),
         ({"rename": "obs=x"}, "'obs', to be renamed, is no key; choose one of: observation"),
         ({"rename": "obs"}, "rename must be OLD=NEW"),
         ({"observations": "a,,b"}, "observations must be names with commas between them"),
     ]:
         with pytest.raises(UserError, match=message):
             read(path, **({"action": "command"} | how))
+
+
+def test_another_choice_is_other_data(tmp_path):
+    """A cache, a checkpoint or a conversion of one reading must not serve another."""
+    path = write_hdf5(tmp_path / "a.h5", flat(episodes(), observation="obs", end="done") | {"q": np.zeros((21, 2))})
+    ways = [{}, {"observations": "q"}, {"observations": "q,obs", "skip": "q"}, {"action": "q"}, {"reward": "done"}]
+    prints = {open_source(path, **how).fingerprint for how in [*ways, {"rename": "observation=x"}]}
+    assert len(prints) == len(ways) + 1

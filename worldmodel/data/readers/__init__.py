@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from worldmodel.data.episode import Reader, Source
 from worldmodel.data.readers.choice import Names, choice_of, picked, renamed
+from worldmodel.data.readers.view import Numbers, view_of, viewed
 from worldmodel.errors import UserError, choose
 from worldmodel.runs.files import check_readable, read_yaml
 
@@ -16,6 +17,7 @@ Format = Literal["worldmodel", "lerobot", "minari", "npz", "zarr", "hdf5", "tabl
 FORMATS: tuple[str, ...] = get_args(Format)
 Alignment = Literal["next", "previous"]
 OPTIONS = ("format", "alignment", "schema", "observations", "action", "reward", "rename", "skip")  # of open_source
+OPTIONS += ("image_crop", "image_size")
 
 
 def open_source(
@@ -28,6 +30,8 @@ def open_source(
     reward: str | None = None,
     rename: dict[str, str] | str | None = None,
     skip: Names = None,
+    image_crop: Numbers = None,
+    image_size: Numbers = None,
 ) -> Source:
     """A dataset as a stream of canonical episodes.
 
@@ -41,17 +45,20 @@ def open_source(
         reward: the name of the reward; None: `reward` or `rewards`, if it is there.
         rename: key -> what it is called from here on, or "old=new,...".
         skip: keys to leave out, by name, pattern or group; nothing of them is opened.
+        image_crop: the part of every image to keep: top, left, height, width, in pixels.
+        image_size: the size to scale images to: the side of a square, or height, width.
 
     Raises:
         UserError: if nothing is at the path, its format is unknown, or the format does not take an option.
     """
     check_readable(path)
     choice = choice_of(observations, skip, action, reward, rename)
+    view = view_of(image_crop, image_size)
     if isinstance(schema, str):
         schema = _read_schema(Path(schema))
     name = choose("format", format, FORMATS) if format else _recognise(path, schema is not None)
     reader = _reader(name)
-    options: dict[str, Any] = {"alignment": alignment, "schema": schema, "choice": choice}
+    options: dict[str, Any] = {"alignment": alignment, "schema": schema, "choice": choice, "view": view}
     taken = {*reader.options, *(("action", "reward") if reader.names else ())}
     given = {"alignment": alignment, "schema": schema, "action": choice.action or None, "reward": choice.reward}
     for option, value in given.items():
@@ -60,10 +67,12 @@ def open_source(
     source = reader.open(path, **{option: options[option] for option in reader.options})
     if "choice" not in reader.options and (choice.observations or choice.skip):
         source = picked(source, choice)
+    if view and "view" not in reader.options:
+        source = viewed(source, view)
     if choice.rename:
         source = renamed(source, choice.rename)
     # the same files read in another way are another dataset
-    how = [source.format, alignment, schema, *([astuple(choice)] if choice else [])]
+    how = [source.format, alignment, schema, *([astuple(choice)] if choice else []), *([astuple(view)] if view else [])]
     mark = sha256(f"{source.fingerprint} {json.dumps(how, sort_keys=True)}".encode())
     return replace(source, fingerprint=mark.hexdigest())
 

@@ -13,7 +13,8 @@ import numpy as np
 from worldmodel.data.episode import Source
 from worldmodel.data.readers.alignment import Side
 from worldmodel.data.readers.choice import Choice
-from worldmodel.data.readers.layouts import Arrays, Layout, layout_of
+from worldmodel.data.readers.fields import Arrays
+from worldmodel.data.readers.layouts import Layout, layout_of
 from worldmodel.data.readers.schema import Schema, chosen, parse_schema
 from worldmodel.data.readers.schema_episodes import Span, episodes_of, largest_action, spaces_of
 from worldmodel.data.readers.schema_spans import spans_of

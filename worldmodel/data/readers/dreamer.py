@@ -15,7 +15,7 @@ import numpy as np
 from worldmodel.data.episode import Episode, Source
 from worldmodel.data.readers.alignment import Rows, Side, action_leaf, check_spaces, episode_of, leaf_of
 from worldmodel.data.readers.choice import Choice
-from worldmodel.data.readers.layouts import ACTION, REWARD, Stored
+from worldmodel.data.readers.fields import ACTION, REWARD, Stored
 from worldmodel.data.readers.npz_file import Columns, load, members
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError, nearest

@@ -14,7 +14,7 @@ from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.readers.alignment import Side
 from worldmodel.data.readers.arrays import read_arrays
 from worldmodel.data.readers.choice import Choice
-from worldmodel.data.readers.layouts import Arrays, Stored
+from worldmodel.data.readers.fields import Arrays, Stored
 from worldmodel.data.readers.pictures import check_unpacked, decoded, is_picture, shape_of
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError

@@ -9,61 +9,33 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NoReturn
 
 import numpy as np
 import yaml
 
 from worldmodel.data.readers.alignment import Side
 from worldmodel.data.readers.choice import Choice
+from worldmodel.data.readers.fields import (
+    ACTION,
+    DONE,
+    EPISODE,
+    FOLLOWING,
+    OBSERVED,
+    REWARD,
+    STOPS,
+    TERMINATED,
+    TRUNCATED,
+    Arrays,
+    Stored,
+    is_note,
+)
 from worldmodel.data.readers.schema import EXAMPLE, NEXT
 from worldmodel.data.readers.table_start import ACTION as COMMAND
 from worldmodel.data.spaces import OBSERVATION, Json
 from worldmodel.errors import UserError, nearest
 
-ACTION, REWARD = ("actions", "action"), ("rewards", "reward")
-OBSERVED = ("obs", "observations", "observation")
-FOLLOWING = ("next_obs", "next_observations", "next_observation")
-TERMINATED = ("terminated", "terminals", "terminations", "terminal", "is_terminal")
-TRUNCATED = ("truncated", "timeouts", "truncations", "timeout", "is_truncated")
-DONE = ("done", "dones")
-EPISODE = ("episode_id", "episode_index", "episode_idx", "episode", "traj_id", "trajectory_id", "demo_id", "trial")
-STOPS = "episode_ends"
 GROUP = re.compile(r"((?:demo|traj|trajectory|episode|ep|trial|run|rollout|seq|sequence|recording)?[_-]?)\d+")
-# what stands beside observations and is none
-NOTES = {*ACTION, *REWARD, *OBSERVED, *FOLLOWING, *TERMINATED, *TRUNCATED, *DONE, *EPISODE, "success", "is_success"}
-NOTES |= {"ep_len", "ep_offset", "ep_idx", "step_idx", "step", "id", "seed", "render_time", "policy", "fail"}
-NOTES |= {"timestep", "timesteps", "timestamp", "timestamps", "discount", "masks", "return", "returns"}
-NOTE_PREFIXES = ("action.", "goal", "variation.", "_", "next_")
-
-
-class Stored(NamedTuple):
-    """What a file says of an array."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def rows(self) -> int:
-        """Its length, if it is one of rows of numbers; else -1."""
-        return self.shape[0] if self.shape and self.dtype.kind in "biuf" else -1
-
-
-class Arrays(Protocol):
-    """An open file of named arrays."""
-
-    @property
-    def stored(self) -> dict[str, Stored]:
-        """Every array by its name; a `/` in it stands for a group."""
-        ...
-
-    def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Rows `start` to `stop` of an array of numbers."""
-        ...
-
-    def labels(self, name: str) -> np.ndarray:
-        """An array (N,) of numbers or text."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,8 +67,8 @@ def layout_of(arrays: Arrays, choice: Choice, alignment: Side | None, kind: str,
     if unit is None:
         _ask_for_action(arrays, choice, alignment, kind, where, several)
     observed, is_group = _family(unit, OBSERVED)
-    usual = observed or _by_last([name for name in unit.beside if not _is_note(name)])
-    usual = usual or _by_last([name for name in unit.long if not _is_note(name)])
+    usual = observed or _by_last([name for name in unit.beside if not is_note(name)])
+    usual = usual or _by_last([name for name in unit.long if not is_note(name)])
     others = {name: name for name in unit.beside if name not in usual.values()}
     others |= {name: name for name in unit.long if name not in {*usual.values(), *others}}
     if not usual and not choice.observations:
@@ -279,11 +251,6 @@ def _held(stored: dict[str, Stored], most: int = 12) -> str:
     return f"It holds {', '.join(listed[:most])}" + (f" and {len(listed) - most} more" * (len(listed) > most))
 
 
-def _is_note(name: str) -> bool:
-    last = name.split("/")[-1]
-    return last in NOTES or last.startswith(NOTE_PREFIXES)
-
-
 def _stable_worldmodel(arrays: Arrays, choice: Choice, where: str) -> Layout:
     """Rows (o_t, r_t, flags_t) with the action that led to them (the first is NaN), or with actions moved up by a row.
 
@@ -293,7 +260,7 @@ def _stable_worldmodel(arrays: Arrays, choice: Choice, where: str) -> Layout:
     action = arrays.stored["action"]
     as_it_came = action.rows > 0 and action.dtype.kind == "f" and bool(np.isnan(arrays.read("action", 0, 1)).all())
     rows = [name for name, array in arrays.stored.items() if "/" not in name and array.rows == action.rows]
-    usual = [name for name in rows if not _is_note(name)]
+    usual = [name for name in rows if not is_note(name)]
     keys = choice.keys({key: key for key in usual}, where, {key: key for key in rows})
     outcome = {key: key if key in arrays.stored else None for key in ("reward", "terminated", "truncated")}
     schema = {

@@ -27,6 +27,7 @@ from worldmodel.data.readers.lerobot_index import (
     read_info,
 )
 from worldmodel.data.readers.parquet import need, open_parquet, readable
+from worldmodel.data.readers.view import View
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError, nearest
 
@@ -38,7 +39,7 @@ ALIGNMENT = (
 )
 
 
-def read_lerobot(path: Path, choice: Choice | None = None) -> Source:
+def read_lerobot(path: Path, choice: Choice | None = None, view: View | None = None) -> Source:
     """A LeRobotDataset folder, as episodes of its `observation.*` features (keys without this prefix).
 
     Numbers keep their shape and dtype, images and videos become uint8 (H, W, C); text and depth maps are left out.
@@ -65,7 +66,7 @@ def read_lerobot(path: Path, choice: Choice | None = None) -> Source:
         raise UserError(f"{path}: there is no feature {choice.reward!r}; {nearest(choice.reward, info['features'])}")
     reward = choice.reward or next((name for name in REWARDS if name in info["features"]), None)
     signals = [array_feature(path, info, name) for name in (reward, *FLAGS) if name and name in info["features"]]
-    names = _Names(features, action, signals, reward)
+    names = _Names(features, action, signals, reward, view or View())
     index_files, entries = read_entries(root, path, info, [f.name for f in features.values() if f.kind == "video"])
     videos = [clip.path for entry in entries for clip in entry.clips.values()]
     files = {root / "meta" / "info.json", *index_files, *(entry.rows for entry in entries), *videos}
@@ -76,7 +77,9 @@ def read_lerobot(path: Path, choice: Choice | None = None) -> Source:
             yield from _file_episodes(root, file, of_file, names, float(info["fps"]))
 
     about = _provenance(info, names, left_out, entries)
-    spaces = {key: _space(feature) for key, feature in features.items()}
+    spaces = {key: _space(feature, names.view) for key, feature in features.items()}
+    if names.view and not any(feature.is_image for feature in features.values()):
+        raise UserError(f"{path} holds no images among {', '.join(features)} to crop or resize")
     actions = leaf_of(_side_by_side([np.empty((0, *one.shape), one.dtype) for one in action]))
     return Source(path, "lerobot", spaces, actions, ALIGNMENT, fingerprint(files, root), episodes, about)
 
@@ -85,7 +88,7 @@ READER = Reader(
     looks_like="LeRobot (meta/info.json)",
     recognises=lambda path: (path / "meta" / "info.json").exists(),
     open=read_lerobot,
-    options=("choice",),
+    options=("choice", "view"),
     names=True,
 )
 
@@ -98,6 +101,7 @@ class _Names:
     action: list[Feature]
     signals: list[Feature]  # the reward, and flags
     reward: str | None
+    view: View  # of every image
 
     @property
     def stored(self) -> list[Feature]:
@@ -120,8 +124,9 @@ def _provenance(info: Json, names: _Names, left_out: dict[str, str], entries: li
     }
 
 
-def _space(feature: Feature) -> Json:
-    return leaf_of(np.empty((0, *feature.shape), feature.dtype))
+def _space(feature: Feature, view: View) -> Json:
+    shape = view.shape(feature.shape, f"the {feature.kind} {feature.name!r}") if feature.is_image else feature.shape
+    return leaf_of(np.empty((0, *shape), feature.dtype))
 
 
 def _file_episodes(
@@ -135,10 +140,10 @@ def _file_episodes(
         if entry.length < 2:
             continue
         with readable(f"{file}, episode {index}") as spot:
-            columns = {feature.name: values_of(table[feature.name], feature, spot) for feature in stored}
+            columns = {feature.name: values_of(table[feature.name], feature, spot, names.view) for feature in stored}
         for name, clip in entry.clips.items():
             feature = next(feature for feature in features.values() if feature.name == name)
-            columns[name] = frames_of(clip, entry.length, fps, feature, f"{clip.path}, episode {index}")
+            columns[name] = frames_of(clip, entry.length, fps, feature, f"{clip.path}, episode {index}", names.view)
         ends = {name: bool(columns[name].reshape(-1)[-2]) for name in FLAGS if name in columns}
         rewards = np.zeros(entry.length) if names.reward is None else columns[names.reward].reshape(-1)
         terminated = _is_terminal(ends)

@@ -10,6 +10,7 @@ import numpy as np
 
 from worldmodel.data.readers.parquet import need
 from worldmodel.data.readers.pictures import decoded
+from worldmodel.data.readers.view import View
 from worldmodel.errors import UserError
 
 FORMATS = {1: "gray", 3: "rgb24"}  # FFmpeg's names of 1 and 3 channels
@@ -22,6 +23,10 @@ class Feature:
     shape: tuple[int, ...]  # of one row; (H, W, C) for images and videos
     dtype: str
 
+    @property
+    def is_image(self) -> bool:
+        return self.kind != "array"
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -32,10 +37,10 @@ class Clip:
     end: float  # seconds, from which on frames may be the next episode's
 
 
-def values_of(column: Any, feature: Feature, where: str) -> np.ndarray:
-    """A column of N rows as an array (N, *shape)."""
+def values_of(column: Any, feature: Feature, where: str, view: View | None = None) -> np.ndarray:
+    """A column of N rows as an array (N, *shape), of images what the view shows."""
     if feature.kind == "image":
-        return _images(column, feature, where)
+        return _images(column, feature, where, view or View())
     pa, pc = need("pyarrow"), need("pyarrow.compute")
     values, sizes, name = column.combine_chunks(), [], feature.name
     where = f"{where}: the column {name!r}"
@@ -57,7 +62,7 @@ def values_of(column: Any, feature: Feature, where: str) -> np.ndarray:
     return numbers.astype(feature.dtype).reshape(len(column), *feature.shape)
 
 
-def _images(column: Any, feature: Feature, where: str) -> np.ndarray:
+def _images(column: Any, feature: Feature, where: str, view: View) -> np.ndarray:
     """A column of N images, PNG or JPEG, as (N, H, W, C). Their `bytes` are read, their `path` never is."""
     frames = np.empty((0, *feature.shape), np.uint8)
     for t, cell in enumerate(column):
@@ -66,14 +71,17 @@ def _images(column: Any, feature: Feature, where: str) -> np.ndarray:
         spot = f"{where}, step {t}: the image {feature.name!r}"
         if not isinstance(data, bytes):
             raise UserError(f"{spot} is not in the Parquet file (files that it names are not read)")
-        frame = decoded(data, feature.shape, spot)
-        frames = frames if len(frames) else np.empty((len(column), *feature.shape), np.uint8)
+        frame = view.of(decoded(data, feature.shape, spot))
+        frames = frames if len(frames) else np.empty((len(column), *frame.shape), np.uint8)
         frames[t] = frame
     return frames
 
 
-def frames_of(clip: Clip, rows: int, fps: float, feature: Feature, where: str) -> np.ndarray:
-    """The frames nearest to clip.start + row / fps, (rows, H, W, C); none of another episode, none used twice."""
+def frames_of(clip: Clip, rows: int, fps: float, feature: Feature, where: str, view: View) -> np.ndarray:
+    """What the view shows of the frames nearest to clip.start + row / fps, (rows, H, W, C).
+
+    No frame is of another episode, and none is used twice.
+    """
     av = need("av", "lerobot")
     frames, offsets = np.empty((0, *feature.shape), np.uint8), np.full(rows, math.inf)
     try:
@@ -89,8 +97,9 @@ def frames_of(clip: Clip, rows: int, fps: float, feature: Feature, where: str) -
                 if (frame.height, frame.width) != feature.shape[:2]:
                     size, expected = f"{frame.height} x {frame.width}", f"{feature.shape[0]} x {feature.shape[1]}"
                     raise UserError(f"{where}: its frames are of {size} pixels; meta/info.json says {expected}")
-                frames = frames if len(frames) else np.empty((rows, *feature.shape), np.uint8)
-                frames[row] = frame.to_ndarray(format=FORMATS[feature.shape[2]]).reshape(feature.shape)
+                seen = view.of(frame.to_ndarray(format=FORMATS[feature.shape[2]]).reshape(feature.shape))
+                frames = frames if len(frames) else np.empty((rows, *seen.shape), np.uint8)
+                frames[row] = seen
                 offsets[row] = offset
     except av.error.FFmpegError as error:
         raise UserError(f"{where}: it cannot be decoded: it is damaged, or no MP4 ({error.strerror})") from error

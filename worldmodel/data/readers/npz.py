@@ -10,7 +10,7 @@ from worldmodel.data.readers.alignment import Side
 from worldmodel.data.readers.arrays import read_arrays
 from worldmodel.data.readers.choice import Choice
 from worldmodel.data.readers.dreamer import FIRST, is_chunk, read_dreamer
-from worldmodel.data.readers.layouts import DONE, EPISODE, STOPS, TERMINATED, TRUNCATED, Stored
+from worldmodel.data.readers.fields import DONE, EPISODE, STOPS, TERMINATED, TRUNCATED, Stored
 from worldmodel.data.readers.npz_file import NpzArrays, members
 from worldmodel.data.spaces import Json
 from worldmodel.errors import UserError

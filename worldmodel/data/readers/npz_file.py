@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from worldmodel.data.readers.layouts import Stored
+from worldmodel.data.readers.fields import Stored
 from worldmodel.errors import UserError, nearest
 
 Columns = dict[str, np.ndarray]  # name -> (N, ...)

@@ -7,11 +7,11 @@ are used, so that reading runs nothing.
 import json
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from worldmodel.data.episode import Reader, Source, fingerprint
 from worldmodel.data.readers.alignment import Side
 from worldmodel.data.readers.arrays import read_arrays
 from worldmodel.data.readers.choice import Choice
-from worldmodel.data.readers.layouts import Arrays, Stored
+from worldmodel.data.readers.fields import Arrays, Stored
 from worldmodel.data.readers.parquet import need
 from worldmodel.data.spaces import Json, image_shape
 from worldmodel.errors import UserError
@@ -28,6 +28,7 @@ METADATA = ("zarr.json", ".zarray", ".zgroup")
 CODECS = {"blosc", "zstd", "zlib", "gzip", "lz4", "bz2", "lzma", "shuffle", "delta"}  # of version 2
 CODECS |= {"bytes", "transpose", "crc32c", "sharding_indexed"}  # of version 3
 FLOOR, EXPANSION = 64 << 20, 32_768  # bytes that any store may declare; above that: this many times its size
+T = TypeVar("T")
 CHUNK = 256 << 20  # most bytes of a chunk, which is unpacked as a whole
 
 
@@ -53,22 +54,24 @@ class ZarrArrays:
                 self.stored[name] = Stored(self.stored[name].shape, np.dtype(np.uint8))
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
+        values = self.of(name, lambda array: np.asarray(array[start:stop]))
+        if name not in self.floats:
+            return values
+        if not _is_bytes(values):
+            odd = "some rows are no pictures of whole numbers from 0 to 255"
+            raise UserError(f"{self.path}: {name}: {odd}: leave it out with --skip")
+        return values.astype(np.uint8)
+
+    def of(self, name: str, what: Callable[[Any], T]) -> T:
+        """What a function takes from an array of the zarr package; a UserError if that cannot be read."""
         where = f"{self.path}: {name}"
         if unknown := self.codecs[name] - CODECS:
             raise UserError(f"{where} is compressed with {min(unknown)}, which is not read: leave it out with --skip")
         try:
-            array = need("zarr").open_array(self.store, path=name, mode="r")
-            values = np.asarray(array[start:stop])
+            return what(need("zarr").open_array(self.store, path=name, mode="r"))
         except Exception as error:  # a damaged store makes zarr raise nearly anything
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{where} cannot be read: it is damaged ({type(error).__name__} {reason})") from error
-        if name not in self.floats:
-            return values
-        if not _is_bytes(values):
-            raise UserError(
-                f"{where}: some rows are no pictures of whole numbers from 0 to 255: leave it out with --skip"
-            )
-        return values.astype(np.uint8)
 
     def labels(self, name: str) -> np.ndarray:
         raise UserError(f"{self.path}: {name} holds text, which is not read from zarr: use numbers")
@@ -181,7 +184,6 @@ def _notes(arrays: Arrays, path: Path) -> tuple[float, Json]:
     """The rate is unknown; chunks that are not there are told, since zarr reads them as its fill value."""
     assert isinstance(arrays, ZarrArrays), "opened here"
     known = [name for name, codecs in arrays.codecs.items() if not codecs - CODECS]
-    opened = {name: need("zarr").open_array(arrays.store, path=name, mode="r") for name in known}
-    missing = {name: array.nchunks - array.nchunks_initialized for name, array in opened.items()}
+    missing = {name: arrays.of(name, lambda array: array.nchunks - array.nchunks_initialized) for name in known}
     lost = {name: f"{count} chunks are not there, and read as zeros" for name, count in missing.items() if count}
     return float("nan"), {"missing": lost} if lost else {}
