@@ -73,15 +73,17 @@ def test_rows_with_an_end_flag(tmp_path, write, end):
 
 
 @pytest.mark.parametrize("write", CONTAINERS)
-def test_an_end_is_terminal_where_no_time_limit_cut_it(tmp_path, write):
+@pytest.mark.parametrize("name", ["observations", "state"])
+def test_an_end_is_terminal_where_no_time_limit_cut_it(tmp_path, write, name):
     """As in replay buffers of Stable-Baselines3: `dones` at every end, `timeouts` at those of the time limit."""
-    originals, rows = named(episodes()), flat(episodes(), observation="observations", end="dones")
+    originals, rows = named(episodes()), flat(episodes(), observation=name, end="dones")
     starts = np.cumsum([0, *map(len, originals)])
     states = [one.observations["observation"] for one in originals]
     rows["timeouts"] = rows["dones"].copy()
     rows["timeouts"][starts[1::2] - 1] = False  # every second episode is terminated, the first of them
-    rows["next_observations"] = np.concatenate([state[1:] for state in states])
-    assert_same(read(write(tmp_path / "a.h5", rows)), originals)
+    rows[f"next_{name}"] = np.concatenate([state[1:] for state in states])
+    key = "observation" if name == "observations" else name
+    assert_same(read(write(tmp_path / "a.h5", rows), rename=f"{key}=observation"), originals)
 
 
 @pytest.mark.parametrize("write", CONTAINERS)

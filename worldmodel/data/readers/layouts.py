@@ -76,6 +76,7 @@ def layout_of(arrays: Arrays, choice: Choice, alignment: Side | None, kind: str,
     keys = choice.keys(usual, where, others)
     places = {key: (usual | others)[key] for key in keys}
     followed, _ = _family(unit, FOLLOWING)
+    followed = followed or _following(unit, places)
     followed = {key: followed[key] for key in keys} if followed and followed.keys() >= {*keys} else {}
     flags = {what: unit.first(names) for what, names in
              (("terminated", TERMINATED), ("truncated", TRUNCATED), ("done", DONE))}  # fmt: skip
@@ -198,6 +199,12 @@ def _family(unit: _Unit, words: Iterable[str]) -> tuple[dict[str, str], bool]:
         if inside := [name for name in unit.long if name.startswith(f"{place}/")]:
             return {name.removeprefix(f"{place}/"): name for name in inside}, True
     return {}, False
+
+
+def _following(unit: _Unit, places: dict[str, str]) -> dict[str, str]:
+    """Key -> place of `next_state` for `state`, as far as they are there."""
+    after = {key: "/".join([*place.split("/")[:-1], f"next_{place.split('/')[-1]}"]) for key, place in places.items()}
+    return {key: place for key, place in after.items() if place in unit.long}
 
 
 def _cut(unit: _Unit, schema: Json, kind: str, where: str, several: bool, is_group: bool, observed: bool) -> str:
