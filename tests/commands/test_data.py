@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import one_line
 
-from tests.data.readers import test_hdf5, test_layouts, test_lerobot, test_npz, test_table
+from tests.data.readers import test_hdf5, test_layouts, test_lerobot, test_npz, test_rlds, test_table
 from tests.data.readers.toy import assert_same, episodes, is_exact
 from worldmodel import EpisodeDataModule
 from worldmodel.data.episode import Episode
@@ -63,6 +63,11 @@ FORMATS = {
         lambda path: test_layouts.write_npz(path / "n", test_layouts.flat(MANY, observation="obs", end="done")),
         [],
     ),
+    "zarr": (
+        lambda path: test_layouts.write_zarr(path / "z", test_layouts.flat(MANY, observation="obs", end="done")),
+        [],
+    ),
+    "rlds": (lambda path: test_rlds.write(path / "r", MANY), ["--action", "move"]),
     "lerobot": (lambda path: test_lerobot.write_dataset(path / "l", image=True) or path / "l", []),
 }
 
@@ -84,7 +89,7 @@ def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, n
     direct = [episode for _, episode in open_source(path, **how).episodes()]
     converted = [episode for _, episode in open_dataset(tmp_path / "out").episodes()]
     assert_same(converted, direct)
-    if name not in ("lerobot", "flat npz"):  # which have no last transition
+    if name not in ("lerobot", "flat npz", "zarr", "rlds"):  # which have no last transition
         expected = MANY if "state" in direct[0].observations and "pixels" in direct[0].observations else None
         assert len(direct) == len(MANY) and all(
             is_exact(one, min(one.observations, key=len)) for one in direct if not expected

@@ -13,7 +13,8 @@ from worldmodel.data.readers.view import Numbers, view_of, viewed
 from worldmodel.errors import UserError, choose
 from worldmodel.runs.files import check_readable, read_yaml
 
-Format = Literal["worldmodel", "lerobot", "minari", "npz", "zarr", "hdf5", "table"]  # recognised in this order
+# in the order in which they are recognised
+Format = Literal["worldmodel", "lerobot", "minari", "rlds", "npz", "zarr", "hdf5", "table"]
 FORMATS: tuple[str, ...] = get_args(Format)
 Alignment = Literal["next", "previous"]
 OPTIONS = ("format", "alignment", "schema", "observations", "action", "reward", "rename", "skip")  # of open_source

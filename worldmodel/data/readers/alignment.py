@@ -78,6 +78,13 @@ def action_leaf(values: np.ndarray, largest: int = 0) -> Json:
     return leaf_of(values)
 
 
+def side_by_side(parts: list[np.ndarray]) -> np.ndarray:
+    """Parts (N, ...) as one vector (N, entries); a single one stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], axis=1)
+
+
 def check_spaces(episode: Episode, observations: dict[str, Json], actions: Json, where: str) -> None:
     """Raise UserError if an episode's arrays have other shapes than the dataset's spaces."""
     for what, values, leaf in [

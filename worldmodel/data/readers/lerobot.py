@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.episode import Episode, Reader, Source, fingerprint
-from worldmodel.data.readers.alignment import leaf_of
+from worldmodel.data.readers.alignment import leaf_of, side_by_side
 from worldmodel.data.readers.choice import Choice
 from worldmodel.data.readers.lerobot_columns import Feature, frames_of, values_of
 from worldmodel.data.readers.lerobot_index import (
@@ -80,7 +80,7 @@ def read_lerobot(path: Path, choice: Choice | None = None, view: View | None = N
     spaces = {key: _space(feature, names.view) for key, feature in features.items()}
     if names.view and not any(feature.is_image for feature in features.values()):
         raise UserError(f"{path} holds no images among {', '.join(features)} to crop or resize")
-    actions = leaf_of(_side_by_side([np.empty((0, *one.shape), one.dtype) for one in action]))
+    actions = leaf_of(side_by_side([np.empty((0, *one.shape), one.dtype) for one in action]))
     return Source(path, "lerobot", spaces, actions, ALIGNMENT, fingerprint(files, root), episodes, about)
 
 
@@ -149,15 +149,8 @@ def _file_episodes(
         terminated = _is_terminal(ends)
         observed = {key: columns[feature.name] for key, feature in features.items()}
         rewards = rewards[:-1].astype(np.float32)
-        actions = _side_by_side([columns[feature.name] for feature in names.action])
+        actions = side_by_side([columns[feature.name] for feature in names.action])
         yield where, Episode(observed, actions[:-1], rewards, terminated, not terminated, fps)
-
-
-def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    """Features (N, ...) as one vector (N, entries); a single one stays as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], axis=1)
 
 
 def _is_terminal(ends: dict[str, bool]) -> bool:
