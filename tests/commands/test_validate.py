@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from worldmodel.cli import main
+from worldmodel.evaluation import calibration
 
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
 AVERAGE = "lightning.pytorch.callbacks.EMAWeightAveraging"
@@ -46,6 +47,15 @@ def last_row(folder):
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     found = [{k: v for k, v in row.items() if k.startswith(("rollout/", "val/")) and v} for row in rows]
     return [row for row in found if "val/loss" in row][-1]
+
+
+def test_the_futures_of_a_validation_are_drawn_once(fit, monkeypatch):
+    draw, drawn = calibration.scores, []
+    monkeypatch.setattr(calibration, "scores", lambda *args: drawn.append(args) or draw(*args))
+    run = fit("run", *STOPS["with a distribution"], "--rollout.samples", "5")
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert len(drawn) == sum(bool(row["val/loss"]) for row in rows) > 1
+    assert all(5 in args for args in drawn)
 
 
 @pytest.mark.parametrize("stop", STOPS)

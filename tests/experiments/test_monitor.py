@@ -155,6 +155,9 @@ def test_a_high_value_is_best_where_the_name_says_so_or_the_user_does(fit, capsy
     [
         ("--checkpoint_monitor val/los", "unknown checkpoint_monitor metric 'val/los': did you mean 'val/loss'"),
         ("--checkpoint_monitor rollout/nmse@9", "did you mean 'rollout/nmse@8'"),
+        ("--checkpoint_monitor rollout/crps@8", "unknown checkpoint_monitor metric 'rollout/crps@8'"),
+        ("--model.output gaussian --checkpoint_monitor rollout/crps@9", "did you mean 'rollout/crps@8'"),
+        ("--model.output mixture --checkpoint_monitor rollout/coverage90@8", "best at 0.9, neither low nor high"),
         ("--rollout.free_run null --checkpoint_monitor free_run/rmse", "which --rollout.free_run N logs"),
         ("--early_stopping.patience 1 --early_stopping.monitor val/loss_x", "unknown early_stopping.monitor metric"),
         ("--early_stopping.monitor val/loss", "say with early_stopping.patience when to stop"),
@@ -172,6 +175,15 @@ def test_one_that_only_training_could_log_is_named_at_the_first_validation(mista
     assert "no metric 'hidden/norm_men' was logged up to the validation at step" in said
     assert "did you mean 'hidden/norm_mean'? (logged: " in said and "free_run/rmse" in said
     assert "log_every_n_steps 5" in said
+
+
+def test_a_score_of_the_distribution_chooses_the_checkpoint_and_ends_the_fit(fit, capsys):
+    options = ["--model.output", "gaussian", "--checkpoint_monitor", "rollout/crps@8", *NEVER_BETTER]
+    run = fit("run", *options, "--early_stopping.patience", 1)
+    values = validated(run, "rollout/crps@8")
+    assert len(values) == 2 and f"stopped early at step {max(values)}: rollout/crps@8" in capsys.readouterr().out
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"]
+    assert best == min(values, key=values.__getitem__)
 
 
 def test_no_episode_for_the_free_run_is_an_error_before_training(mistake):

@@ -11,7 +11,7 @@ from worldmodel.callbacks.metrics import log_at_once, log_picture, row_step
 from worldmodel.data.episodes import Episodes
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
-from worldmodel.evaluation.calibration import Calibration, calibration, with_bands
+from worldmodel.evaluation.calibration import Calibration, scored, summary, with_bands
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.figures import recall_figure, rollout_figure, save, save_animation
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
@@ -71,14 +71,15 @@ class RolloutEvaluation(_Evaluation):
     """Measures the error of open-loop rollouts at multiples of the trained horizon, against three baselines.
 
     The module needs `observe` and `open_loop` (see evaluation.rollouts.Forecaster), the DataModule `splits[split]`
-    (Episodes) and `steps` (T). A module's `measure_ahead`, if it has that, is called before. Logs `rollout/nmse@H`,
-    `rollout/copy_last@H`, `rollout/mean@H` and, of vectors, `rollout/linear@H` (a linear autoregression, fitted to
-    `splits["train"]` in the first evaluation) for every multiple H that the episodes reach,
-    `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error passes the threshold; absent
-    where none does). Of a model with a distribution, logs `rollout/crps@H`, `rollout/coverage90@H` and what else
-    evaluation.calibration.Calibration holds. Writes `rollout.csv`, `rollout.png` and, of images, `rollout.gif` into the
-    run's folder, and the pictures to every logger that takes them. With `free_run`, logs `free_run/nmse` and
-    `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each computes the same.
+    (Episodes) and `steps` (T). A module's `measure_ahead`, if it has that, is called before; it may return the Scores
+    of the split's futures. Logs `rollout/nmse@H`, `rollout/copy_last@H`, `rollout/mean@H` and, of vectors,
+    `rollout/linear@H` (a linear autoregression, fitted to `splits["train"]` in the first evaluation) for every multiple
+    H that the episodes reach, `rollout/valid_prediction_time` and `rollout/crossing` (the first horizon whose error
+    passes the threshold; absent where none does). Of a model with a distribution, logs `rollout/crps@H`,
+    `rollout/coverage90@H` and what else evaluation.calibration.Calibration holds. Writes `rollout.csv`, `rollout.png`
+    and, of images, `rollout.gif` into the run's folder, and the pictures to every logger that takes them. With
+    `free_run`, logs `free_run/nmse` and `free_run/rmse` too, and writes them into `rollout.csv`. On several ranks, each
+    computes the same.
 
     Args:
         options: the arguments of RolloutOptions, such as `max_episodes=4`.
@@ -109,11 +110,14 @@ class RolloutEvaluation(_Evaluation):
 
     def evaluate(self, trainer: Any, pl_module: Any, split: str) -> dict[str, float]:
         data = trainer.datamodule
-        if callable(measure := getattr(pl_module, "measure_ahead", None)):
-            measure()
+        measure = getattr(pl_module, "measure_ahead", None)
+        measured: Any = measure() if callable(measure) else None
         self.curves = None  # before the next are computed: examples of images are large
         self.curves = curves = evaluated(pl_module, data.splits, split, data.steps, self.options, self._linear)
-        self.calibration = calibrated = self._calibration(pl_module, data.splits[split], data.steps)
+        self.calibration = calibrated = None
+        if getattr(pl_module, "noise", None) is not None:
+            found = scored(pl_module, data.splits[split], data.steps, self.options) if measured is None else measured
+            self.calibration = calibrated = summary(found, pl_module)
         run = self._free_run(pl_module, data.splits[split], data.steps)
         if (folder := _folder(trainer)) is not None:
             curves.write_csv(folder / "rollout.csv")
@@ -139,11 +143,6 @@ class RolloutEvaluation(_Evaluation):
         metrics = self._metrics(curves, data.steps) | ({} if run is None else run.metrics())
         horizons = [multiple * data.steps for multiple in self.options.multiples]
         return metrics | ({} if calibrated is None else calibrated.metrics(horizons))
-
-    def _calibration(self, model: Any, whole: Episodes, steps: int) -> Calibration | None:
-        if getattr(model, "noise", None) is None:
-            return None
-        return calibration(model, whole, steps, self.options.samples, self.options.multiples)
 
     def _free_run(self, model: Any, whole: Episodes, steps: int) -> FreeRun | None:
         seen = self.options.free_run

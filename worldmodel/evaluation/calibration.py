@@ -15,13 +15,15 @@ from worldmodel.base import KNOTS, PER_OCTAVE
 from worldmodel.data.episodes import Episodes
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.rollouts import append_rows
-from worldmodel.evaluation.scores import Scores, chunks, mixed, scores
+from worldmodel.evaluation.scores import Scores, chunks, grid, mixed, scores
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.mixture import Mixture
 from worldmodel.model import LEVELS, Model, normal_widths
 
 BINS = 10  # of the PIT's histogram
-ROLLOUTS, SAMPLES = RolloutOptions(starts=2, max_episodes=64), 32
+LOW_IS_GOOD = "nll", "crps", "crps_point", "nmse_mean", "sharpness90"  # of what is logged
+SHARES = "coverage90", "conformal90"  # best at 0.9
+ROLLOUTS = RolloutOptions(starts=2, max_episodes=64)
 ENOUGH = 50  # rollouts for the quantiles of a horizon
 
 
@@ -54,7 +56,7 @@ class Calibration:
         """The main ones at some of the horizons, as they are logged."""
         at = {int(n): i for i, n in enumerate(self.horizon)}
         columns = self.columns()
-        shown = ("nll", "crps", "crps_point", "nmse_mean", "coverage90", "conformal90", "sharpness90")
+        shown = (*LOW_IS_GOOD, *SHARES)
         return {f"rollout/{name}@{n}": float(columns[name][at[n]]) for n in horizons if n in at for name in shown}
 
     def append_csv(self, path: Path) -> None:
@@ -95,7 +97,8 @@ def widths(scores: Scores) -> Tensor:
     where fewer than 50 rollouts reach so far, the distances of shorter horizons count too.
     """
     distance = np.abs(scores.truth - scores.mean) / np.maximum(scores.std, 1e-300)
-    at = [distance[scores.horizon_reached(k), k] for k in range(len(scores.horizon))]
+    horizon = grid(int(scores.horizon[-1]))
+    at = [distance[scores.horizon_reached(k), k] for k in np.searchsorted(scores.horizon, horizon)]
     each = []
     for k, some in enumerate(at):
         for shorter in reversed(at[:k]):
@@ -103,32 +106,24 @@ def widths(scores: Scores) -> Tensor:
         ranks = [min(int(np.ceil((len(some) + 1) * level)), len(some)) - 1 for level in LEVELS]
         each.append(np.sort(some, axis=0)[ranks])
     knots = 2 ** (np.arange(KNOTS) / PER_OCTAVE)
-    nearest = np.searchsorted(scores.horizon, np.round(knots)).clip(max=len(scores.horizon) - 1)
+    nearest = np.searchsorted(horizon, np.round(knots)).clip(max=len(horizon) - 1)
     found = torch.from_numpy(np.stack(each, axis=1)[:, nearest]).float()
     return torch.where(found < 1e6, found, normal_widths(found.shape[-1]))  # of what never varies, or has diverged
 
 
-def fit_widths(model: Model, val: Episodes, steps: int) -> None:
-    """Give a model the widths of its intervals on rollouts of validation episodes, up to fifty times T = `steps`."""
-    episodes = ROLLOUTS.first_episodes(val)
-    starts, _ = ROLLOUTS.rollouts(episodes, steps)
-    model.widths.copy_(widths(scores(model, episodes, starts, steps, SAMPLES, reference=val)))
-
-
-def calibration(model: Model, whole: Episodes, steps: int, samples: int, multiples: Iterable[int]) -> Calibration:
-    """How well the distribution fits the first episodes of a split.
+def scored(model: Model, whole: Episodes, steps: int, options: RolloutOptions) -> Scores:
+    """The scores of futures of two rollouts of each of a split's first episodes, up to fifty times T.
 
     Args:
         model: with a distribution, in evaluation mode.
         whole: the split.
         steps: T, the trained horizon.
-        samples: futures of each rollout.
-        multiples: of T, which are measured too.
+        options: how many futures, and which multiples of T are measured beside the knots.
     """
     episodes = ROLLOUTS.first_episodes(whole)
     starts, _ = ROLLOUTS.rollouts(episodes, steps)
-    horizons = [multiple * steps for multiple in multiples]
-    return summary(scores(model, episodes, starts, steps, samples, horizons, whole, seed=1), model)
+    horizons = [multiple * steps for multiple in options.multiples]
+    return scores(model, episodes, starts, steps, options.samples, horizons, whole)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from worldmodel.callbacks.early_stopping import EarlyStopping, StoppingOptions
 from worldmodel.errors import UserError, choose
+from worldmodel.evaluation.calibration import LOW_IS_GOOD, SHARES
 from worldmodel.modules.world_model import WorldModel, logged_as
 
 HIGH = ("return", "accuracy", "success", "counts_to", "valid_prediction_time")  # of metrics that are good when high
@@ -56,6 +57,8 @@ def check_monitors(config: Mapping[str, Any], model: WorldModel) -> None:
             continue
         if name.startswith("free_run/") and config["rollout"]["free_run"] is None:
             raise UserError(f"{option} is {name}, which --rollout.free_run N logs: a free run after N seen frames")
+        if name.startswith(tuple(f"rollout/{share}@" for share in SHARES)):
+            raise UserError(f"{option} is {name}, which is best at 0.9, neither low nor high: take rollout/crps@H")
         choose(f"{option} metric", name, _logged(config, model))
 
 
@@ -70,6 +73,8 @@ def _logged(config: Mapping[str, Any], model: WorldModel) -> Iterable[str]:
         return
     horizons = [multiple * steps for multiple in config["rollout"]["multiples"]]
     yield from (f"rollout/nmse@{horizon}" for horizon in horizons)
+    if model.noise is not None:
+        yield from (f"rollout/{name}@{horizon}" for name in LOW_IS_GOOD for horizon in horizons)
     yield "rollout/valid_prediction_time"
     if config["rollout"]["free_run"] is not None:
         yield from ("free_run/nmse", "free_run/rmse")

@@ -5,8 +5,11 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from worldmodel.callbacks import RolloutEvaluation
 from worldmodel.evaluation.arx import fitted_base
-from worldmodel.evaluation.calibration import fit_widths
+from worldmodel.evaluation.calibration import scored, widths
+from worldmodel.evaluation.scores import Scores
+from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.evaluation.shrinkage import fit_shrinkage
 
 
@@ -15,10 +18,11 @@ class LineFit:
 
     def __init__(self) -> None:
         self._measured: tuple[Any, dict[str, Tensor]] | None = None  # of which weights, and what
+        self.scores: Scores | None = None  # of the validation episodes' futures, with these weights
 
     def begin(self) -> None:
         """A fit begins, whose weights were not measured yet."""
-        self._measured = None
+        self._measured = self.scores = None
 
     def fit(self, module: Any, data: Any) -> None:
         """The coefficients, on the first rank, for all of them."""
@@ -49,7 +53,11 @@ class LineFit:
             if module.base is not None:
                 fit_shrinkage(module, data.splits["train"], data.steps)
             if module.noise is not None:
-                fit_widths(module, data.splits["val"], data.steps)
+                callbacks = module.trainer.callbacks
+                found = (callback.options for callback in callbacks if isinstance(callback, RolloutEvaluation))
+                options = next(found, RolloutOptions())
+                self.scores = scored(module, data.splits["val"], data.steps, options)
+                module.widths.copy_(widths(self.scores))
             module.train(training)
             self._measured = weights, {name: module.get_buffer(name).clone() for name in names}
         for name, tensor in self._measured[1].items():

@@ -14,6 +14,7 @@ from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT, missing
 from worldmodel.errors import UserError, at_least
+from worldmodel.evaluation.scores import Scores
 from worldmodel.model import ARGUMENTS, DEFAULTS, Model
 from worldmodel.modules.line import LineFit
 from worldmodel.modules.objective import OBJECTIVES, Segment
@@ -196,10 +197,15 @@ class WorldModel(Model, pl.LightningModule):
         if self.base is not None:
             self.hparams["base_lags"] = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["base_lags"]
 
-    def measure_ahead(self) -> None:
-        """In a fit, measure how far ahead predictions can be believed, before they are; a checkpoint keeps it."""
-        if self.trainer.state.fn == "fit":
-            self._line.measure(self)
+    def measure_ahead(self) -> Scores | None:
+        """In a fit, measure how far ahead predictions can be believed, before they are; a checkpoint keeps it.
+
+        Returns the scores of the validation episodes' futures, where that took any.
+        """
+        if self.trainer.state.fn != "fit":
+            return None
+        self._line.measure(self)
+        return self._line.scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Measure it before a fit's last checkpoint too, which may be saved before the last validation."""
