@@ -14,20 +14,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 
-import numpy as np
 import torch
 import yaml
 from fits import ROOT, fit_once
 
 from worldmodel import EpisodeDataModule
-from worldmodel.data.episodes import Episodes
 from worldmodel.envs.linear import linear_system
 from worldmodel.evaluation.calibration import summary
+from worldmodel.evaluation.floor import filtered
 from worldmodel.evaluation.kalman import KalmanFilter
-from worldmodel.evaluation.rollouts import Start, open_loop_chunks
-from worldmodel.evaluation.scores import Scores, scores
+from worldmodel.evaluation.scores import scores
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
-from worldmodel.mixture import Mixture
 from worldmodel.model import rebuilt
 from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
 
@@ -59,32 +56,14 @@ def measured(system: str, output: str, seed: str) -> Iterator[Row]:
     episodes = ROLLOUTS.first_episodes(whole)
     starts, _ = ROLLOUTS.rollouts(episodes, steps)
     found = scores(model, episodes, starts, steps, SAMPLES, [m * steps for m in MULTIPLES], whole, seed=1)
-    columns = summary(found, model).columns()
+    exact = None
     if system == "linear":
-        exact = filtered(KalmanFilter(linear_system(**config["collect"]["env_kwargs"])), episodes, starts, steps, found)
-        for name in ("nll", "crps"):
-            ours, floor = (np.nanmean(getattr(part, name), axis=(0, 2)) for part in (found, exact))
-            columns[f"{name}_regret"] = ours - floor if name == "nll" else ours / floor
+        kalman = KalmanFilter(linear_system(**config["collect"]["env_kwargs"]))
+        exact = filtered(kalman, episodes, starts, steps, found)
+    columns = summary(found, model, exact).columns()
     for metric, values in columns.items():
         for horizon, value in zip(found.horizon.tolist(), values.tolist(), strict=True):
             yield system, output, seed, horizon, metric, value
-
-
-def filtered(kalman: KalmanFilter, episodes: Episodes, starts: list[Start], steps: int, like: Scores) -> Scores:
-    """The scores of the filter's own distribution, on the rollouts of other scores."""
-    found = {name: np.full(like.pit.shape, np.nan) for name in ("nll", "crps")}
-    for chunk in open_loop_chunks(kalman, episodes, starts, steps):
-        for k in np.flatnonzero(np.isin(like.horizon, chunk.ahead + 1)):
-            ahead = int(like.horizon[k])
-            rollouts = range(*chunk.rollouts.indices(len(starts)))
-            spread = [kalman.prediction_covariance(starts[i].frame + 1, ahead).diagonal() ** 0.5 for i in rollouts]
-            at = ahead - int(chunk.ahead[0]) - 1
-            mean, scale = torch.from_numpy(chunk.prediction[:, at]).double(), torch.from_numpy(np.stack(spread))
-            exact = Mixture(torch.zeros(1), mean.unsqueeze(-2), scale.unsqueeze(-2))
-            there = torch.from_numpy(chunk.truth[:, at]).double()
-            found["nll"][chunk.rollouts, k] = -exact.entry_log_prob(there).numpy() - np.log(like.unit)
-            found["crps"][chunk.rollouts, k] = exact.crps(there).numpy() / like.unit
-    return like._replace(**{name: np.where(np.isnan(like.pit), np.nan, values) for name, values in found.items()})
 
 
 def table(rows: list[Row]) -> str:

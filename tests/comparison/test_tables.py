@@ -133,6 +133,17 @@ def test_markdown_has_every_table():
     assert "### Closed loop" not in text  # nothing was measured there
 
 
+def test_distributions_have_tables_where_there_are_any():
+    scores = {"crps": {T: 0.5}, "conformal90": {T: 0.91}, "nll_regret": {T: -0.02}}
+    comparison = compare({"a": [0.3, 0.31], "b": [0.2, 0.21]}, scores=lambda v, seed: scores if v == "a" else {})
+    text = markdown(judge(comparison), comparison)
+    assert rows_of(text, "CRPS, in deviations of the observations")[2:] == [["a", "**0.500 \\[0.500, 0.500]**"]]
+    assert rows_of(text, "Share of the truth within 90% intervals, corrected")[2:] == [["a", "0.910 \\[0.910, 0.910]"]]
+    assert "−0.0200" in text and "Width of the corrected" not in text
+    assert "CRPS, in" in printed(comparison)
+    assert "CRPS, in" not in printed(compare({"a": [0.3, 0.31], "b": [0.2, 0.21]}))
+
+
 def test_markdown_without_a_floor_has_no_regret():
     comparison = compare({"a": [0.1], "b": [0.2]})
     assert "### Regret" not in markdown(judge(comparison), comparison)

@@ -423,6 +423,44 @@ def test_results_csv_has_a_row_for_every_error(tmp_path):
     }
 
 
+def scored(crps) -> Comparison:
+    """Three variants, of which the last predicts points and has the least errors."""
+    errors = {"a": [0.30, 0.31, 0.29], "b": [0.20, 0.21, 0.19], "point": [0.10, 0.11, 0.09]}
+    own = {"conformal90": 0.88, "sharpness90": 1.5, "nll_regret": -0.01}
+
+    def scores(variant, seed):
+        found = {"crps": crps[variant][seed], **own} if variant in crps else {}
+        return {name: {T: value} for name, value in found.items()}
+
+    return compare(errors, scores=scores)
+
+
+def test_who_is_best_by_crps_need_not_be_by_error(tmp_path):
+    comparison = scored({"a": [0.50, 0.52, 0.48], "b": [0.90, 0.95, 0.86]})
+    verdict = judge(comparison)
+    assert (verdict.ranking("open", T).winner, verdict.crps_ranking(T).winner) == ("point", "a")
+    (pair,) = verdict.crps_pairs
+    assert (pair.a, pair.b, pair.better) == ("a", "b", "a") and pair.ratio == pytest.approx(0.55, abs=0.01)
+    assert verdict.score("a", "crps", T).mean == pytest.approx((0.50 * 0.52 * 0.48) ** (1 / 3))
+    assert verdict.score("b", "nll_regret", T).mean == pytest.approx(-0.01), "arithmetic: it may be below zero"
+    assert verdict.score("point", "crps", T) is None
+    said = " ".join(verdict.summary)
+    assert "Open loop, by CRPS: at 10 steps a wins." in said
+    assert "The truth within 90% intervals, corrected: a 88%; b 88%." in said
+    write_verdict(verdict, tmp_path / "verdict.json")
+    assert read_json(tmp_path / "verdict.json")["crps_rankings"][0]["winner"] == "a"
+    write_results_csv(comparison, tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["crps"] for row in rows] == ["0.5", "0.52", "0.48", "0.9", "0.95", "0.86", "", "", ""]
+    assert list(rows[0])[-4:] == ["crps", "conformal90", "sharpness90", "nll_regret"]
+
+
+def test_points_alone_have_no_verdict_by_crps():
+    verdict = judge(scored({}))
+    assert not verdict.scores and not verdict.crps_rankings and "CRPS" not in " ".join(verdict.summary)
+
+
 def test_results_csv_without_a_floor_leaves_regret_empty(tmp_path):
     write_results_csv(compare({"a": [0.1]}), tmp_path / "results.csv")
     assert (tmp_path / "results.csv").read_text().splitlines()[1] == "a,a,0,open,10,0.1,"

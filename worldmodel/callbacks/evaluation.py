@@ -14,6 +14,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation.calibration import Calibration, scored, summary, with_bands
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.figures import recall_figure, rollout_figure, save, save_animation
+from worldmodel.evaluation.floor import Floor
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
 from worldmodel.evaluation.linear import LinearCurve, evaluated
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
@@ -89,7 +90,7 @@ class RolloutEvaluation(_Evaluation):
         self.options = RolloutOptions(**options)
         self.curves: HorizonCurves | None = None
         self.calibration: Calibration | None = None
-        self._linear = LinearCurve()
+        self._linear, self._floor = LinearCurve(), Floor()
 
     def applies(self, trainer: Any, pl_module: pl.LightningModule) -> bool:
         if pl_module.hparams.get("objective") == "tokens":
@@ -117,7 +118,9 @@ class RolloutEvaluation(_Evaluation):
         self.calibration = calibrated = None
         if getattr(pl_module, "noise", None) is not None:
             found = scored(pl_module, data.splits[split], data.steps, self.options) if measured is None else measured
-            self.calibration = calibrated = summary(found, pl_module)
+            source = getattr(data, "test_source" if split == "test" else "source", None)
+            floor = self._floor(source, data.splits[split], data.steps, found)
+            self.calibration = calibrated = summary(found, pl_module, floor)
         run = self._free_run(pl_module, data.splits[split], data.steps)
         if (folder := _folder(trainer)) is not None:
             curves.write_csv(folder / "rollout.csv")

@@ -1,6 +1,7 @@
 """Variants against each other: errors over seeds, every pair at a horizon, and who wins."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -66,6 +67,16 @@ class Trait:
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a variant's distribution scores in open loop, over its seeds."""
+
+    variant: str
+    name: str  # of Result.scores
+    horizon: int  # steps
+    estimate: Estimate  # geometric for CRPS, errors and their ratios; else arithmetic
+
+
+@dataclass(frozen=True)
 class Standing:
     """A variant's error at a horizon beside the baselines', on the same episodes."""
 
@@ -88,6 +99,9 @@ class Verdict:
     rankings: list[Ranking]
     traits: list[Trait]
     baselines: list[Standing]  # of every cell; empty if no baseline was measured
+    scores: list[Score]  # of the variants with a distribution
+    crps_pairs: list[Pair]  # of these, in open loop, by CRPS in place of the error
+    crps_rankings: list[Ranking]
     summary: list[str]  # sentences, the most important first
     method: str
 
@@ -99,6 +113,15 @@ class Verdict:
     def ranking(self, loop: Loop, horizon: int) -> Ranking | None:
         """The ranking at this horizon, if anything was measured there."""
         return next((r for r in self.rankings if (r.loop, r.horizon) == (loop, horizon)), None)
+
+    def score(self, variant: str, name: str, horizon: int) -> Estimate | None:
+        """The estimate of a score."""
+        same = (s.estimate for s in self.scores if (s.variant, s.name, s.horizon) == (variant, name, horizon))
+        return next(same, None)
+
+    def crps_ranking(self, horizon: int) -> Ranking | None:
+        """The ranking by CRPS at this horizon, if a variant has one there."""
+        return next((r for r in self.crps_rankings if r.horizon == horizon), None)
 
     def trait(self, variant: str, name: str) -> Estimate | None:
         """The estimate of a trait."""
@@ -117,10 +140,22 @@ class Duel:
     seeds: int
 
 
-def errors_by_seed(comparison: Comparison, variant: str, loop: Loop, horizon: int) -> BySeed:
-    """Errors of the variant's runs that reached this horizon."""
-    runs = comparison.of(variant)
-    return {run.seed: run.errors[loop][horizon] for run in runs if horizon in run.errors.get(loop, {})}
+def errors_at(comparison: Comparison, loop: Loop, horizon: int) -> dict[str, BySeed]:
+    """Variant -> errors of its runs that reached this horizon, if any did."""
+    found = {
+        variant: {run.seed: run.errors[loop][horizon] for run in runs if horizon in run.errors.get(loop, {})}
+        for variant, runs in comparison.by_variant.items()
+    }
+    return {variant: errors for variant, errors in found.items() if errors}
+
+
+def scores_at(comparison: Comparison, name: str, horizon: int) -> dict[str, BySeed]:
+    """Variant -> scores of its runs that have a distribution and reached this horizon, if any did."""
+    found = {
+        variant: {run.seed: run.scores[name][horizon] for run in runs if horizon in run.scores.get(name, {})}
+        for variant, runs in comparison.by_variant.items()
+    }
+    return {variant: scores for variant, scores in found.items() if scores}
 
 
 def duel(a: str, b: str, errors_a: BySeed, errors_b: BySeed) -> Duel:
@@ -133,16 +168,18 @@ def duel(a: str, b: str, errors_a: BySeed, errors_b: BySeed) -> Duel:
 
 
 def pairs_at(
-    comparison: Comparison, loop: Loop, horizon: int, couples: list[tuple[str, str]] | None = None
+    errors: Mapping[str, BySeed], loop: Loop, horizon: int, couples: list[tuple[str, str]] | None = None
 ) -> list[Pair]:
-    """Pairs of variants that both have errors there, p corrected after Holm over all of these pairs.
+    """Pairs of variants, p corrected after Holm over all of these pairs.
 
     Args:
-        couples: which pairs; None: all.
+        errors: of each variant that has any there.
+        loop: of these errors.
+        horizon: of these errors.
+        couples: which pairs, where both have errors; None: all.
     """
-    errors = {v: errors_by_seed(comparison, v, loop, horizon) for v in comparison.variants}
-    wanted = combinations(comparison.variants, 2) if couples is None else couples
-    duels = [duel(a, b, errors[a], errors[b]) for a, b in wanted if errors[a] and errors[b]]
+    wanted = combinations(errors, 2) if couples is None else couples
+    duels = [duel(a, b, errors[a], errors[b]) for a, b in wanted if a in errors and b in errors]
     decided = [_decide(each) for each in duels]
     corrected = holm([p for p, _ in decided])
     return [

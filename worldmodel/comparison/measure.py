@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldmodel.comparison.results import Curve, Curves, Errors, ExampleRollout, Reference
-from worldmodel.envs import LINEAR_GAUSSIAN
-from worldmodel.envs.linear import LinearSystem, linear_system
+from worldmodel.comparison.results import Curve, Curves, Errors, ExampleRollout, Reference, ScoresAt
+from worldmodel.data.episodes import Episodes
 from worldmodel.evaluation.baselines import CopyLast, Mean
+from worldmodel.evaluation.calibration import scored, summary
 from worldmodel.evaluation.curves import closed_loop_curve, horizon_curves
+from worldmodel.evaluation.floor import Floor, known_system
 from worldmodel.evaluation.kalman import KalmanFilter
 from worldmodel.evaluation.linear import linear_baseline
 from worldmodel.evaluation.rollouts import Example, Forecaster
 from worldmodel.evaluation.selection import RolloutOptions
+from worldmodel.model import Model
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
 
@@ -28,6 +30,7 @@ class Measurement:
     """A model's errors on the test episodes."""
 
     errors: Errors
+    scores: ScoresAt
     curves: Curves
     valid_time: float  # steps
     norm_growth: float  # of ||h|| a step, in closed loop
@@ -35,7 +38,7 @@ class Measurement:
 
 
 def measure(model: Forecaster, data: EpisodeDataModule, rollout: RolloutOptions) -> Measurement:
-    """Errors in closed and open loop.
+    """Errors in closed and open loop, and of a model with a distribution how sure it is, and how rightly.
 
     Args:
         model: in evaluation mode.
@@ -61,11 +64,18 @@ def measure(model: Forecaster, data: EpisodeDataModule, rollout: RolloutOptions)
             },
             "open": {horizon: float(opened.nmse[horizon - 1]) for horizon in horizons if horizon <= len(opened.nmse)},
         },
+        scores={} if getattr(model, "noise", None) is None else _scores(cast(Model, model), data, whole, rollout),
         curves=curves,
         valid_time=opened.valid_time,
         norm_growth=closed.norm_growth(),
         examples=[_example(example) for example in opened.examples],
     )
+
+
+def _scores(model: Model, data: EpisodeDataModule, whole: Episodes, rollout: RolloutOptions) -> ScoresAt:
+    found = scored(model, whole, data.steps, rollout)
+    floor = Floor()(data.test_source, whole, data.steps, found)
+    return summary(found, model, floor).at(multiple * data.steps for multiple in rollout.multiples)
 
 
 def references(data: EpisodeDataModule, rollout: RolloutOptions) -> list[Reference]:
@@ -77,7 +87,7 @@ def references(data: EpisodeDataModule, rollout: RolloutOptions) -> list[Referen
     }
     if (regression := linear_baseline(train, data.steps)) is not None:
         models["autoregression"] = (f"linear autoregression of order {regression.lags}, least squares", regression)
-    if (system := known_system(data)) is not None:
+    if (system := known_system(data.test_source)) is not None:
         models["kalman"] = ("Kalman filter, the floor", KalmanFilter(system))
     measured = []
     for name, (title, model) in models.items():
@@ -88,17 +98,6 @@ def references(data: EpisodeDataModule, rollout: RolloutOptions) -> list[Referen
         }
         measured.append(Reference(name, title, measurement.errors, curves))
     return measured
-
-
-def known_system(data: EpisodeDataModule) -> LinearSystem | None:
-    """The system that generated the data, if it is a single linear Gaussian one that is observed whole."""
-    collected = data.test_source.provenance.get("collected") or []
-    options = [past.get("env_kwargs", {}) for past in collected if past.get("env_id") == LINEAR_GAUSSIAN]
-    if not options or len(options) < len(collected) or any(other != options[0] for other in options):
-        return None
-    if any(past.get("observe") is not None for past in collected):
-        return None  # the filter needs all outputs
-    return linear_system(**options[0])
 
 
 def _curve(nmse: np.ndarray, hidden_norm: np.ndarray, count: np.ndarray) -> Curve:

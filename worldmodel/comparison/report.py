@@ -27,7 +27,7 @@ from worldmodel.comparison.figures import (
 from worldmodel.comparison.lines import counts
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples
 from worldmodel.comparison.summary import shortly
-from worldmodel.comparison.tables import TRAITS, number, version_rows
+from worldmodel.comparison.tables import SCORES, TRAITS, number, scored, version_rows
 from worldmodel.durable import whole_file
 
 PANELS = 16  # of rollouts: two episodes, or one where variants are many
@@ -63,6 +63,7 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
         films=list(_films(comparison)),
         sizes={row["variant"]: row for row in comparison.design["sizes"]},
         traits=TRAITS,
+        scores={name: SCORES[name] for name in scored(verdict)},
         counts={loop: counts(comparison, loop) for loop in LOOPS},
         dashes=REFERENCE_DASHES,
         highest=HIGHEST,

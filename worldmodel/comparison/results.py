@@ -49,6 +49,8 @@ Curves = dict[Loop, Curve]
 Errors = dict[Loop, dict[int, float]]
 """loop -> horizon in steps -> error / variance. Open loop: at this step. Closed loop: the mean over the steps after the
 previous horizon (or the start), up to this one."""
+ScoresAt = dict[str, dict[int, float]]
+"""Of a model with a distribution, name -> horizon in steps -> value; see evaluation.calibration.Calibration."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Result:
     peak_memory_mb: float  # of the process; on a GPU, of the device's memory
     losses: dict[str, float]  # train/loss, val/loss of the last weights
     command: list[str]  # argv that trains this run again
+    scores: ScoresAt = field(default_factory=dict)  # empty: it predicts points
 
     @property
     def diverged(self) -> bool:
@@ -149,6 +152,11 @@ class Comparison:
                 found[variant] = curves
         return found
 
+    @property
+    def by_variant(self) -> dict[str, list[Result]]:
+        """Variant -> its finished runs, by seed."""
+        return {variant: self.of(variant) for variant in self.variants}
+
     def of(self, variant: str) -> list[Result]:
         """The variant's finished runs, by seed."""
         return sorted((run for run in self.results if run.variant == variant), key=lambda run: run.seed)
@@ -188,12 +196,17 @@ def read_result(folder: Path) -> Result | None:
             raise Damaged(f"{folder / name} is damaged: its SHA-256 is not that of {SUMS}")
     with intact(path, REPEAT):
         values = read_json(path)
-        return Result(**{**values, "errors": _errors(values["errors"])})
+        scores = {name: _by_horizon(of) for name, of in values.get("scores", {}).items()}
+        return Result(**{**values, "errors": _errors(values["errors"]), "scores": scores})
 
 
 def _errors(values: dict[Any, dict[str, float]]) -> Errors:
+    return {loop: _by_horizon(values[loop]) for loop in LOOPS if loop in values}
+
+
+def _by_horizon(values: dict[Any, float]) -> dict[int, float]:
     """Horizons as integers: JSON has only strings as keys."""
-    return {loop: {int(horizon): error for horizon, error in values[loop].items()} for loop in LOOPS if loop in values}
+    return {int(horizon): value for horizon, value in values.items()}
 
 
 def write_references(out: Path, references: list[Reference]) -> None:

@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
     write_curves(folder / "curves.csv", measurement.curves)
     write_examples(folder / "examples.npz", measurement.examples)
     cost["seconds"] += time.monotonic() - began
-    of_test = {name: getattr(measurement, name) for name in ("errors", "valid_time", "norm_growth")}
+    of_test = {name: getattr(measurement, name) for name in ("errors", "scores", "valid_time", "norm_growth")}
     size = asdict(size_of(model.hparams))
     write_result(folder, Result(run["variant"], run["axes"], seed, **of_test, **size, **cost))
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from worldmodel.comparison.contest import Cell, Pair, Ranking, Verdict, pairs_at
+from worldmodel.comparison.contest import Cell, Pair, Ranking, Verdict, errors_at, pairs_at
 from worldmodel.comparison.lines import relative_norm, stateful
-from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
+from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison
 from worldmodel.comparison.standings import worse
 from worldmodel.statistics import geometric
 
@@ -20,10 +20,13 @@ def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
         shortest = min(comparison.design["horizons"])
         why = f"No episode is {shortest} steps long" if comparison.results else "No run has finished"
         return [f"{why}: there is nothing to compare.", *_unfinished(comparison)]
-    sentences = [sentence for loop in ("open", "closed") for sentence in _winners(verdict, loop)]
+    of = {loop: [ranking for ranking in verdict.rankings if ranking.loop == loop] for loop in LOOPS}
+    named = {"Open loop": of["open"], "Open loop, by CRPS": verdict.crps_rankings, "Closed loop": of["closed"]}
+    sentences = [sentence for name, rankings in named.items() for sentence in _winners(name, rankings)]
     return [
         *worse(verdict.baselines, comparison.variants),
         *sentences,
+        *_calibration(verdict, comparison),
         *_equal(verdict),
         _divergence(verdict, comparison),
         *_growth(verdict, comparison),
@@ -34,13 +37,23 @@ def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
     ]
 
 
-def _winners(verdict: Verdict, loop: Loop) -> list[str]:
+def _winners(name: str, rankings: list[Ranking]) -> list[str]:
     by_text: dict[str, list[int]] = {}
-    for ranking in verdict.rankings:
-        if ranking.loop == loop:
-            by_text.setdefault(shortly(ranking), []).append(ranking.horizon)
+    for ranking in rankings:
+        by_text.setdefault(shortly(ranking), []).append(ranking.horizon)
     parts = [f"{_steps(horizons)} {text}" for text, horizons in by_text.items()]
-    return [f"{loop.capitalize()} loop: {'; '.join(parts)}."] if parts else []
+    return [f"{name}: {'; '.join(parts)}."] if parts else []
+
+
+def _calibration(verdict: Verdict, comparison: Comparison) -> list[str]:
+    """What share of the truth the corrected 90% intervals hold, from the lowest to the highest of the horizons."""
+    parts = []
+    for variant in comparison.variants:
+        shares = [s.estimate.mean for s in verdict.scores if (s.variant, s.name) == (variant, "conformal90")]
+        if shares:
+            low, high = (f"{share:.0%}" for share in (min(shares), max(shares)))
+            parts.append(f"{variant} {low if low == high else f'{low} to {high}'}")
+    return [f"The truth within 90% intervals, corrected: {'; '.join(parts)}."] if parts else []
 
 
 def shortly(ranking: Ranking) -> str:
@@ -99,7 +112,7 @@ def _starts(verdict: Verdict, comparison: Comparison) -> list[str]:
     parts = []
     for loop in LOOPS:
         for horizon in dict.fromkeys((verdict.horizons[0], verdict.horizons[-1])):
-            pairs = pairs_at(comparison, loop, horizon, list(couples))
+            pairs = pairs_at(errors_at(comparison, loop, horizon), loop, horizon, list(couples))
             if pairs:
                 parts.append(f"{loop} loop at {horizon} steps {_start_counts(pairs, couples)}")
     return [f"Carry against zero start, rule by rule: {'; '.join(parts)}."]

@@ -32,6 +32,14 @@ TRAITS = {
     "seconds": ("duration", "seconds"),
 }
 REACHED: dict[Loop, str] = {"open": "rollouts", "closed": "episodes"}  # that reach a horizon
+SCORES = {
+    "crps": "CRPS, in deviations of the observations",
+    "coverage90": "Share of the truth within 90% intervals, as drawn",
+    "conformal90": "Share of the truth within 90% intervals, corrected",
+    "sharpness90": "Width of the corrected 90% intervals, in deviations",
+    "crps_regret": "CRPS / the floor's",
+    "nll_regret": "Negative log-likelihood - the floor's, nats an entry",
+}
 SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 COUNTS = {"finished": "done", "diverged": "diverged", "failed": "failed"}
 Detail = Literal["full", "side", "bare"]  # [0.29, 0.33]; ±6%; nothing
@@ -80,6 +88,8 @@ def print_verdict(verdict: Verdict, comparison: Comparison, console: Console) ->
     """
     for regret, loop in _tables(comparison):
         _print(console, partial(error_rows, verdict, comparison, loop, regret), _title(loop, regret))
+    for name in scored(verdict):
+        _print(console, partial(score_rows, verdict, comparison, name), SCORES[name])
     console.print(f"* {BEST}; [], ± (upper side): {INTERVALS}", markup=False, highlight=False, style="dim")
     _print(console, partial(trait_rows, verdict, comparison), "Traits")
     for sentence in verdict.summary:
@@ -126,7 +136,6 @@ def error_rows(
 
     A star marks the best of each column.
     """
-    headings = [f"{horizon} ({horizon / comparison.design['steps']:g}x)" for horizon in verdict.horizons]
     rows = []
     if any(cell.loop == loop for cell in verdict.cells):
         if reached := counts(comparison, loop):
@@ -138,7 +147,7 @@ def error_rows(
             errors = reference.errors.get(loop, {})
             texts = [number(errors[h]) if h in errors else "-" for h in verdict.horizons]
             rows.append([reference.title if detail == "full" else reference.name, *texts])
-    return ["steps (x trained)", *headings], rows
+    return _headings(verdict, comparison), rows
 
 
 def _cell(verdict: Verdict, cell: Cell | None, regret: bool, detail: Detail) -> str:
@@ -148,6 +157,29 @@ def _cell(verdict: Verdict, cell: Cell | None, regret: bool, detail: Detail) -> 
     ranking = verdict.ranking(cell.loop, cell.horizon)
     star = " *" if ranking and cell.variant in ranking.best else ""
     return interval(estimate, regret, detail) + star
+
+
+def scored(verdict: Verdict) -> list[str]:
+    """The scores that are shown, where a variant has a distribution."""
+    return [name for name in SCORES if any(score.name == name for score in verdict.scores)]
+
+
+def score_rows(verdict: Verdict, comparison: Comparison, name: str, detail: Detail = "full") -> tuple[list[str], Rows]:
+    """Headings, and a row for every variant with a distribution; a star marks the best by CRPS."""
+    rows = []
+    for variant in comparison.variants:
+        found = {horizon: verdict.score(variant, name, horizon) for horizon in verdict.horizons}
+        if any(found.values()):
+            cells = ["-" if estimate is None else interval(estimate, False, detail) for estimate in found.values()]
+            rankings = [verdict.crps_ranking(horizon) if name == "crps" else None for horizon in found]
+            stars = [" *" if ranking and variant in ranking.best else "" for ranking in rankings]
+            rows.append([variant, *(cell + star for cell, star in zip(cells, stars, strict=True))])
+    return _headings(verdict, comparison), rows
+
+
+def _headings(verdict: Verdict, comparison: Comparison) -> list[str]:
+    steps = comparison.design["steps"]
+    return ["steps (x trained)", *(f"{horizon} ({horizon / steps:g}x)" for horizon in verdict.horizons)]
 
 
 def trait_rows(verdict: Verdict, comparison: Comparison, detail: Detail = "full") -> tuple[list[str], Rows]:
@@ -174,6 +206,8 @@ def markdown(verdict: Verdict, comparison: Comparison) -> str:
     parts = ["\n".join(f"- {_escape(sentence)}" for sentence in verdict.summary)]
     for regret, loop in sorted(_tables(comparison), key=lambda table: table[1] == "closed"):
         parts += _section(_title(loop, regret), *error_rows(verdict, comparison, loop, regret))
+    for name in scored(verdict):
+        parts += _section(SCORES[name], *score_rows(verdict, comparison, name))
     parts += [f"Bold: {BEST}. In brackets: {INTERVALS}.", *_section("Traits", *trait_rows(verdict, comparison))]
     parts += _section(f"Sizes (--match {design['match']})", *_size_rows(design.get("sizes", [])))
     parts += ["### Commands", _code([design["command"]]), "The first run of each variant:"]

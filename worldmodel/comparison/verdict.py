@@ -3,15 +3,18 @@
 import csv
 import math
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
-from worldmodel.comparison.contest import Cell, Trait, Verdict, errors_by_seed, pairs_at, rank
-from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop
+from worldmodel.comparison.contest import BySeed, Cell, Score, Trait, Verdict, errors_at, pairs_at, rank, scores_at
+from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop, ScoresAt
 from worldmodel.comparison.standings import standings
 from worldmodel.comparison.summary import summarize
 from worldmodel.durable import whole_file, write_json
 from worldmodel.statistics import Estimate, arithmetic, geometric, scaled
 
+GEOMETRIC = ("crps", "nmse")  # beginnings of the names of scores
+SCORES = ("crps", "crps_point", "nll", "coverage90", "conformal90", "sharpness90", "crps_regret", "nll_regret")
 MEASURED = ("norm_growth", "valid_time", "steps_per_second", "peak_memory_mb", "seconds")  # of a Result
 
 METHOD = f"""\
@@ -37,6 +40,11 @@ test of its own at 5%: it must pass all tests, so they need no correction (Berge
 practice. Without a winner, the best are the variant with the lowest mean and those that it does not beat. Not told \
 apart does not mean equal.
 
+A distribution is held against what happened in open loop, on two rollouts of each episode. Its continuous ranked \
+probability score (CRPS, in deviations of the observations) is compared as errors are; its means are geometric, as are \
+those of ratios to the floor. Shares, widths and likelihoods have arithmetic means. Intervals are corrected on the \
+validation episodes.
+
 A baseline has no seeds. It is ahead where the mean of a variant is not below its error, or a run of the variant has \
 diverged; surely so, where its error lies below the variant's interval. Seeds change only the weights: conclusions \
 hold for new seeds on these data, not for other data."""
@@ -49,25 +57,40 @@ def judge(comparison: Comparison) -> Verdict:
         for horizon in comparison.design["horizons"]
         if any(horizon in run.errors.get(loop, {}) for run in comparison.results for loop in LOOPS)
     ]
+    floors = comparison.floor.errors if comparison.floor else {}
     cells, pairs, rankings = [], [], []
     for loop in LOOPS:
         for horizon in horizons:
-            cells += (cells_here := _cells(comparison, loop, horizon))
-            pairs += (pairs_here := pairs_at(comparison, loop, horizon))
-            rankings += [ranking] if (ranking := rank(cells_here, pairs_here)) else []
+            errors = errors_at(comparison, loop, horizon)
+            cells += (here := _cells(errors, loop, horizon, floors.get(loop, {}).get(horizon)))
+            pairs += (pairs_here := pairs_at(errors, loop, horizon))
+            rankings += [ranking] if (ranking := rank(here, pairs_here)) else []
+    crps_pairs, crps_rankings = [], []
+    for horizon in horizons:
+        crps = scores_at(comparison, "crps", horizon)
+        crps_pairs += (pairs_here := pairs_at(crps, "open", horizon))
+        crps_rankings += [ranking] if (ranking := rank(_cells(crps, "open", horizon), pairs_here)) else []
     traits = [trait for variant in comparison.variants for trait in _traits(comparison, variant)]
-    verdict = Verdict(horizons, cells, pairs, rankings, traits, standings(comparison, cells), [], METHOD)
+    of_distributions = _scores(comparison, horizons), crps_pairs, crps_rankings
+    standing = standings(comparison, cells)
+    verdict = Verdict(horizons, cells, pairs, rankings, traits, standing, *of_distributions, [], METHOD)
     return replace(verdict, summary=summarize(verdict, comparison))
 
 
-def _cells(comparison: Comparison, loop: Loop, horizon: int) -> list[Cell]:
-    floor = comparison.floor.errors.get(loop, {}).get(horizon) if comparison.floor else None
-    cells = []
-    for variant in comparison.variants:
-        if errors := errors_by_seed(comparison, variant, loop, horizon):
-            error = geometric(list(errors.values()), limit=DIVERGED)
-            cells.append(Cell(variant, loop, horizon, error, scaled(error, 1 / floor) if floor else None))
-    return cells
+def _cells(errors: dict[str, BySeed], loop: Loop, horizon: int, floor: float | None = None) -> list[Cell]:
+    means = {variant: geometric(list(of.values()), limit=DIVERGED) for variant, of in errors.items()}
+    return [Cell(v, loop, horizon, mean, scaled(mean, 1 / floor) if floor else None) for v, mean in means.items()]
+
+
+def _scores(comparison: Comparison, horizons: list[int]) -> list[Score]:
+    names = list(dict.fromkeys(name for run in comparison.results for name in run.scores))
+    found = []
+    for name in names:
+        mean = partial(geometric, limit=DIVERGED) if name.startswith(GEOMETRIC) else arithmetic
+        for horizon in horizons:
+            at = scores_at(comparison, name, horizon)
+            found += [Score(variant, name, horizon, mean(list(of.values()))) for variant, of in at.items()]
+    return found
 
 
 def _traits(comparison: Comparison, variant: str) -> list[Trait]:
@@ -91,17 +114,20 @@ def write_verdict(verdict: Verdict, path: Path) -> None:
 
 def write_results_csv(comparison: Comparison, path: Path) -> None:
     """Write a row for every error of every run, then of every reference: variant, its axes, seed, loop, horizon, error,
-    regret (empty without a floor). References have neither axes nor seed."""
+    regret (empty without a floor), and where a run has a distribution SCORES in its open-loop rows. References have
+    neither axes nor seed."""
     axes = list(dict.fromkeys(axis for values in comparison.axes.values() for axis in values))
     floor = comparison.floor.errors if comparison.floor else {}
     runs = [run for variant in comparison.variants for run in comparison.of(variant)]
-    rows = [([run.variant, *(run.axes.get(axis, "") for axis in axes), run.seed], run.errors) for run in runs]
-    rows += [([of.title, *[""] * (len(axes) + 1)], of.errors) for of in comparison.references]
+    rows = [([r.variant, *(r.axes.get(axis, "") for axis in axes), r.seed], r.errors, r.scores) for r in runs]
+    rows += [([of.title, *[""] * (len(axes) + 1)], of.errors, ScoresAt()) for of in comparison.references]
+    columns = [name for name in SCORES if any(name in run.scores for run in runs)]
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", *axes, "seed", "loop", "horizon", "error", "regret"])
-        for names, errors in rows:
+        writer.writerow(["variant", *axes, "seed", "loop", "horizon", "error", "regret", *columns])
+        for names, errors, scores in rows:
             for loop in LOOPS:
                 for horizon, error in sorted(errors.get(loop, {}).items()):
                     best = floor.get(loop, {}).get(horizon)
-                    writer.writerow([*names, loop, horizon, error, error / best if best else ""])
+                    own = [scores.get(name, {}).get(horizon, "") if loop == "open" else "" for name in columns]
+                    writer.writerow([*names, loop, horizon, error, error / best if best else "", *own])

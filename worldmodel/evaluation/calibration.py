@@ -4,7 +4,7 @@ The scores are those of scores.py, averaged over rollouts and entries.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodel.base import KNOTS, PER_OCTAVE
 from worldmodel.data.episodes import Episodes
 from worldmodel.evaluation.curves import HorizonCurves
-from worldmodel.evaluation.rollouts import append_rows
+from worldmodel.evaluation.rollouts import Start, append_rows
 from worldmodel.evaluation.scores import Scores, chunks, grid, mixed, scores
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.mixture import Mixture
@@ -40,6 +40,7 @@ class Calibration:
     conformal: np.ndarray  # (3, K) within those that the validation episodes corrected
     sharpness: np.ndarray  # (K,) mean width of the corrected 90% interval
     pit: np.ndarray  # (K, BINS) histogram, which sums to 1
+    regret: dict[str, np.ndarray] = field(default_factory=dict)  # (K,) each, beside the floor: see `_regret`
 
     def columns(self) -> dict[str, np.ndarray]:
         """Name -> values (K,), as they are written and logged."""
@@ -49,15 +50,19 @@ class Calibration:
             **{f"coverage{name}": values for name, values in zip(names, self.coverage, strict=True)},
             **{f"conformal{name}": values for name, values in zip(names, self.conformal, strict=True)},
             "sharpness90": self.sharpness,
-            **{f"pit{i}": self.pit[:, i] for i in range(BINS)},
+            **self.regret, **{f"pit{i}": self.pit[:, i] for i in range(BINS)},
         }  # fmt: skip
 
+    def at(self, horizons: Iterable[int]) -> dict[str, dict[int, float]]:
+        """Name -> horizon -> value, of the main ones, at those of the horizons that rollouts reach."""
+        index, columns = {int(n): i for i, n in enumerate(self.horizon)}, self.columns()
+        reached = [n for n in horizons if n in index]
+        shown = (*LOW_IS_GOOD, *SHARES, *self.regret)
+        return {name: {n: float(columns[name][index[n]]) for n in reached} for name in shown}
+
     def metrics(self, horizons: Iterable[int]) -> dict[str, float]:
-        """The main ones at some of the horizons, as they are logged."""
-        at = {int(n): i for i, n in enumerate(self.horizon)}
-        columns = self.columns()
-        shown = (*LOW_IS_GOOD, *SHARES)
-        return {f"rollout/{name}@{n}": float(columns[name][at[n]]) for n in horizons if n in at for name in shown}
+        """The same, as they are logged."""
+        return {f"rollout/{name}@{n}": value for name, of in self.at(horizons).items() for n, value in of.items()}
 
     def append_csv(self, path: Path) -> None:
         """Append rows of horizon, metric, value to a rollout.csv."""
@@ -68,8 +73,8 @@ class Calibration:
         )
 
 
-def summary(scores: Scores, model: Model) -> Calibration:
-    """The means of scores, with the intervals that a model's validation episodes corrected."""
+def summary(scores: Scores, model: Model, floor: Scores | None = None) -> Calibration:
+    """The means of scores, with the intervals that a model's validation episodes corrected; `floor` as in floor.py."""
     nll, crps, pit, mean, std, truth, point = scores[2:]
     kept = ~np.isnan(pit)
     width = model.interval(torch.from_numpy(scores.horizon)).double().cpu().numpy()  # (3, K, O)
@@ -85,8 +90,16 @@ def summary(scores: Scores, model: Model) -> Calibration:
     return Calibration(
         scores.horizon, _mean(nll, kept), _mean(crps, kept), _mean(reference, kept), _mean(np.square(distance), kept),
         np.stack([_mean(x, kept) for x in within]), np.stack([_mean(x, kept) for x in corrected]),
-        _mean(2 * width[1] * std, kept), np.stack(counts, axis=-1),
+        _mean(2 * width[1] * std, kept), np.stack(counts, axis=-1), {} if floor is None else _regret(scores, floor),
     )  # fmt: skip
+
+
+def _regret(scores: Scores, floor: Scores) -> dict[str, np.ndarray]:
+    """What a model loses to the floor: a ratio of errors and of CRPS, and a difference of nats an entry, (K,) each."""
+    kept = ~np.isnan(scores.pit)
+    error, least = (_mean(np.square(part.truth - part.point), kept) for part in (scores, floor))
+    crps, nll = ([_mean(getattr(part, name), kept) for part in (scores, floor)] for name in ("crps", "nll"))
+    return {"nmse_regret": error / least, "crps_regret": crps[0] / crps[1], "nll_regret": nll[0] - nll[1]}
 
 
 def widths(scores: Scores) -> Tensor:
@@ -120,10 +133,14 @@ def scored(model: Model, whole: Episodes, steps: int, options: RolloutOptions) -
         steps: T, the trained horizon.
         options: how many futures, and which multiples of T are measured beside the knots.
     """
-    episodes = ROLLOUTS.first_episodes(whole)
-    starts, _ = ROLLOUTS.rollouts(episodes, steps)
     horizons = [multiple * steps for multiple in options.multiples]
-    return scores(model, episodes, starts, steps, options.samples, horizons, whole)
+    return scores(model, *rollouts_of(whole, steps), steps, options.samples, horizons, whole)
+
+
+def rollouts_of(whole: Episodes, steps: int) -> tuple[Episodes, list[Start]]:
+    """The first episodes of a split, and two rollouts of each; steps: T."""
+    episodes = ROLLOUTS.first_episodes(whole)
+    return episodes, ROLLOUTS.rollouts(episodes, steps)[0]
 
 
 @torch.no_grad()

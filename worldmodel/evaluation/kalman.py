@@ -40,10 +40,23 @@ class KalmanFilter:
     def prediction_covariance(self, frames: int, steps: int) -> np.ndarray:
         """Covariance (O, O) of the error, `steps` ahead of the last of `frames` observed frames of an episode."""
         A, C, Q = self.system.A, self.system.C, self.system.Q
-        P = self.covariances[min(frames, len(self.covariances) - 1)]
+        P = self.covariances[self.settled(frames)]
         for _ in range(steps - 1):
             P = A @ P @ A.T + Q
         return C @ P @ C.T + self.system.R
+
+    def settled(self, frames: int) -> int:
+        """The least number of frames after which predictions are as sure as after this many."""
+        return min(frames, len(self.covariances) - 1)
+
+    def deviations(self, frames: int, longest: int) -> np.ndarray:
+        """Of the error of each entry 1 .. H = `longest` steps ahead of the last of `frames` observed frames, (H, O)."""
+        A, C, Q, found = self.system.A, self.system.C, self.system.Q, []
+        P = self.covariances[self.settled(frames)]
+        for _ in range(longest):
+            found.append(np.sqrt((C @ P @ C.T + self.system.R).diagonal()))
+            P = A @ P @ A.T + Q
+        return np.stack(found)
 
     def closed_loop(
         self, obs: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None = None

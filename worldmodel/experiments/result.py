@@ -55,6 +55,8 @@ def print_result(
         output.print(horizon_table(metrics, steps))
         if any(name.startswith("rollout/crps@") for name in metrics):
             output.print(calibration_table(metrics))
+        if any(name.startswith("rollout/nll_regret@") for name in metrics):
+            output.print(regret_table(metrics))
         for line in [*horizon_lines(curves), *baseline_lines(curves, steps, cause)]:
             output.print(line)
     if recalled is not None:
@@ -152,6 +154,18 @@ def calibration_table(metrics: dict[str, float]) -> Table:
         values = {name: metrics[f"rollout/{name}@{horizon}"] for name in headings.values()}
         shown = [f"{v:.1%}" if name in ("coverage90", "conformal90") else f"{v:.3g}" for name, v in values.items()]
         table.add_row(str(horizon), *shown)
+    return table
+
+
+def regret_table(metrics: dict[str, float]) -> Table:
+    """What the futures lose to the Kalman filter of the system, which knows their true distribution."""
+    table = Table(title="regret: beside the Kalman filter's own distribution", title_justify="left")
+    headings = {"error / its": "nmse_regret", "CRPS / its": "crps_regret", "NLL - its": "nll_regret"}
+    for heading in ("horizon", *headings):
+        table.add_column(heading, justify="right")
+    for horizon in sorted(int(name.split("@")[1]) for name in metrics if name.startswith("rollout/nll_regret@")):
+        values = (metrics[f"rollout/{name}@{horizon}"] for name in headings.values())
+        table.add_row(str(horizon), *(f"{value:.3f}" for value in values))
     return table
 
 
