@@ -70,6 +70,14 @@ def test_every_rule_and_objective_comes_back(tmp_path, rule, objective):
         assert torch.equal(one, other)
 
 
+def test_members_come_back(tmp_path):
+    model, x = made(tmp_path / "out", members=3, output="gaussian"), inputs()
+    loaded = load_exported(tmp_path / "out")
+    assert loaded.members == 3
+    for one, other in zip(predictions(model, x), predictions(loaded, x), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_trained_run_is_exported_and_loads_without_lightning(worldmodel, toy_data, tmp_path):
     conf = tmp_path / "toy.yaml"
     conf.write_text(yaml.safe_dump({

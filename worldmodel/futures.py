@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.base import Line, Rollout
+from worldmodel.members import collected, own_share, shared_out
 from worldmodel.mixture import Mixture
 from worldmodel.model import Model
 
@@ -15,13 +16,15 @@ class Futures(NamedTuple):
 
     obs: Tensor  # (N, H, O) drawn
     given_past: Mixture  # (N, H, K, O): what each was drawn from, given the same rollout's steps before
-    z: Tensor  # (N, Z) of the last step
-    h: Tensor  # (N, D) after it
+    z: Tensor  # (N, Z) of the last step; of members (N, K Z)
+    h: Tensor  # (N, D) after it; of members (N, K D)
 
 
 @torch.no_grad()
 def futures(model: Model, z: Tensor, h: Tensor, action: Tensor, noise: Tensor) -> Futures:
     """Roll a model with a distribution out, drawing each next observation, which the following steps then see.
+
+    Of K members each draws every K-th future, row n that of member n % K: N must be a multiple of K.
 
     Args:
         model: whose output is not a point.
@@ -30,8 +33,10 @@ def futures(model: Model, z: Tensor, h: Tensor, action: Tensor, noise: Tensor) -
         action: (N, H, A).
         noise: (N, H, O + 1) independent standard normal numbers; the same give the same futures.
     """
-    head, base = model.noise, model.base
+    head, base, members = model.noise, model.base, model.members
     assert head is not None, "a point has one future"
+    z, h = own_share(z, model.of_members(z).shape[-1], members), own_share(h, model.predictor.state_dim, members)
+    action, noise = (shared_out(x, members) for x in (model.action_norm(action), noise))
     run = None if base is None else Rollout(base, z[..., model.latent_dim :])
     drawn, given, latents = list[Tensor](), list[Mixture](), list[Tensor]()
 
@@ -50,9 +55,10 @@ def futures(model: Model, z: Tensor, h: Tensor, action: Tensor, noise: Tensor) -
         latents.append(model.encoder(encoded))
         return latents[-1]
 
-    loop = model.predictor.open_loop(model.latent(z), h, model.action_norm(action), feed)
+    loop = model.predictor.open_loop(model.latent(z), h, action, feed)
     after = latents[-1] if run is None else torch.cat([latents[-1], run.memories()[:, -1]], dim=-1)
     weight, mean, scale = (torch.stack(parts, dim=1) for parts in zip(*given, strict=True))
     norm = model.obs_norm
-    given_past = Mixture(weight, norm.inverse(mean), scale * norm.scale)
-    return Futures(norm.inverse(torch.stack(drawn, dim=1)), given_past, after, loop.h[:, -1])
+    given_past = Mixture(*(collected(part, members) for part in (weight, norm.inverse(mean), scale * norm.scale)))
+    z, h = (collected(x, members).repeat(1, members) for x in (after, loop.h[:, -1]))  # in the place of each member
+    return Futures(collected(norm.inverse(torch.stack(drawn, dim=1)), members), given_past, z, h)

@@ -11,6 +11,7 @@ from worldmodel.base import KNOTS, PER_OCTAVE, Line, LinearBase, Rollout
 from worldmodel.batch import Batch
 from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError, at_least
+from worldmodel.members import apart, mean, packed
 from worldmodel.mixture import MixtureHead
 from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder
 from worldmodel.predictor import ClosedLoop, LatentPredictor, OpenLoop
@@ -76,6 +77,8 @@ class Model(nn.Module):
         output: What is predicted of the next observation: its mean (point), or a distribution around it, for each entry
             a normal one (gaussian), or a mixture of several for all entries together (mixture).
         components: Number of a mixture's components.
+        members: Number of predictors, each with its own start and its own state, that are trained side by side. The
+            prediction is their mean; how far they are apart shows what the data have not settled.
         value_discount: Discount of a value head, which learns the return after a step under the policy that collected
             the data, so that a planner sees past its horizon; null: no value head.
 
@@ -105,13 +108,16 @@ class Model(nn.Module):
         feedback: bool = True,
         output: Literal["point", "gaussian", "mixture"] = "point",
         components: int = 5,
+        members: int = 1,
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "width": width, "base_lags": base_lags}
-        at_least(1, "model.", components=components, **sizes)
+        at_least(1, "model.", components=components, members=members, **sizes)
         at_least(0, "model.", depth=depth, channels=channels, head_depth=head_depth)
-        self.is_tokens, self.latent_dim = objective == "tokens", latent_dim
+        self.is_tokens, self.latent_dim, self.members = objective == "tokens", latent_dim, members
+        if members > 1 and objective != "reconstruction":
+            raise UserError(f"model.members {members} is for the objective reconstruction: leave it out")
         if self.is_tokens and images:
             raise UserError("model.objective tokens does not know images: choose reconstruction or latent")
         self.obs_norm, self.action_norm, self.reward_norm = map(Normalizer, (obs_dim, action_dim, 1))
@@ -127,7 +133,7 @@ class Model(nn.Module):
             embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
             nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
         self.predictor = LatentPredictor(
-            latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens
+            latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens, members
         )
         self.decoder = observation_decoder(obs_dim, *nets)
         if self.base is not None:  # a new model is nearly its base; at zero no gradient would reach the rule
@@ -155,13 +161,21 @@ class Model(nn.Module):
         """Where its inputs must be."""
         return self.obs_norm.mean.device
 
+    @property
+    def state_dim(self) -> int:
+        """The width of the state; of members, side by side."""
+        return self.members * self.predictor.state_dim
+
     def initial_carry(self, obs: Tensor) -> Tensor:
         """The carry at an episode's start, zeros (B, C), for the lanes of obs (B, ..., O)."""
-        width = self.predictor.state_dim + (0 if self.base is None else self.base.carry_dim)
+        width = self.state_dim + (0 if self.base is None else self.base.carry_dim)
         return obs.new_zeros(len(obs), width, dtype=self.obs_norm.mean.dtype)
 
     def see(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None) -> Seen:
-        """Encode a segment's frames: obs (B, T, O) and action (B, T, A), both normalised, the carry before them."""
+        """Encode a segment's frames: obs (B, T, O) and action (B, T, A), both normalised, the carry before them.
+
+        Members share the latents; their states are side by side.
+        """
         if self.base is None:
             return Seen(self.encoder(obs), obs, carry, None, None)
         width = self.base.carry_dim
@@ -169,6 +183,10 @@ class Model(nn.Module):
         memory, line, after = self.base.observe(obs, action, is_first, known)
         inputs = self.base.features(memory)
         return Seen(torch.cat([self.encoder(inputs), memory], dim=-1), inputs, h, line, after)
+
+    def of_members(self, z: Tensor) -> Tensor:
+        """The latents of all members, or the one that they share, in z (..., Z) or (..., K Z): (..., 1 or K, Z)."""
+        return z.unflatten(-1, (-1, self.latent_dim + (0 if self.base is None else self.base.memory_dim)))
 
     def encode(self, obs: Tensor) -> Tensor:
         """The z (..., Z) of observations (..., O); with a base, of those that begin an episode."""
@@ -180,19 +198,25 @@ class Model(nn.Module):
 
     def place(self, z: Tensor) -> Tensor:
         """What distances between frames are measured in: with a base the normalised observation, else the latent."""
-        return z if self.base is None else self.base.corrected(z[..., self.latent_dim :])
+        each = self.of_members(z)
+        return (each if self.base is None else self.base.corrected(each[..., self.latent_dim :])).mean(dim=-2)
 
     def latent(self, z: Tensor) -> Tensor:
-        """What the state's update takes of z (..., Z), without the base's memory (..., latent_dim)."""
+        """What the state's update takes of one member's z (..., Z), without the base's memory (..., latent_dim)."""
         return z[..., : self.latent_dim]
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (..., Z) -> observations (..., O); with `tokens` the probabilities of each token."""
+        """z (..., Z) -> observations (..., O), of members their mean; with `tokens` the probabilities of each token."""
         if self.is_tokens:
             return self.decoder(z).softmax(dim=-1)
+        return self.decode_each(z).mean(dim=-2)
+
+    def decode_each(self, z: Tensor) -> Tensor:
+        """The observations of each member (..., K, O); where they share z, of the one, (..., 1, O)."""
+        each = self.of_members(z)
         if self.base is not None:
-            return self.obs_norm.inverse(self.base.shown(z[..., self.latent_dim :]))
-        return self.obs_norm.inverse(self.decoder(z))
+            return self.obs_norm.inverse(self.base.shown(each[..., self.latent_dim :]))
+        return self.obs_norm.inverse(self.decoder(each))
 
     def closed_loop(
         self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None = None
@@ -204,32 +228,65 @@ class Model(nn.Module):
         """
         seen, loop = self.follow(obs, action, is_first, carry)
         if seen.line is None:
-            return self.decode(loop.pred), loop.h, loop.carry
-        pred = seen.line.pred + seen.line.scale * self.decoder(loop.pred)
-        return self.obs_norm.inverse(pred), loop.h, seen.carry(loop.carry)
+            return (
+                mean(self.decode(loop.pred), self.members),
+                packed(loop.h, self.members),
+                packed(loop.carry, self.members),
+            )
+        pred = seen.line.pred + seen.line.scale * mean(self.decoder(loop.pred), self.members)
+        return self.obs_norm.inverse(pred), packed(loop.h, self.members), seen.carry(packed(loop.carry, self.members))
 
     def observe(
         self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `closed_loop`, without decoding: the z of the frames (B, T, Z), the states, the carry."""
         seen, loop = self.follow(obs, action, is_first, carry)
-        return seen.z, loop.h, seen.carry(loop.carry)
+        return seen.z, packed(loop.h, self.members), seen.carry(packed(loop.carry, self.members))
 
     def follow(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None) -> tuple[Seen, ClosedLoop]:
-        """As `closed_loop`, before anything is decoded: what was seen, and the predictor's loop."""
+        """As `closed_loop`, before anything is decoded: what was seen, and the predictor's loop, of members' lanes."""
         action = self.action_norm(action)
         seen = self.see(self.obs_norm(obs), action, is_first, carry)
-        return seen, self.predictor.closed_loop(self.latent(seen.z), action, is_first, seen.h)
+        return seen, self.looped(self.latent(seen.z), action, is_first, seen.h)
+
+    def looped(self, z: Tensor, action: Tensor, is_first: Tensor, h: Tensor | None) -> ClosedLoop:
+        """The predictor's loop, of members' lanes (K B, T, ...), on latents that they share (B, T, latent_dim).
+
+        Args:
+            z: the latents.
+            action: (B, T, A) normalised.
+            is_first: (B, T).
+            h: (B, K D) the states before the segment; None: zeros.
+        """
+        if self.members > 1:
+            z, action = (apart(x, x.shape[-1], self.members) for x in (z, action))
+            is_first = is_first.repeat(self.members, 1)
+            h = None if h is None else apart(h, self.predictor.state_dim, self.members)
+        return self.predictor.closed_loop(z, action, is_first, h)
 
     def advance(self, z: Tensor, h: Tensor, action: Tensor) -> Tensor:
         """The carry (B, C) after a frame z (B, Z), the state before it h (B, D) and a normalised action (B, A)."""
-        _, after = self.predictor.step(self.latent(z), h, action)
+        shared = self.of_members(z)[..., 0, :]
+        z, h, a = self.lanes(shared, h, action)
+        _, after = self.predictor.step(self.latent(z), h, a)
+        after = packed(after, self.members)
         if self.base is None:
             return after
-        return torch.cat([after, self.base.carried(z[..., self.latent_dim :], action).to(after.dtype)], dim=-1)
+        return torch.cat([after, self.base.carried(shared[..., self.latent_dim :], action).to(after.dtype)], dim=-1)
+
+    def lanes(self, z: Tensor, h: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z, h and actions (B, ..., A) as lanes of the members, (K B, ...) each."""
+        if self.members == 1:
+            return z, h, action
+        widths = self.of_members(z).shape[-1], self.predictor.state_dim, action.shape[-1]
+        z, h, action = (apart(x, width, self.members) for x, width in zip((z, h, action), widths, strict=True))
+        return z, h, action
 
     def unroll(self, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
-        """Roll out from z (B, Z) and the state before it h (B, D) under normalised actions (B, H, A)."""
+        """Roll out from z (B, Z) and the state before it h (B, D) under normalised actions (B, H, A).
+
+        Of several members these are lanes (K B, ...).
+        """
         if self.base is None:
             return self.predictor.open_loop(z, h, action)
         run, latents = Rollout(self.base, z[..., self.latent_dim :]), list[Tensor]()
@@ -259,14 +316,18 @@ class Model(nn.Module):
 
     def outcome(self, z: Tensor, h: Tensor, action: Tensor) -> Outcome:
         """As `open_loop`, without decoding: what a plan is judged by."""
-        loop = self.unroll(z, h, self.action_norm(action))
-        return Outcome(*self.expected(loop.h), loop.pred, loop.h)
+        loop = self.unroll(*self.lanes(z, h, self.action_norm(action)))
+        pred, h = packed(loop.pred, self.members), packed(loop.h, self.members)
+        return Outcome(*self.expected(h), pred, h)
 
     def gate(self, batch: Batch, h: Tensor) -> Tensor | None:
         """The share of each state entry that the steps of a batch overwrote (B, T, D), given its states h (B, T, D)."""
         action, is_first = self.action_norm(batch["action"]), batch["is_first"]
         seen = self.see(self.obs_norm(batch["obs"][:, :-1]), action, is_first, batch.get("carry"))
-        return self.predictor.gate(self.latent(seen.z), action, previous_states(h, is_first, seen.h))
+        before = previous_states(h, is_first, seen.h)
+        z, before, action = self.lanes(seen.z, before, action)
+        gate = self.predictor.gate(self.latent(z), action, before)
+        return None if gate is None else packed(gate, self.members)
 
     def interval(self, ahead: Tensor) -> Tensor:
         """Half the width of the intervals of LEVELS (3, K, O), so many steps (K,) ahead, in deviations of futures."""
@@ -281,15 +342,21 @@ class Model(nn.Module):
         """The return after states (..., D) under the policy of the data, (...); None without a value head."""
         if self.value_head is None or self.value_discount is None:
             return None
-        per_step = self.value_head(self.predictor.cell.read(h)).squeeze(-1)  # of the size of a reward's deviation
+        per_step = self._headed(self.value_head, h).squeeze(-1)  # of the size of a reward's deviation
         return per_step * self.reward_norm.scale / (1 - self.value_discount)
 
     def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised reward (...) and the continue logit (...) after states (..., D); zeros with `tokens`."""
         if self.heads is None:
             return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
-        reward, continues = self.heads(self.predictor.cell.read(h)).unbind(dim=-1)
+        reward, continues = self._headed(self.heads, h).unbind(dim=-1)
         return reward, continues
+
+    def _headed(self, head: nn.Module, h: Tensor) -> Tensor:
+        """What a head says after states (..., D); of members that are packed (..., K D), their mean."""
+        if self.members == 1:
+            return head(self.predictor.cell.read(h))
+        return head(self.predictor.cell.read(h.unflatten(-1, (-1, self.predictor.state_dim)))).mean(dim=-2)
 
 
 def normal_widths(obs_dim: int) -> Tensor:

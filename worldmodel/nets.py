@@ -13,6 +13,28 @@ from torch import Tensor, nn
 Shape = tuple[int, int, int]  # (H, W, C) of an image
 
 
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """layer(x); of K members, whose weights and x have their axis in front, (K, ..., X) -> (K, ..., Y), one each."""
+    return affine(x, layer.weight, layer.bias)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same of a weight (Y, X) or (K, Y, X) and a bias (Y,) or (K, Y)."""
+    if weight.ndim == 2:
+        return F.linear(x, weight, bias)
+    rows = x.flatten(1, -2) if x.ndim > 2 else x.unsqueeze(1)
+    rows = rows @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return rows.view(*x.shape[:-1], rows.shape[-1])
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """norm(x); of K members, whose scales and shifts and x have their axis in front, one each."""
+    if norm.weight.ndim == 1:
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    scale, shift = (p.view(len(p), *[1] * (x.ndim - 2), p.shape[-1]) for p in (norm.weight, norm.bias))
+    return torch.addcmul(shift, F.layer_norm(x, norm.normalized_shape, None, None, norm.eps), scale)
+
+
 class MLP(nn.Sequential):
     """`depth` blocks of Linear, LayerNorm, SiLU, then a Linear: (..., input_dim) -> (..., output_dim)."""
 
@@ -27,10 +49,9 @@ class MLP(nn.Sequential):
         """As Sequential does, without calling each layer: in a step of a rollout a call takes as long as a layer."""
         layers: list[Any] = list(self)
         inplace = not torch.is_grad_enabled()
-        for linear, norm in zip(layers[:-1:3], layers[1::3], strict=True):
-            x = F.linear(input, linear.weight, linear.bias)
-            input = F.silu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps), inplace=inplace)
-        return F.linear(input, layers[-1].weight, layers[-1].bias)
+        for layer, norm in zip(layers[:-1:3], layers[1::3], strict=True):
+            input = F.silu(layer_norm(linear(input, layer), norm), inplace=inplace)
+        return linear(input, layers[-1])
 
 
 class StagewiseHead(nn.Module):
@@ -49,7 +70,7 @@ class StagewiseHead(nn.Module):
 
     def first(self, x: Tensor) -> Tensor:
         """What the exact entries predict alone (..., Y)."""
-        return self.exact(x[..., -self.exact_dim :])
+        return linear(x[..., -self.exact_dim :], self.exact)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)

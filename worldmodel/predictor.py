@@ -7,9 +7,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.cells import make_cell
+from worldmodel.cells import Cell, make_cell
 from worldmodel.cells.fused import Feed, fused_rollout, has_fused
 from worldmodel.cells.recurrence import Unroll, advance, initial_state, previous_states, states, stepped
+from worldmodel.members import by_member, side_by_side
 from worldmodel.nets import MLP, StagewiseHead
 
 
@@ -60,6 +61,8 @@ class LatentPredictor(nn.Module):
         gate_bias: initial bias of the gate, for the gated rules.
         head_depth: hidden layers between the state and the prediction; 0: linear.
         tokens: whether the latents are embedded tokens, for cells that treat those differently.
+        members: K predictors of one form side by side, each with weights of its own. The lanes of all tensors are then
+            those of the first, of the second, ..., (K B, ...).
 
     Raises:
         UserError: for an unknown rule (naming the nearest) or another number of layers.
@@ -75,19 +78,23 @@ class LatentPredictor(nn.Module):
         gate_bias: float = -1.0,
         head_depth: int = 1,
         tokens: bool = False,
+        members: int = 1,
     ) -> None:
         super().__init__()
-        self.cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, tokens)
-        self.head: nn.Module = MLP(self.cell.read_dim, latent_dim, hidden_dim, head_depth)
-        if self.cell.exact_dim:
-            self.head = StagewiseHead(self.cell.exact_dim, self.head, latent_dim)
+        self.members, cells, heads = members, list[Cell](), list[nn.Module]()
+        for _ in range(members):
+            cell = make_cell(rule, latent_dim + action_dim, hidden_dim, layers, gate_bias, tokens)
+            head = MLP(cell.read_dim, latent_dim, hidden_dim, head_depth)
+            cells.append(cell)
+            heads.append(StagewiseHead(cell.exact_dim, head, latent_dim) if cell.exact_dim else head)
+        self.cell, self.head = side_by_side(cells), side_by_side(heads)
         self._compiled: Unroll | None = None
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim
 
     def initial_state(self, z: Tensor) -> Tensor:
         """The state at an episode's start, zeros (B, D), for the lanes of z (B, ..., Z)."""
-        return initial_state(self.cell, z)
+        return initial_state(self.cell, z.view(len(z), 1, -1))
 
     def exact_prediction(self, h: Tensor) -> Tensor | None:
         """What the cell's exact entries alone predict (..., Z) from states (..., D); None where it has none."""
@@ -95,7 +102,9 @@ class LatentPredictor(nn.Module):
 
     def gate(self, z: Tensor, a: Tensor, h: Tensor) -> Tensor | None:
         """The share of each entry that a step from h (..., D) overwrites (..., D); None for a rule without a gate."""
-        return self.cell.gate(self.cell.project(z, a), h)
+        z, a, h = map(self._apart, (z, a, h))
+        gate = self.cell.gate(self.cell.project(z, a), h)
+        return None if gate is None else self._lanes(gate)
 
     def forward(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: z (B, Z), h (B, D), a (B, A) -> the next latent (B, Z), h_next - h (B, D), h_next (B, D)."""
@@ -104,12 +113,22 @@ class LatentPredictor(nn.Module):
 
     def step(self, z: Tensor, h: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """The next latent and state, without the hooks of a module call, which are for calls from outside."""
+        z, a, h = map(self._apart, (z, a, h))
         h = self.cell.step(self.cell.project(z, a), h)
-        return self.head(self.cell.read(h)), h
+        return self._lanes(self.head(self.cell.read(h))), self._lanes(h)
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """Lanes (K B, ...) by members, (K, B, ...)."""
+        return x if self.members == 1 else by_member(x, self.members)
+
+    def _lanes(self, x: Tensor) -> Tensor:
+        """The reverse."""
+        return x if self.members == 1 else x.flatten(0, 1)
 
     def states(self, z: Tensor, a: Tensor, is_first: Tensor, h: Tensor | None = None, by_step: bool = False) -> Tensor:
-        """The states of `closed_loop`, (T, B, D); see recurrence.states."""
-        return states(self.cell, z, a, is_first, h, by_step, self._compiled)
+        """The states of `closed_loop`, (T, B, D), of members (T, K, B, D); see recurrence.states."""
+        z, a, is_first = map(self._apart, (z, a, is_first))
+        return states(self.cell, z, a, is_first, None if h is None else self._apart(h), by_step, self._compiled)
 
     def compile_step(self) -> None:
         """In training `closed_loop` uses a step from torch.compile: equal up to rounding.
@@ -127,10 +146,21 @@ class LatentPredictor(nn.Module):
         time beyond the segment use `h[:, -1]`.
         """
         h_TBD = self.states(z, a, is_first, h)
-        pred_TBZ = self.head(self.cell.read(h_TBD))
-        carry = h_TBD[-1].detach().clone()  # a view would keep the whole segment alive
-        pred, states = rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d")
+        carry = self._lanes(h_TBD[-1].detach().clone())  # a view would keep the whole segment alive
+        if self.members == 1:
+            pred_TBZ = self.head(self.cell.read(h_TBD))
+            pred, states = rearrange(pred_TBZ, "t b z -> b t z"), rearrange(h_TBD, "t b d -> b t d")
+        else:
+            h_KTBD = rearrange(h_TBD, "t k b d -> k t b d")
+            pred_KTBZ = self.head(self.cell.read(h_KTBD))
+            pred, states = (rearrange(x, "k t b x -> (k b) t x") for x in (pred_KTBZ, h_KTBD))
         return ClosedLoop(pred, states, carry, is_first, h)
+
+    def _fed(self, feed: Feed | None) -> Feed | None:
+        """`feed` for predictions and actions by members."""
+        if feed is None or self.members == 1:
+            return feed
+        return lambda pred, a_t: self._apart(feed(self._lanes(pred), self._lanes(a_t)))
 
     def open_loop(self, z: Tensor, h: Tensor, a: Tensor, feed: Feed | None = None) -> OpenLoop:
         """Roll out H steps from z (B, Z) and the state before it h (B, D) under a (B, H, A), without observations.
@@ -140,8 +170,10 @@ class LatentPredictor(nn.Module):
         """
         plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
         if plain and has_fused(self.cell) and a.shape[1]:
-            preds, h_HBD = fused_rollout(self.cell, self.head, z, h, a, feed)
-            return OpenLoop(torch.stack(preds, dim=1), rearrange(h_HBD, "h b d -> b h d"))
+            z, h, a = map(self._apart, (z, h, a))
+            preds, h_HBD = fused_rollout(self.cell, self.head, z, h, a, self._fed(feed))
+            pred, states = self._lanes(torch.stack(preds, dim=-2)), rearrange(h_HBD, "h ... d -> ... h d")
+            return OpenLoop(pred, self._lanes(states))
         preds, states = [], []
         for a_t in a.unbind(dim=1):
             pred, h = self.step(z, h, a_t)

@@ -8,6 +8,7 @@ import yaml
 
 from worldmodel.cli import main
 from worldmodel.evaluation import calibration
+from worldmodel.experiments.world_model import TrainingCLI
 
 SMALL = ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
 AVERAGE = "lightning.pytorch.callbacks.EMAWeightAveraging"
@@ -16,6 +17,7 @@ STOPS = {
     "behind an epoch without one": ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"],
     "in mid-epoch": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25"],
     "with a distribution": ["--trainer.max_epochs", "9", "--trainer.max_steps", "25", "--model.output", "mixture"],
+    "with members": ["--trainer.max_steps", "25", "--model.members", "2", "--model.output", "gaussian"],
     "with averaged weights": ["--trainer.max_steps", "25", "--trainer.callbacks+=" + AVERAGE],
 }
 
@@ -24,7 +26,12 @@ STOPS = {
 def fit(toy_data, tmp_path, monkeypatch):
     """Fit in an empty folder, in this process: returns the run's folder."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "WORLDMODEL_RUN_DIR"):  # what a run sets is taken back
+    for name in (
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "WORLDMODEL_RUN_DIR",
+        "WORLDMODEL_RESUME_FROM",
+    ):  # what a run sets is taken back
         monkeypatch.setenv(name, "0")
     conf = {
         "wandb": "disabled",
@@ -36,7 +43,8 @@ def fit(toy_data, tmp_path, monkeypatch):
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(conf))
 
     def run(name, *options):
-        main(["fit", "--config", "toy.yaml", "--run_dir", name, *SMALL, *options])
+        monkeypatch.delenv("WORLDMODEL_RESUME_FROM", raising=False)
+        TrainingCLI(["fit", "--config", "toy.yaml", "--run_dir", name, *SMALL, *options]).lock.release()
         return tmp_path / name
 
     return run
@@ -47,6 +55,20 @@ def last_row(folder):
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     found = [{k: v for k, v in row.items() if k.startswith(("rollout/", "val/")) and v} for row in rows]
     return [row for row in found if "val/loss" in row][-1]
+
+
+def test_members_go_on_bit_for_bit_and_are_told(fit, capsys):
+    members = ["--model.members", "2", "--model.bootstrap", "true", "--trainer.max_epochs", "9"]
+    run = fit("run", *members, "--trainer.max_steps", "9")
+    fit("run", *members, "--trainer.max_steps", "14", "--resume")
+    said = capsys.readouterr().out
+    whole = fit("whole", *members, "--trainer.max_steps", "14")
+    ours, theirs = (torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (run, whole))
+    torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=0, atol=0)
+    carries = (path["callbacks"]["TruncatedBPTT"]["carry"] for path in (ours, theirs))
+    torch.testing.assert_close(*carries, rtol=0, atol=0)
+    assert ours["callbacks"]["TruncatedBPTT"]["carry"].shape[-1] > 2 * 10 and "apart" in said
+    assert "disagreement" in (run / "rollout.csv").read_text()
 
 
 def test_the_futures_of_a_validation_are_drawn_once(fit, monkeypatch):
@@ -67,7 +89,8 @@ def test_validate_gives_the_numbers_of_the_fit(fit, stop, capsys):
     at_fit, now = last_row(run), last_row(again)
     assert at_fit == now, "digit for digit"
     scored = {"val/nll", "rollout/crps@8", "rollout/coverage90@16", "rollout/conformal90@16"} & set(now)
-    assert len(scored) == (4 if stop == "with a distribution" else 0)
+    assert len(scored) == (4 if stop in ("with a distribution", "with members") else 0)
+    assert ("rollout/disagreement@8" in now) == (stop == "with members")
     assert {"val/loss", "rollout/nmse@8", "rollout/nmse@16", "rollout/copy_last@16"} <= set(now)
     assert (run / "rollout.csv").read_text() == (again / "rollout.csv").read_text()
     assert f"val/loss {float(now['val/loss']):.4g}" in said, "what the fit printed"

@@ -14,6 +14,7 @@ OBJECTIVES = {
     "reconstruction": [],
     "latent": ["--model.objective", "latent"],
     "sigreg": ["--model.objective", "latent", "--model.anti_collapse", "sigreg", "--model.target", "stop_gradient"],
+    "members": ["--model.members", "2", "--model.bootstrap", "true", "--model.output", "gaussian"],
 }
 
 
@@ -51,7 +52,7 @@ def outcome(run):
 
 
 ALL = [(strategy, objective) for objective in OBJECTIVES for strategy in ("ddp", "fsdp2")]
-USUAL = [("ddp", "reconstruction"), ("fsdp2", "latent"), ("fsdp2", "sigreg")]
+USUAL = [("ddp", "reconstruction"), ("fsdp2", "members"), ("fsdp2", "latent"), ("fsdp2", "sigreg")]
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ class ModelAgent:
         frames, first = frames.unsqueeze(1), torch.from_numpy(is_first).to(frames.device)
         unknown = frames.new_zeros(len(frames), 1, self.layout.action_dim)  # z does not depend on it
         seen = model.see(model.obs_norm(frames), unknown, first.unsqueeze(1), self.carry)
-        z, before = seen.z[:, 0], model.predictor.initial_state(frames) if seen.h is None else seen.h
+        z, before = seen.z[:, 0], frames.new_zeros(len(frames), model.state_dim) if seen.h is None else seen.h
         before = before.masked_fill(first.unsqueeze(-1), 0.0)
         action = self.chooser(z, before, first)
         self.carry = model.advance(z, before, model.action_norm(action))

@@ -37,6 +37,10 @@ class ImaginedPolicy(nn.Module):
 
     def __init__(self, world: Model, action_space: Mapping[str, Any], width: int, depth: int, discount: float) -> None:
         super().__init__()
+        if world.members > 1:
+            raise UserError(
+                "a policy is trained in the imagination of one predictor, and this model has several members"
+            )
         self.discount = discount
         self.world = world.requires_grad_(False).eval()
         self.actions = ActionSpace(action_space)

@@ -121,6 +121,8 @@ class RolloutEvaluation(_Evaluation):
             source = getattr(data, "test_source" if split == "test" else "source", None)
             floor = self._floor(source, data.splits[split], data.steps, found)
             self.calibration = calibrated = summary(found, pl_module, floor)
+            shown = self.options.first_episodes(data.splits[split])  # on every rank: weights may be divided among them
+            self.curves = curves = with_bands(pl_module, shown, curves, data.steps, self.options.samples)
         run = self._free_run(pl_module, data.splits[split], data.steps)
         if (folder := _folder(trainer)) is not None:
             curves.write_csv(folder / "rollout.csv")
@@ -131,9 +133,6 @@ class RolloutEvaluation(_Evaluation):
             rule = pl_module.hparams.get("rule", type(pl_module).__name__)
             source = getattr(data, "env_id", type(data).__name__)
             trained = f" after {trainer.global_step} training steps" if trainer.state.fn == "fit" else ""
-            if calibrated is not None:
-                shown = self.options.first_episodes(data.splits[split])
-                self.curves = curves = with_bands(pl_module, shown, curves, data.steps, self.options.samples)
             figure = rollout_figure(curves, data.steps, f"{source}, {rule}: open loop{trained}", calibration=calibrated)
             save(figure, folder / "rollout.png")
             log_picture(trainer, "rollout/picture", figure, folder / "rollout.png")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.cells.update import Cell
+from worldmodel.nets import layer_norm, linear
 from worldmodel.rules import diagonal, overwritten, twice
 
 
@@ -41,10 +42,14 @@ class Diagonal(Cell):
     def features(self, z: Tensor, a: Tensor) -> Tensor:
         """What the last layer sees, (..., F)."""
         inputs = torch.cat([z, a], dim=-1)
-        return inputs if self.input is None or self.norm is None else F.silu(self.norm(self.input(inputs)))
+        return (
+            inputs
+            if self.input is None or self.norm is None
+            else F.silu(layer_norm(linear(inputs, self.input), self.norm))
+        )
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        return self.output(self.features(z, a))
+        return linear(self.features(z, a), self.output)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         return diagonal(h, *x.to(h.dtype).split([self.units, self.units, 2 * self.units], dim=-1))

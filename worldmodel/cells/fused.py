@@ -2,8 +2,8 @@
 
 autograd runs a matmul for the weights' gradient at each of T steps, and some ten nodes beside it. Here the loops hold
 only what must wait for the step before: all else is computed for the whole segment at once, and the weights' gradient
-is one matmul over all steps. Results equal those of `recurrence.stepped`, the reference, which serves all other cells,
-mixed precision, compilation and torch.func.
+is one matmul over all steps. Of K members side by side every (T, B, ...) here is (T, K, B, ...). Results equal those of
+`recurrence.stepped`, the reference, which serves all other cells, mixed precision, compilation and torch.func.
 """
 
 from collections.abc import Callable
@@ -63,16 +63,18 @@ def fused_rollout(
     short operations on warm memory.
     """
     scale, shift, output, bias = _second_layer(cell)
-    from_z, from_a = cell.input.weight.split([z.shape[-1], a.shape[-1]], dim=1)
-    from_z, from_a, from_h = from_z.T, from_a.T, cell.recurrent.weight.T
-    inner = z.new_empty(len(z), len(cell.input.weight))
-    proposals = inner if output is None else z.new_empty(len(z), len(output))
+    from_z, from_a = cell.input.weight.split([z.shape[-1], a.shape[-1]], dim=-1)
+    from_z, from_a, from_h = from_z.mT, from_a.mT, cell.recurrent.weight.mT
+    inner = z.new_empty(*z.shape[:-1], cell.input.weight.shape[-2])
+    proposals = inner if output is None else z.new_empty(*z.shape[:-1], output.shape[-2])
     step, preds = FUSED[cell.rule].forward(proposals.unsqueeze(0)), []
-    states = h.new_empty(a.shape[1], *h.shape)
-    for a_t, state in zip(a.unbind(dim=1), states.unbind(), strict=True):
-        torch.addmm(cell.input.bias, a_t, from_a, out=inner).addmm_(z, from_z).addmm_(h, from_h)
+    states, start = h.new_empty(a.shape[-2], *h.shape), _wide(cell.input.bias)
+    for a_t, state in zip(a.unbind(dim=-2), states.unbind(), strict=True):
+        _addmm(start, a_t, from_a, inner)
+        _addmm(inner, z, from_z, inner)
+        _addmm(inner, h, from_h, inner)
         if output is not None:
-            _propose(inner, scale, shift, output.T, bias, proposals)
+            _propose(inner, scale, shift, output.mT, bias, proposals)
         step(0, h, state)
         h, pred = state, head(state)
         z = pred if feed is None else feed(pred, a_t)
@@ -175,18 +177,18 @@ class _Unroll(torch.autograd.Function):
         ctx: Any, rule: rules.Rule, x: Tensor, h: Tensor, is_first: Tensor, recurrent: Tensor, *second: Tensor | None
     ) -> Tensor:
         scale, shift, output, bias = second
-        first, width = h, recurrent.shape[1]
-        states = x.new_empty(*x.shape[:2], width)
-        proposals = torch.empty_like(x) if output is None else x.new_empty(*x.shape[:2], len(output))
+        first, width = h, recurrent.shape[-1]
+        states = _like(x, width)
+        proposals = torch.empty_like(x) if output is None else _like(x, output.shape[-2])
         inner = proposals if output is None else torch.empty_like(x)
         step = FUSED[rule].forward(proposals)
-        from_h, from_inner = recurrent.T, None if output is None else output.T
+        from_h, from_inner = recurrent.mT, None if output is None else output.mT
         ctx.rule, ctx.resets = rule, _resets(is_first)
         rows = zip(x.unbind(), ctx.resets, inner.unbind(), proposals.unbind(), states.unbind(), strict=True)
         for t, (x_t, reset, inner_t, proposals_t, state) in enumerate(rows):
             if reset is not None:
                 h = h.masked_fill(reset, 0.0)
-            torch.addmm(x_t, h, from_h, out=inner_t)
+            _addmm(x_t, h, from_h, inner_t)
             if from_inner is not None:
                 _propose(inner_t, scale, shift, from_inner, bias, proposals_t)
             step(t, h, state)
@@ -208,21 +210,21 @@ class _Unroll(torch.autograd.Function):
         candidate = slice(proposals.shape[-1] - width, None)
         last = recurrent if output is None else output
         if passes.centres:
-            last = torch.cat([last[: candidate.start], _centred(last[candidate], 0)])
+            last = torch.cat([last[..., : candidate.start, :], _centred(last[..., candidate, :], -2)], dim=-2)
         through = None if output is None else _SecondLayer(inner, scale, shift, last)
-        into_h = last if through is None else _centred(recurrent, 0)
+        into_h = last if through is None else _centred(recurrent, -2)
         rows = zip(gradients[0].unbind(), grads.unbind(), ctx.resets, strict=True)
         for t, (grad, grad_t, reset) in reversed(list(enumerate(rows))):
             direct = pull(t, grad_h + grad)
             if through is not None:
                 grad_t = through(t, grad_t)
-            grad_h = grad_t @ into_h if direct is None else torch.addmm(direct, grad_t, into_h)
+            grad_h = grad_t @ into_h if direct is None else _addmm(direct, grad_t, into_h)
             if reset is not None:
                 grad_h.masked_fill_(reset, 0.0)
         if passes.centres:
             grads[..., candidate] = _centred(grads[..., candidate], -1)
         grad_x = grads if through is None else _centred(through.grad_inner, -1)
-        grad_recurrent = grad_x.flatten(0, 1).T @ before.flatten(0, 1)
+        grad_recurrent = _rows(grad_x).mT @ _rows(before)
         second = (None,) * 4 if through is None else through.gradients(grads)
         return None, grad_x, grad_h, None, grad_recurrent, *second
 
@@ -233,6 +235,7 @@ class _SecondLayer:
     def __init__(self, inner: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
         self.output, width = output, inner.shape[-1]
         self.normed, _, rstd = torch.native_layer_norm(inner, [width], None, None, EPSILON)
+        scale, shift = _wide(scale), _wide(shift)
         self.scaled = torch.addcmul(shift, self.normed, scale)
         sigmoid = torch.sigmoid(self.scaled)
         self.slope = sigmoid * (1 + self.scaled * (1 - sigmoid))  # of silu
@@ -241,14 +244,14 @@ class _SecondLayer:
 
     def __call__(self, t: int, grad: Tensor) -> Tensor:
         grad_active, by_normed, normed, grad_inner = self.steps[t]
-        _through_norm(torch.mm(grad, self.output, out=grad_active) * by_normed, normed, grad_inner)
+        _through_norm(torch.matmul(grad, self.output, out=grad_active) * by_normed, normed, grad_inner)
         return grad_inner
 
     def gradients(self, grads: Tensor) -> tuple[Tensor, ...]:
         """Of the norm's weight and bias, and of the output's."""
         grad_scaled = self.grad_active * self.slope
-        grad_output = grads.flatten(0, 1).T @ F.silu(self.scaled).flatten(0, 1)
-        return (grad_scaled * self.normed).sum((0, 1)), grad_scaled.sum((0, 1)), grad_output, grads.sum((0, 1))
+        grad_output, rows = _rows(grads).mT @ _rows(F.silu(self.scaled)), (0, -2)  # of all steps and lanes
+        return (grad_scaled * self.normed).sum(rows), grad_scaled.sum(rows), grad_output, grads.sum(rows)
 
 
 def _second_layer(cell: UpdateCell) -> tuple[Tensor | None, ...]:
@@ -259,8 +262,33 @@ def _second_layer(cell: UpdateCell) -> tuple[Tensor | None, ...]:
 
 def _propose(inner: Tensor, scale: Any, shift: Any, from_inner: Tensor, bias: Any, out: Tensor) -> None:
     """Write the second layer's proposals (B, P) to `out`, from the first layer's sums (B, D)."""
-    active = F.silu(F.layer_norm(inner, inner.shape[-1:], scale, shift, EPSILON), inplace=True)
-    torch.addmm(bias, active, from_inner, out=out)
+    if scale.ndim == 1:
+        normed = F.layer_norm(inner, inner.shape[-1:], scale, shift, EPSILON)
+    else:
+        normed = F.layer_norm(inner, inner.shape[-1:], None, None, EPSILON).mul_(_wide(scale)).add_(_wide(shift))
+    _addmm(_wide(bias), F.silu(normed, inplace=True), from_inner, out)
+
+
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """bias + x weight, of each member where there are several."""
+    return (torch.addmm if weight.ndim == 2 else torch.baddbmm)(bias, x, weight, out=out)
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """A bias or scale (X,) as it is; those of members (K, X) with an axis for the lanes, (K, 1, X)."""
+    return parameter if parameter.ndim == 1 else parameter.unsqueeze(-2)
+
+
+def _like(x: Tensor, width: int) -> Tensor:
+    """An empty tensor of another width, in which all steps and lanes of a member lie together."""
+    if x.ndim == 3:
+        return x.new_empty(*x.shape[:-1], width)
+    return x.new_empty(x.shape[1], x.shape[0], x.shape[2], width).transpose(0, 1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(T, B, X) -> (T B, X); (T, K, B, X) -> (K, T B, X)."""
+    return x.flatten(0, 1) if x.ndim == 3 else x.transpose(0, 1).flatten(1, 2)
 
 
 def _through_norm(grad: Tensor, normed: Tensor, out: Tensor) -> None:
@@ -282,4 +310,4 @@ def _resets(is_first: Tensor) -> list[Tensor | None]:
     masks = is_first.unsqueeze(-1).unbind()
     if is_first.device.type != "cpu":
         return list(masks)
-    return [mask if some else None for mask, some in zip(masks, is_first.any(dim=1).tolist(), strict=True)]
+    return [mask if some else None for mask, some in zip(masks, is_first.flatten(1).any(dim=1).tolist(), strict=True)]

@@ -13,9 +13,9 @@ Unroll = Callable[[Cell, Tensor, Tensor, Tensor], Tensor]  # of a segment, or of
 
 
 def initial_state(cell: Cell, z: Tensor) -> Tensor:
-    """The state at an episode's start, zeros (B, D), for the lanes of z (B, ..., Z)."""
+    """The state at an episode's start, zeros (..., D), for the lanes of z (..., T, Z)."""
     # In the parameters' dtype: under autocast z may be in half precision, and the state must not be.
-    return z.new_zeros(z.shape[0], cell.state_dim, dtype=next(cell.parameters()).dtype)
+    return z.new_zeros(*z.shape[:-2], cell.state_dim, dtype=next(cell.parameters()).dtype)
 
 
 def states(
@@ -29,14 +29,19 @@ def states(
 ) -> Tensor:
     """The states after the steps of a segment, (T, B, D); h is reset to zeros before each frame with `is_first`.
 
-    z (B, T, Z), a (B, T, A), is_first (B, T) bool; h (B, D) is the state before frame 0, None: zeros. `by_step` uses
+    z (B, T, Z), a (B, T, A), is_first (B, T) bool; h (B, D) is the state before frame 0, None: zeros. Of K members side
+    by side, all have their axis in front, and the states are (T, K, B, D). `by_step` uses
     autograd's own backward pass, where the cell has a fused one too: torch.func and second derivatives need it.
     `compiled` is `stepped` with a compiled step, used instead where gradients are wanted.
     """
     zeros = initial_state(cell, z)
     h = zeros if h is None else h.to(zeros.dtype)
-    x_TBX, is_first_TB = rearrange(cell.project(z, a), "b t x -> t b x"), rearrange(is_first, "b t -> t b")
-    segment = x_TBX, h, is_first_TB
+    if z.ndim == 3:
+        x_TBX = rearrange(cell.project(z, a), "b t x -> t b x")
+    else:  # all rows of a member together, as matmuls want them
+        rows = (rearrange(part, "k b t x -> k t b x").contiguous() for part in (z, a))
+        x_TBX = rearrange(cell.project(*rows), "k t b x -> t k b x")
+    segment = x_TBX, h, rearrange(is_first, "... t -> t ...")
     if compiled is not None and not by_step and torch.is_grad_enabled():
         return compiled(cell, *segment)
     if by_step or torch.is_autocast_enabled(z.device.type) or not has_fused(cell):

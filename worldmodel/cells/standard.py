@@ -1,11 +1,11 @@
 """The standard cells, GRU and LSTM."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
 from worldmodel.cells.update import Cell
+from worldmodel.nets import affine
 
 
 class GRU(Cell):
@@ -23,7 +23,7 @@ class GRU(Cell):
         self.read_dim = hidden_dim
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        return F.linear(torch.cat([z, a], dim=-1), self._weight("weight_ih", 0), self._weight("bias_ih", 0))
+        return self._linear(torch.cat([z, a], dim=-1), "ih", 0)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         states = []
@@ -31,7 +31,7 @@ class GRU(Cell):
         for layer, state in enumerate(h.chunk(self.layers, dim=-1)):
             if layer:
                 below = states[-1][..., : self.read_dim]
-                x = F.linear(below, self._weight("weight_ih", layer), self._weight("bias_ih", layer)).to(h.dtype)
+                x = self._linear(below, "ih", layer).to(h.dtype)
             states.append(self.update(x, state, layer))
         return torch.cat(states, dim=-1)
 
@@ -48,12 +48,11 @@ class GRU(Cell):
         """The last layer's hidden vector."""
         return h.chunk(self.layers, dim=-1)[-1][..., : self.read_dim]
 
-    def _weight(self, name: str, layer: int) -> Tensor:
-        return getattr(self.rnn, f"{name}_l{layer}")
+    def _linear(self, x: Tensor, name: str, layer: int) -> Tensor:
+        return affine(x, *(getattr(self.rnn, f"{part}_{name}_l{layer}") for part in ("weight", "bias")))
 
     def _recurrent(self, state: Tensor, layer: int) -> Tensor:
-        hidden = state[..., : self.read_dim]
-        return F.linear(hidden, self._weight("weight_hh", layer), self._weight("bias_hh", layer)).to(state.dtype)
+        return self._linear(state[..., : self.read_dim], "hh", layer).to(state.dtype)
 
 
 class LSTM(GRU):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from worldmodel import rules
 from worldmodel.cells.update import Cell, proposals
+from worldmodel.nets import linear
 
 COUNTERS = 16
 LATCHES = 8
@@ -60,7 +61,7 @@ class Triad(Cell):
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
         widths = [self.widths[0], COUNTERS, 4 * LATCHES]
-        driven, increment, latches = self.input(torch.cat([z, a], dim=-1)).split(widths, dim=-1)
+        driven, increment, latches = linear(torch.cat([z, a], dim=-1), self.input).split(widths, dim=-1)
         return torch.cat([driven, rules.ternary(increment), latches], dim=-1)  # rounded outside the time loop
 
     def propose(self, driven: Tensor, h: Tensor) -> tuple[Tensor, ...]:

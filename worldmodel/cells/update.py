@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel import rules
+from worldmodel.nets import layer_norm, linear
 
 RESIDUAL_START = 0.01  # share of the usual initial weights
 SLOTS = 8
@@ -21,6 +22,7 @@ class Cell(nn.Module):
 
     `state_dim` is the width of h, `read_dim` that of read(h). The last `exact_dim` entries of read(h) hold at any
     length, and ask for a head that tries them first (nets.StagewiseHead). The state at an episode's start is zeros.
+    K members side by side have an axis K in front of all parameters (members.side_by_side), of z, a, x and h.
     """
 
     state_dim: int
@@ -76,7 +78,7 @@ class UpdateCell(Cell):
                     self.recurrent.weight.zero_()
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        return self.input(torch.cat([z, a], dim=-1))
+        return linear(torch.cat([z, a], dim=-1), self.input)
 
     def propose(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """The rule's arguments after h."""
@@ -138,5 +140,5 @@ def proposals(
     x (..., X) is the input's share, W_x [z, a] + b; read (..., R) is what the cell sees of its state.
     """
     # one operation instead of two where it is a step: rollouts are made of short ones
-    total = torch.addmm(x, read, recurrent.weight.T) if x.ndim == 2 else x + recurrent(read)
-    return total if norm is None or output is None else output(F.silu(norm(total)))
+    total = torch.addmm(x, read, recurrent.weight.T) if x.ndim == 2 else x + linear(read, recurrent)
+    return total if norm is None or output is None else linear(F.silu(layer_norm(total, norm)), output)

@@ -49,6 +49,8 @@ def main(argv: list[str]) -> None:
             cli = DiagnoseCLI(fit, checkpoint)
             batches = first_batches(cli.datamodule, options.batches)
             model = cli.model.eval()
+            if model.members > 1:
+                raise UserError(f"diagnose looks into one predictor, and this model has {model.members} members")
             rule = model.hparams["rule"]
             trained = {} if checkpoint is None else {"curves": cli.curves(), "cause": cause_of(checkpoint, model)}
             diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"], **trained)

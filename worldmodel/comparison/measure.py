@@ -125,7 +125,9 @@ def size_of(arguments: Mapping[str, Any]) -> Size:
     with torch.device("meta"):
         model = WorldModel(**{name: value for name, value in arguments.items() if not name.startswith("_")})
         predictor, hp = model.predictor, model.hparams
-        z, h, a = (torch.zeros(1, dim) for dim in (hp["latent_dim"], predictor.state_dim, hp["action_dim"]))
+        z, h, a = (
+            torch.zeros(predictor.members, dim) for dim in (hp["latent_dim"], predictor.state_dim, hp["action_dim"])
+        )
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             predictor(z, h, a)
     return Size(

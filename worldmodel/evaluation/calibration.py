@@ -146,7 +146,7 @@ def rollouts_of(whole: Episodes, steps: int) -> tuple[Episodes, list[Start]]:
 @torch.no_grad()
 def with_bands(model: Model, episodes: Episodes, curves: HorizonCurves, steps: int, samples: int) -> HorizonCurves:
     """The same curves, whose examples have the model's 90% intervals beside its predictions."""
-    starts = [example.start for example in curves.examples]
+    starts, samples = [example.start for example in curves.examples], -(-samples // model.members) * model.members
     parts: list[list[np.ndarray]] = [[] for _ in starts]
     for rollouts, begin, truth, _, drawn in chunks(model, episodes, starts, steps, samples, seed=2):
         mean, std = mixed(drawn, samples).moments()

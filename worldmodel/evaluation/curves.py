@@ -30,6 +30,7 @@ class HorizonCurves:
     threshold: float
     burn_in: int
     examples: list[Example]
+    disagreement: np.ndarray | None = None  # (H,) variance of the members' predictions; None: there is one
     linear: np.ndarray | None = None  # (H,) of a linear autoregression (evaluation/linear.py); None: not measured
 
     @property
@@ -46,11 +47,15 @@ class HorizonCurves:
     def metrics(self, horizons: Iterable[int]) -> dict[str, float]:
         """The errors of the model and the baselines at some horizons, as they are logged."""
         errors = {"nmse": self.nmse, **self.baselines}
+        if self.disagreement is not None:
+            errors["disagreement"] = self.disagreement
         return {f"rollout/{name}@{n}": float(values[n - 1]) for n in horizons for name, values in errors.items()}
 
     def write_csv(self, path: Path) -> None:
         """Write rows of horizon, metric, value."""
         columns = {"nmse": self.nmse, **self.baselines, "hidden_norm": self.hidden_norm, "rollouts": self.rollouts}
+        if self.disagreement is not None:
+            columns["disagreement"] = self.disagreement
         with whole_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["horizon", "metric", "value"])
@@ -106,9 +111,12 @@ def curves_from(
     above = (measured[0] > threshold) & valid
     time = np.where(above.any(axis=1), above.argmax(axis=1) + 1, lengths)
     count = valid.sum(axis=0)
-    nmse, copy_last, mean, norm = np.where(valid, measured, 0).sum(axis=1) / count
+    nmse, copy_last, mean, norm, apart = np.where(valid, measured, 0).sum(axis=1) / count
+    disagreement = None if np.isnan(apart).all() else apart
     valid_time = float(time.mean())
-    return HorizonCurves(ahead, nmse, copy_last, mean, norm, count, valid_time, threshold, burn_in, examples)
+    return HorizonCurves(
+        ahead, nmse, copy_last, mean, norm, count, valid_time, threshold, burn_in, examples, disagreement
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from worldmodel.tasks.recall import RecallScores
 
 # Okabe-Ito: safe for the colour-blind
 TRUTH, MODEL, COPY, MEAN, LINEAR, FUTURES = "#333333", "#0072b2", "#d55e00", "#999999", "#009e73", "#cc79a7"
+APART = "#e69f00"
 BASELINES = {"copy_last": (COPY, "copy the last observation"), "mean": (MEAN, "predict the mean"),
              "linear": (LINEAR, "linear autoregression")}  # fmt: skip
 LOWEST = 1e-8  # of the errors that the axis makes room for
@@ -234,6 +235,8 @@ def _error(axes: Axes, curves: HorizonCurves, steps: int, calibration: Calibrati
         _line(axes, curves.horizon, values, color, label)
     if calibration is not None:
         _line(axes, calibration.horizon, calibration.nmse_mean, FUTURES, "mean of the model's futures")
+    if curves.disagreement is not None:
+        _line(axes, curves.horizon, curves.disagreement, APART, "disagreement of the members")
     axes.axhline(curves.threshold, color=TRUTH, linewidth=0.8, linestyle=":")
     if curves.crossing is not None:
         axes.plot(curves.crossing, curves.threshold, "o", color=MODEL, markersize=5)

@@ -15,6 +15,7 @@ from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.statistics import observation_moments
 from worldmodel.durable import whole_file
 from worldmodel.losses import part_weights
+from worldmodel.model import Model
 
 BLOCK = 1 << 23  # observation entries predicted at once: 32 MB
 MOST_SHOWN = 1 << 22  # observation entries kept of an example: 340 images of 64x64x3
@@ -107,6 +108,7 @@ class Chunk(NamedTuple):
     truth: np.ndarray  # (R, C, O)
     prediction: np.ndarray  # (R, C, O)
     h: Tensor  # (R, C, D)
+    apart: np.ndarray | None  # (R, C, O) the variance of the members' predictions, where there are several
 
 
 def open_loop_chunks(model: Forecaster, episodes: Episodes, starts: list[Start], steps: int) -> Iterator[Chunk]:
@@ -122,7 +124,9 @@ def open_loop_chunks(model: Forecaster, episodes: Episodes, starts: list[Start],
             rows = first_rows[some, None] + np.minimum(ahead, lengths[some, None] - 1)
             rollout = model.open_loop(z_now, h_now, to_model(episodes.action(rows), model))
             z_now, h_now = rollout.z[:, -1], rollout.h[:, -1]
-            yield Chunk(some, ahead, episodes.obs(rows + 1), rollout.obs.float().cpu().numpy(), rollout.h)
+            each = model.decode_each(rollout.z).var(dim=-2) if isinstance(model, Model) and model.members > 1 else None
+            apart = None if each is None else each.float().cpu().numpy()
+            yield Chunk(some, ahead, episodes.obs(rows + 1), rollout.obs.float().cpu().numpy(), rollout.h, apart)
 
 
 class Kept:
@@ -154,16 +158,20 @@ def roll_out(
 ) -> tuple[np.ndarray, list[Example]]:
     """Measure open-loop rollouts from the starts, computed `steps` steps at a time.
 
-    Returns (4, R, H), of R rollouts H steps ahead: the normalised errors of the model, of the last observation and of
-    the mean, and the norm of the state; meaningless after the end of a rollout. And the rollouts `kept` as examples.
+    Returns (5, R, H), of R rollouts H steps ahead: the normalised errors of the model, of the last observation and of
+    the mean, the norm of the state, and the normalised variance among members, NaN without any; meaningless after the
+    end of a rollout. And the rollouts `kept` as examples.
     """
     first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
-    measured = np.full((4, len(starts), max(start.length for start in starts)), np.nan)
+    measured = np.full((5, len(starts), max(start.length for start in starts)), np.nan)
     shown = Kept(kept)
     for chunk in open_loop_chunks(model, episodes, starts, steps):
         last = episodes.obs(first_rows[chunk.rollouts])[:, None]
         errors = [ruler.error(values, chunk.truth) for values in (chunk.prediction, last, ruler.mean)]
-        measured[:, chunk.rollouts, chunk.ahead] = *errors, chunk.h.norm(dim=-1).float().cpu().numpy()
+        apart = np.full_like(errors[0], np.nan)
+        if chunk.apart is not None:
+            apart = ruler.error(np.sqrt(chunk.apart), np.zeros(chunk.apart.shape[-1]))
+        measured[:, chunk.rollouts, chunk.ahead] = *errors, chunk.h.norm(dim=-1).float().cpu().numpy(), apart
         shown.add(chunk)
     return measured, shown.examples(episodes, starts)
 

@@ -58,7 +58,7 @@ def scores(
         episodes: that the rollouts are of.
         starts: where each begins.
         steps: computed at once.
-        samples: futures of each rollout.
+        samples: futures of each rollout; of members, rounded up to as many of each.
         multiples: horizons that are wanted beside those of the knots.
         reference: whose deviation is the unit; None: the episodes'.
         seed: of the futures.
@@ -66,6 +66,7 @@ def scores(
     lengths = np.array([start.length for start in starts])
     horizon = grid(int(lengths.max()), multiples)
     unit = _deviation(episodes if reference is None else reference)
+    samples = -(-samples // model.members) * model.members  # as many of each
     found = np.full((7, len(starts), len(horizon), episodes.layout.obs_dim), np.nan)
     for rollouts, begin, truth, point, drawn in chunks(model, episodes, starts, steps, samples, seed):
         wanted = np.flatnonzero((horizon > begin) & (horizon <= begin + truth.shape[1]))

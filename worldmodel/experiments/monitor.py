@@ -73,6 +73,8 @@ def _logged(config: Mapping[str, Any], model: WorldModel) -> Iterable[str]:
         return
     horizons = [multiple * steps for multiple in config["rollout"]["multiples"]]
     yield from (f"rollout/nmse@{horizon}" for horizon in horizons)
+    if model.members > 1:
+        yield from (f"rollout/disagreement@{horizon}" for horizon in horizons)
     if model.noise is not None:
         yield from (f"rollout/{name}@{horizon}" for name in LOW_IS_GOOD for horizon in horizons)
     yield "rollout/valid_prediction_time"

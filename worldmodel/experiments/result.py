@@ -120,19 +120,25 @@ def print_files(folder: Path) -> None:
 def horizon_table(metrics: dict[str, float], steps: int) -> Table:
     """The errors `rollout/<name>@<horizon>` of the model and of the baselines, a row a horizon; steps: T.
 
-    The last column is the best baseline's error over the model's.
+    The last column is the best baseline's error over the model's. With several members there is their disagreement: the
+    variance of their predictions, over the observations'.
     """
     table = Table(title="open-loop error / variance (1.0: no better than predicting the mean)", title_justify="left")
     horizons = sorted(int(name.split("@")[1]) for name in metrics if name.startswith("rollout/nmse@"))
     measured = [name for name in BASELINES if f"rollout/{name}@{horizons[0]}" in metrics]
     shown = [name.replace("_", " ") for name in measured]
-    for heading in ("horizon", "trained x", "model", *shown, "baseline\n/ model"):
+    apart = [name for name in ("disagreement",) if f"rollout/{name}@{horizons[0]}" in metrics]
+    named = ["members\napart"] * len(apart)
+    for heading in ("horizon", "trained x", "model", *named, *shown, "baseline\n/ model"):
         table.add_column(heading, justify="right")
     for horizon in horizons:
         model, *baselines = (metrics[f"rollout/{name}@{horizon}"] for name in ("nmse", *measured))
         ratio = f"{min(baselines) / model:.3g}" if model else "inf"
         table.add_row(
-            str(horizon), f"{horizon / steps:g}", f"{model:.4g}", *(f"{error:.3g}" for error in baselines), ratio
+            *(str(horizon), f"{horizon / steps:g}", f"{model:.4g}"),
+            *(f"{metrics[f'rollout/{name}@{horizon}']:.3g}" for name in apart),
+            *(f"{error:.3g}" for error in baselines),
+            ratio,
         )
     return table
 

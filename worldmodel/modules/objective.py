@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from worldmodel import losses
+from worldmodel.base import Line
 from worldmodel.batch import Batch
 from worldmodel.errors import UserError
+from worldmodel.members import SHARE
 from worldmodel.mixture import MixtureHead
 from worldmodel.model import Model, Seen
 from worldmodel.predictor import ClosedLoop
@@ -37,6 +39,27 @@ class Segment(NamedTuple):
     def mean(self, error: Tensor) -> Tensor:
         """Of errors (B, T), over the valid steps."""
         return losses.masked_mean(error, self.batch["valid"], self.batch["num_valid"])
+
+    def over(self, members: int, kept: Tensor | None) -> "Segment":
+        """The same segment for each of K members, whose lanes (K B, ...) the loop has already.
+
+        Args:
+            members: K.
+            kept: (K, B, T) bool, the steps that each is trained on; None: all.
+        """
+
+        def lanes(x: Any) -> Any:
+            return x.repeat(members, *[1] * (x.ndim - 1)) if isinstance(x, Tensor) and x.ndim else x
+
+        batch: Any = {name: lanes(value) for name, value in self.batch.items() if name != "carry"}
+        batch["num_valid"] = members * self.batch["num_valid"]
+        if kept is not None:
+            batch["valid"] = batch["valid"] & kept.flatten(0, 1)
+            batch["num_valid"] = SHARE * batch["num_valid"]  # of all ranks; what this one keeps is chance
+        line = None if self.seen.line is None else Line(*map(lanes, self.seen.line))
+        seen = self.seen._replace(z=lanes(self.seen.z), line=line)
+        own = {name: lanes(getattr(self, name)) for name in ("obs", "action", "target")}
+        return self._replace(batch=batch, seen=seen, **own)
 
     def rolled(self, x: Tensor, steps: int) -> Tensor:
         """x (B, T, ...) of the rollouts of K = `steps` steps, one after the other up to the end, (N, K, ...)."""

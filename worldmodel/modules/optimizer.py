@@ -20,17 +20,24 @@ def adamw(
     warmup_steps: int,
     planned_steps: float,
     fused: bool = True,
+    stacked: Iterable[nn.Parameter] = (),
 ) -> Any:
     """What `configure_optimizers` returns, for the parameters that require a gradient.
 
     The rate rises linearly to `learning_rate` over `warmup_steps`, then is constant, or falls as a cosine to a
     hundredth at `planned_steps` of the whole fit (infinite: constant). `weight_decay` is on matrices only, not on
     biases and normalisation. `fused`, one kernel for all, does not work with both a loss scaler and gradient clipping.
+    `stacked` are those of the parameters that have an axis of members in front.
     """
+    of_members = set(map(id, stacked))
     trained = [p for p in parameters if p.requires_grad]
+    matrices = [p.ndim > 1 + (id(p) in of_members) for p in trained]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p, is_matrix in zip(trained, matrices, strict=True) if is_matrix],
+            "weight_decay": weight_decay,
+        },
+        {"params": [p for p, is_matrix in zip(trained, matrices, strict=True) if not is_matrix], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
     optimizer.register_load_state_dict_post_hook(check_state)

@@ -15,6 +15,7 @@ from worldmodel.batch import Batch
 from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT, missing
 from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.scores import Scores
+from worldmodel.members import bootstrapped, packed
 from worldmodel.model import ARGUMENTS, DEFAULTS, Model
 from worldmodel.modules.line import LineFit
 from worldmodel.modules.objective import OBJECTIVES, Segment
@@ -49,6 +50,7 @@ class WorldModel(Model, pl.LightningModule):
         open_loop_weight: Weight of the rollouts' loss, relative to the one-step prediction.
         nll_beta: With a distribution as output, how the gradients of its likelihood are weighted: by each entry's
             deviation to the power of twice this. 1: as a squared error's; 0: as the likelihood's own.
+        bootstrap: With several members, whether each is trained on 63% of the episodes, others for each.
         reward_weight: Weight of the losses of the reward head and the value head.
         continue_weight: Weight of the continue head's loss.
         consistency_weight: With `reconstruction`, weight of |pred - z_next|^2, which lets a predicted latent stand in
@@ -86,6 +88,7 @@ class WorldModel(Model, pl.LightningModule):
         open_loop_steps: int = 0,
         open_loop_weight: float = 1.0,
         nll_beta: float = 1.0,
+        bootstrap: bool = False,
         reward_weight: float = 1.0,
         continue_weight: float = 0.1,
         consistency_weight: float = 1.0,
@@ -114,6 +117,10 @@ class WorldModel(Model, pl.LightningModule):
         self.register_buffer("obs_weights", losses.part_weights(obs_dim, images or []), persistent=False)
         estimators: dict[str, type[RTRL] | type[Eligibility]] = {"rtrl": RTRL, "eligibility": Eligibility}
         exact = estimators.get(gradient)
+        if self.members > 1 and exact is not None:
+            raise UserError(f"model.gradient {gradient} is for one member: leave model.members out, or take tbptt")
+        if bootstrap and self.members == 1:
+            raise UserError("model.bootstrap is for several members, such as --model.members 5: leave it out")
         self.estimator = None if exact is None else exact(self.encoder, self.predictor)
         self.target_encoder: nn.Module | None = None
         if model["objective"] == "latent" and target == "ema":
@@ -148,12 +155,19 @@ class WorldModel(Model, pl.LightningModule):
         estimator, start = self.estimator if self.training else None, seen.h
         if estimator is not None:
             start = estimator.attach(start, is_first)
-        loop = self.predictor.closed_loop(self.latent(seen.z[:, :steps]), action, is_first, start)
+        loop = self.looped(self.latent(seen.z[:, :steps]), action, is_first, start)
         segment = Segment(batch, obs, action, seen, loop, self._target(obs, seen.z), self.obs_weights)
-        terms, after = self.objective.terms(self, segment), loop.carry
+        if self.members > 1:
+            kept = self.hparams["bootstrap"] and self.training
+            segment = segment.over(self.members, bootstrapped(batch["episode"], self.members) if kept else None)
+        terms, h, after = (
+            self.objective.terms(self, segment),
+            packed(loop.h, self.members),
+            packed(loop.carry, self.members),
+        )
         if estimator is not None:
-            after = estimator.advance(seen.h, loop.h, seen.inputs[:, :steps], action, is_first)
-        return terms, loop.h, seen.carry(after)
+            after = estimator.advance(seen.h, h, seen.inputs[:, :steps], action, is_first)
+        return terms, h, seen.carry(after)
 
     def _target(self, obs: Tensor, z: Tensor) -> Tensor:
         """The latents of the next frames (B, T, Z), without gradient."""
@@ -317,7 +331,8 @@ class WorldModel(Model, pl.LightningModule):
         hp, planned = self.hparams, self.trainer.estimated_stepping_batches
         rate, schedule = (hp["learning_rate"], hp["weight_decay"]), (hp["lr_schedule"], hp["warmup_steps"])
         scaled = self.trainer.precision == "16-mixed"
-        return adamw(self.parameters(), *rate, *schedule, planned, fused=not scaled)
+        stacked = self.predictor.parameters() if self.members > 1 else ()
+        return adamw(self.parameters(), *rate, *schedule, planned, fused=not scaled, stacked=stacked)
 
 
 def logged_as(stage: str, name: str) -> str:
