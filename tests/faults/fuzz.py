@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import warm
 import yaml
+import zarr
 from comparison.made_up import make_comparison
 from faults.mutations import damaged, mutate_hdf5, mutated
 
@@ -104,6 +105,7 @@ COMMANDS = {
             f"fit --config world.yaml --run_dir out {STEP}",
         ],
         "npz": ["data check npz --alignment next", "data convert npz --alignment next --out out"],
+        "store": ["data check store", "data convert store --out out"],
         "flat.hdf5": ["data check flat.hdf5", "data convert flat.hdf5 --out out"],
         "table.csv": ["data check table.csv --schema schema.yaml"],
     },
@@ -134,9 +136,11 @@ def make(folder: Path, kinds: list[str]) -> None:
     flat |= {"terminals": np.arange(60) % 20 == 19, "timeouts": np.zeros(60, bool)}
     (folder / "npz").mkdir()
     np.savez(folder / "npz" / "flat.npz", **flat)
+    store = zarr.open_group(str(folder / "store"), mode="w")
     with h5py.File(folder / "flat.hdf5", "w") as file:
         for name, array in flat.items():
             file[name] = array
+            store.create_array(name, data=array, chunks=(25, *array.shape[1:]))
     rows = [f"{i % 7},{i % 5},{i % 3},1,{i // 20}" for i in range(60)]
     (folder / "table.csv").write_text("\n".join(["x,y,u,r,e", *rows]) + "\n")
     warm.restore()

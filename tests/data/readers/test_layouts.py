@@ -253,6 +253,25 @@ def test_diffusion_policy(tmp_path, version, packed):
     np.testing.assert_array_equal(chosen[0].actions[:, 2:], originals[0].actions[:-1])
 
 
+def test_umi_has_poses_and_no_action(tmp_path):
+    """The error names the option, and with it the files are read."""
+    originals = episodes((5, 2, 12))
+    rows = {
+        "data/camera0_rgb": np.concatenate([one.observations["pixels"] for one in originals]),
+        "data/robot0_eef_pos": np.concatenate([one.observations["state"] for one in originals]),
+        "meta/episode_ends": np.cumsum([len(one) + 1 for one in originals]),
+    }
+    path = write_zarr(tmp_path / "umi.zarr", rows)
+    with pytest.raises(
+        UserError, match="which array is the action.*--action robot0_eef_pos_next; .*stops: meta/episode"
+    ):
+        read(path)
+    for found, one in zip(read(path, action="robot0_eef_pos_next"), originals, strict=True):
+        np.testing.assert_array_equal(found.actions, one.observations["state"][1:])
+        np.testing.assert_array_equal(found.observations["robot0_eef_pos"], one.observations["state"])
+        np.testing.assert_array_equal(found.observations["camera0_rgb"], one.observations["pixels"])
+
+
 def test_what_a_zarr_store_may_not_do(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", flat(episodes(), observation="obs", end="done"))
     meta = path / "obs" / ".zarray"

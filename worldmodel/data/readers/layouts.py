@@ -170,6 +170,9 @@ def _ask_for_action(
         hint = nearest(choice.action[0], numbers)
         raise UserError(f"{where}: there is no array {', '.join(choice.action)} for the action; {hint}")
     guess = next((name.split("/")[-1] for name in numbers if re.fullmatch(COMMAND, name.split("/")[-1])), None)
+    if guess is None:  # where poses were recorded and nothing else, the next one is the action
+        vectors = [n for n in numbers if len(arrays.stored[n].shape) == 2 and arrays.stored[n].dtype.kind == "f"]
+        guess = f"{vectors[0].split('/')[-1]}{NEXT}" if vectors else None
     example = EXAMPLE
     if guess:
         try:
