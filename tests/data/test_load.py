@@ -219,8 +219,13 @@ def test_some_keys_of_a_dict_observation(mixed):
     np.testing.assert_array_equal(
         all_obs(data.splits["train"]), all_obs(whole.splits["train"])[:, [3, 4, *range(581, 671)]]
     )
-    with pytest.raises(UserError, match="unknown observation key 'wirst': did you mean 'wrist'"):
+    with pytest.raises(UserError, match="there is no observation 'wirst' to read; did you mean 'wrist'"):
         _ = EpisodeDataModule(mixed, observations=["wirst"]).layout
+    skipped = EpisodeDataModule(mixed, skip="camera", decode=True, **OPTIONS)
+    assert "camera" not in skipped.layout.observation_space and len(skipped.episodes)
+    for how in ({"rename": "wrist=w"}, {"image_size": 16}):
+        with pytest.raises(UserError, match="data.decode reads images as they are stored: leave out rename"):
+            _ = EpisodeDataModule(mixed, decode=True, **how, **OPTIONS).episodes
 
 
 @pytest.mark.parametrize("block", [None, 20])

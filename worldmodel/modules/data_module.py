@@ -227,6 +227,11 @@ class EpisodeDataModule(pl.LightningDataModule):
                     f"data.decode reads folders of this program, {path} is of the format {source.format}:"
                     f" leave it out, or use `worldmodel data convert {path} --out DIR` first"
                 )
+            if self.rename or self.image_crop is not None or self.image_size is not None:
+                raise UserError(
+                    "data.decode reads images as they are stored: leave out rename, image_crop and image_size, or use"
+                    f" `worldmodel data convert {path} --out DIR` with them first"
+                )
             loaded = load_compressed(path, self.layout)
         else:
             part = "" if source is self.source else "test"  # which may be the same file by another schema
