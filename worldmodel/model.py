@@ -218,6 +218,12 @@ class Model(nn.Module):
             return self.obs_norm.inverse(self.base.shown(each[..., self.latent_dim :]))
         return self.obs_norm.inverse(self.decoder(each))
 
+    def disagreement(self, z: Tensor) -> Tensor:
+        """How far the members are apart (...) at z (..., K Z): root mean square, in deviations of the observations."""
+        each = self.of_members(z)
+        obs = self.decoder(each) if self.base is None else self.base.corrected(each[..., self.latent_dim :])
+        return obs.var(dim=-2).mean(dim=-1).sqrt()
+
     def closed_loop(
         self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

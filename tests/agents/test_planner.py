@@ -41,6 +41,35 @@ def within(bound, horizon):
     return lambda lanes: Gaussians.fresh(lanes, horizon, *bounds)
 
 
+def test_a_plan_pays_for_what_the_members_do_not_agree_on():
+    model = small_model(members=3)
+    with torch.no_grad():
+        model.decoder[-1].weight.mul_(100)  # a new one is nearly its base
+    generator = torch.Generator().manual_seed(1)
+    obs, action = (torch.randn(2, 5, n, generator=generator, dtype=torch.float64) for n in (3, 2))
+    z, h, _ = model.observe(obs, action, torch.zeros(2, 5, dtype=torch.bool))
+    actions = torch.randn(8, 4, 2, generator=generator, dtype=torch.float64)
+    score, paid = (
+        Planner(model, within(1.0, 4), discount=0.9, penalty=penalty).objective(z[:, -1], h[:, -2])(actions)
+        for penalty in (0.0, 2.0)
+    )
+    made = model.outcome(*(x.repeat_interleave(4, dim=0) for x in (z[:, -1], h[:, -2])), actions)
+    apart = model.decode_each(made.z).std(dim=-2).square().mean(dim=-1).sqrt()  # the observations are not scaled
+    cost = expected_return(2 * 3 * apart, made.continues, 0.9, None)
+    assert cost.min() > 0
+    torch.testing.assert_close(score - paid, cost)
+    goal = model.place(model.encode(obs[:1, 0]))
+    far, further = (
+        Planner(model, within(1.0, 4), goal=goal, penalty=penalty).objective(z[:, -1], h[:, -2])(actions)
+        for penalty in (0.0, 2.0)
+    )
+    torch.testing.assert_close(far - further, (2 * apart).sum(dim=-1))
+    with pytest.raises(UserError, match="takes a model of several members"):
+        Planner(small_model(), within(1.0, 4), penalty=1.0)
+    with pytest.raises(UserError, match="--penalty is -1"):
+        Planner(model, within(1.0, 4), penalty=-1.0)
+
+
 @pytest.mark.parametrize("method", ["cem", "mppi"])
 def test_the_plan_is_that_of_least_squares(method):
     """A quadratic cost of a linear system has one best sequence, in closed form; from several states at once."""

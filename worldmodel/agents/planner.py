@@ -29,6 +29,8 @@ class Planner:
         temperature: of mppi, in standard deviations of the scores.
         persistence: correlation of a candidate's noise at neighbouring steps.
         discount: of rewards; None: that of the value head, or 1 without one.
+        penalty: what it costs at each step that the model's members are apart by one deviation of the observations, in
+            deviations of the reward (as in Yu et al. 2020, MOPO, arXiv 2005.13239); with a goal, in its distance.
         goal: a place to reach, see Model.place; None: maximise rewards.
         value: gives the return after the horizon, from latents (..., Z) and the states before them (..., D); None: the
             model's value head, or zero without one.
@@ -49,6 +51,7 @@ class Planner:
         temperature: float = 0.3,
         persistence: float = 0.5,
         discount: float | None = None,
+        penalty: float = 0.0,
         goal: Tensor | None = None,
         value: Callable[[Tensor, Tensor], Tensor] | None = None,
         seed: int = 0,
@@ -57,12 +60,17 @@ class Planner:
         at_least(1, "--", candidates=candidates, iterations=iterations, elites=elites)
         if not temperature > 0:
             raise UserError(f"--temperature is {temperature}: it must be above 0")
+        if not penalty >= 0:
+            raise UserError(f"--penalty is {penalty}: it must be at least 0")
+        if penalty and model.members == 1:
+            raise UserError("--penalty takes a model of several members (fit --model.members 5), and this one has one")
         if discount is None:
             discount = 1.0 if model.value_discount is None else model.value_discount
         for name, share in (("persistence", persistence), ("discount", discount)):
             if not 0 <= share <= 1:
                 raise UserError(f"--{name} is {share}: it must be from 0 to 1")
         self.model, self.fresh, self.discount, self.goal, self.value = model, fresh, discount, goal, value
+        self.penalty = penalty
         weights = {"cem": partial(elite_weights, elites=elites)}
         weights["mppi"] = partial(softmax_weights, temperature=temperature)
         self.options = {"candidates": candidates, "iterations": iterations, "persistence": persistence}
@@ -86,11 +94,14 @@ class Planner:
             candidates = len(actions) // len(z)
             starts = z.repeat_interleave(candidates, dim=0), h.repeat_interleave(candidates, dim=0)
             made = self.model.outcome(*starts, actions)
+            doubt = self.penalty * self.model.disagreement(made.z) if self.penalty else None
             if self.goal is None:
                 z_last, h_last = made.z[:, -1], made.h[:, -1]
                 value = self.model.value(h_last) if self.value is None else self.value(z_last, h_last)
-                return expected_return(made.reward, made.continues, self.discount, value)
+                reward = made.reward if doubt is None else made.reward - self.model.reward_norm.scale * doubt
+                return expected_return(reward, made.continues, self.discount, value)
             distance = (self.model.place(made.z) - self.goal).square().sum(dim=-1)
+            distance = distance if doubt is None else distance + doubt
             return expected_return(-distance, torch.ones_like(distance), self.discount)
 
         return score

@@ -68,6 +68,7 @@ def _chooser(trained: Trained, options: Namespace) -> Chooser:
     return trained.planner(
         options.horizon, options.goal, method=options.planner, candidates=options.candidates, elites=options.elites,
         iterations=options.iterations, temperature=options.temperature, persistence=options.persistence,
+        penalty=options.penalty,
         discount=options.discount, seed=options.seed,
     )  # fmt: skip
 
@@ -166,6 +167,7 @@ def _parser() -> Parser:
     add("--temperature", type=float, default=0.3, help="Temperature of mppi, in deviations of the scores.")
     add("--persistence", type=float, default=0.5, help="Correlation of the noise at neighbouring steps.")
     add("--discount", type=float, default=None, help="Discount of rewards. Default: the value head's, else 1.")
+    add("--penalty", type=float, default=0.0, help="Cost of a deviation between members, in deviations of the reward.")
     add("--goal", default=None, metavar="O,O", help="Observation to reach instead of rewards, or a .npy file.")
     add("--observe", type=entries_or_keys, default=None, metavar="I,J", help="Entries to see. Default: as in the data.")
     add("--num_envs", type=int, default=20, metavar="N", help="Number of environments, stepped together.")
