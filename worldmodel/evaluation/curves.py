@@ -30,8 +30,8 @@ class HorizonCurves:
     threshold: float
     burn_in: int
     examples: list[Example]
-    disagreement: np.ndarray | None = None  # (H,) variance of the members' predictions; None: there is one
     linear: np.ndarray | None = None  # (H,) of a linear autoregression (evaluation/linear.py); None: not measured
+    disagreement: np.ndarray | None = None  # (H,) variance of the members' predictions; None: there is one
 
     @property
     def baselines(self) -> dict[str, np.ndarray]:
@@ -115,7 +115,7 @@ def curves_from(
     disagreement = None if np.isnan(apart).all() else apart
     valid_time = float(time.mean())
     return HorizonCurves(
-        ahead, nmse, copy_last, mean, norm, count, valid_time, threshold, burn_in, examples, disagreement
+        ahead, nmse, copy_last, mean, norm, count, valid_time, threshold, burn_in, examples, disagreement=disagreement
     )
 
 

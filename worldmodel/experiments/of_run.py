@@ -29,7 +29,7 @@ def with_run(argv: list[str]) -> Iterator[list[str]]:
         UserError: if there is no checkpoint, or no configuration beside it.
     """
     words, named = _checkpoint(argv)
-    if any(word in (*OPTIONS, "-h", "--help") or word.startswith("--config=") for word in words):
+    if any(word in (*OPTIONS, "-h", "--help", "--help-all") or word.startswith("--config=") for word in words):
         yield words
         return
     if named is None:

@@ -1,0 +1,80 @@
+"""What the line below a rule is worth: docs/results/line.md, from the comparisons of results.py with and without one.
+
+python benchmarks/results.py pendulum pendulum_none      # and the others; goes on where it was interrupted
+python benchmarks/line.py
+"""
+
+import csv
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+RUNS, PAGE = ROOT / "runs" / "results", ROOT / "docs" / "results" / "line.md"
+RULE = "gated_norm, carry"
+SYSTEMS = {
+    "linear": "The linear system",
+    "pendulum": "Pendulum",
+    "half_cheetah": "HalfCheetah",
+    "cartpole": "CartPole",
+    "acrobot": "Acrobot",
+}
+BEGIN = "<!-- what follows is written by benchmarks/line.py -->"
+Errors = dict[tuple[str, int], list[float]]  # (loop, horizon) -> of each seed
+
+
+def read(name: str) -> dict[str, Errors]:
+    """Variant or baseline -> its errors, of a comparison."""
+    found: dict[str, Errors] = defaultdict(lambda: defaultdict(list))
+    with (RUNS / name / "results.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found[row["variant"]][row["loop"], int(row["horizon"])].append(float(row["error"]))
+    return found
+
+
+def rows_of(name: str) -> dict[str, Errors]:
+    """The rows of a system's tables."""
+    found = read(name)
+    rows = {"with the line": found[RULE]}
+    if (RUNS / f"{name}_none" / "results.csv").is_file():
+        rows["without"] = read(f"{name}_none")[RULE]
+    rows |= {"the line alone": next(found[title] for title in found if title.startswith("linear autoregression"))}
+    floor = [title for title in found if "filter" in title.lower()]
+    return rows | {title: found[title] for title in ("mean", *floor)}
+
+
+def table(rows: dict[str, Errors], loop: str) -> list[str]:
+    """A table of the errors in one loop, against the horizon."""
+    horizons = sorted({horizon for errors in rows.values() for of, horizon in errors if of == loop})
+    head = [f"| {loop} loop | " + " | ".join(map(str, horizons)) + " |", "|---|" + "---:|" * len(horizons)]
+    return head + [
+        f"| {title} | " + " | ".join(cell(errors.get((loop, horizon), [])) for horizon in horizons) + " |"
+        for title, errors in rows.items()
+    ]
+
+
+def cell(values: list[float]) -> str:
+    """The geometric mean, and the range over seeds."""
+    if not values:
+        return ""
+    mean = f"{np.exp(np.mean(np.log(values))):.3g}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3g} to {max(values):.3g})"
+
+
+def main() -> None:
+    """Write the tables into the page, below what was written by hand, and the numbers beside."""
+    lines = [BEGIN]
+    for name, title in SYSTEMS.items():
+        if (RUNS / name / "results.csv").is_file():
+            rows = rows_of(name)
+            lines += ["", f"## {title}", "", *table(rows, "closed"), "", *table(rows, "open")]
+            for version in (name, f"{name}_none"):
+                if (RUNS / version / "results.csv").is_file():
+                    shutil.copyfile(RUNS / version / "results.csv", PAGE.with_name(f"line_{version}.csv"))
+    PAGE.write_text(PAGE.read_text().split(BEGIN)[0] + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
