@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 import warm
 
+from worldmodel import RULES
 from worldmodel.envs.collect import CollectOptions, collect
 
 TESTS = Path(__file__).parent
@@ -15,6 +17,19 @@ ROOT = TESTS.parent
 TOY = CollectOptions(
     env_id="toy_env:Toy-v0", steps=600, num_envs=3, max_episode_steps=40, policy="toy_env:integer_actions"
 )
+
+
+# Tests over RULES repeat themselves for these in every usual run; for the others the exhaustive forms are `full`.
+REPEATED = ("residual", "gated", "gated_norm", "direct", "unit_norm", "gru", "lstm", "diagonal", "slots", "triad")
+
+
+def over_rules(*axes, repeated=REPEATED):
+    """Arguments of a test: each rule of RULES with every value of the axes, most of them `full` but for the first."""
+    rows = [(rule, *values) for rule in RULES for values in product(*axes)]
+    first = tuple(values[0] for values in axes)
+    return [
+        pytest.param(*row, marks=() if row[0] in repeated or row[1:] == first else pytest.mark.full) for row in rows
+    ]
 
 
 def pytest_addoption(parser):

@@ -125,7 +125,11 @@ def check_wandb(folder: Path) -> None:
     assert b"PYTHONPATH" not in path.read_bytes(), "no environment variables in a run that may be shared"
 
 
-@pytest.mark.parametrize("rule", RULES)
+ONE_OF_A_KIND = ("gated", "lstm", "triad", "lru", "gated_delta", "slstm", "attention")
+OTHERS = [pytest.param(rule, marks=pytest.mark.full) for rule in RULES if rule not in ONE_OF_A_KIND]
+
+
+@pytest.mark.parametrize("rule", [*ONE_OF_A_KIND, *OTHERS])
 def test_every_rule_fits(worldmodel, toy_conf, rule):
     options = ["--trainer.max_steps", "3", "--rollout.max_episodes", "2", "--rollout.examples", "1", *SMALL]
     run_of(worldmodel("fit", "--config", toy_conf, *options, "--model.rule", rule))

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import one_line
+from conftest import one_line, over_rules
 from safetensors.torch import save_file
 
 from worldmodel import WorldModel, load_exported
 from worldmodel.errors import UserError
 from worldmodel.export import write_export
-from worldmodel.rules import RULES
 from worldmodel.runs.checkpoint import read_checkpoint
 
 SIZES = {"obs_dim": 3, "action_dim": 2, "latent_dim": 4, "hidden_dim": 12, "width": 8}
@@ -58,8 +57,7 @@ def predictions(model, x) -> list[torch.Tensor]:
         return [*closed, *model.open_loop(model.encode(x["obs"][:, 0]), closed[1][:, 0], x["action"])]
 
 
-@pytest.mark.parametrize("objective", ["reconstruction", "latent", "tokens"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "objective"), over_rules(("reconstruction", "latent", "tokens")))
 def test_every_rule_and_objective_comes_back(tmp_path, rule, objective):
     model, x = made(tmp_path / "out", rule=rule, objective=objective), inputs()
     before = torch.get_rng_state()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import over_rules
 from memory import episodes_of
 
-from worldmodel import RULES, WorldModel
+from worldmodel import WorldModel
 from worldmodel.errors import UserError
 from worldmodel.evaluation.calibration import summary, widths
 from worldmodel.evaluation.rollouts import Start
@@ -41,8 +42,7 @@ def present(model, frames=5):
     return z[:, -1].detach(), h[:, -2].detach(), ahead, noise
 
 
-@pytest.mark.parametrize("output", ["gaussian", "mixture"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "output"), over_rules(("gaussian", "mixture")))
 def test_each_step_is_drawn_from_the_distribution_after_what_was_drawn_before(rule, output):
     """Fed to the model in closed loop, a future's observations give the distributions that it was drawn from."""
     model = model_of(rule, output)

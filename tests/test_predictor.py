@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from conftest import over_rules
 from torch import nn
 
 from worldmodel import RULES, LatentPredictor
 from worldmodel.errors import UserError
 
 B, T, Z, A, D = 3, 24, 4, 2, 6
-every_cell = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in RULES for layers in (1, 2)])
+every_cell = pytest.mark.parametrize(("rule", "layers"), over_rules((2, 1)))
 
 
 def make(rule, layers=1):
@@ -129,8 +130,7 @@ def test_standard_cells_equal_torch(rule, reference, layers):
         torch.testing.assert_close(gradient, other, rtol=1e-12, atol=1e-12)
 
 
-@every_cell
-@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(("rule", "layers", "poison"), over_rules((2, 1), (float("nan"), float("inf"), 1e30)))
 def test_poison_in_one_episode_never_reaches_another(rule, layers, poison):
     predictor = make(rule, layers)
     z, a, is_first = inputs()
@@ -151,10 +151,12 @@ def test_the_gate_is_what_the_step_used(rule, layers):
     z, a, is_first = inputs()
     before = predictor.closed_loop(z, a, is_first).before
     gate = predictor.cell.gate(predictor.cell.project(z, a), before)
-    if rule in ("residual", "direct", "unit_norm"):
+    if rule in ("residual", "direct", "unit_norm", "lru", "mamba2", "mlstm", "attention"):
         assert gate is None
     else:
-        assert gate is not None and gate.shape == (B, T, D) and ((gate > 0) & (gate < 1)).all()
+        assert gate is not None and gate.shape == (B, T, D)
+        everything = is_first.unsqueeze(-1) if rule == "slstm" else torch.zeros_like(gate).bool()
+        assert ((gate > 0) & (gate < 1) ^ everything).all()
 
 
 def test_gate_bias():

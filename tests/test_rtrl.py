@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import over_rules
 from torch import nn
 
 from worldmodel import RULES, LatentPredictor, rtrl
@@ -10,7 +11,6 @@ from worldmodel.nets import MLP
 from worldmodel.rtrl import RTRL
 
 B, T, OBS, Z, A, D = 3, 12, 2, 3, 1, 4
-every_cell = pytest.mark.parametrize(("rule", "layers"), [(rule, layers) for rule in RULES for layers in (1, 2)])
 
 
 def make(rule, layers=1):
@@ -70,8 +70,7 @@ def assert_equal_gradients(got, wanted, relative=1e-10):
         assert (ours - theirs).abs().max() <= relative * theirs.abs().max(), name
 
 
-@every_cell
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize(("rule", "layers", "steps"), over_rules((1, 2), (4, 1)))
 def test_segments_have_the_gradient_of_the_whole_stream(rule, layers, steps):
     model, data = make(rule, layers), stream()
     loss = loss_of if steps > 1 else one_step_loss

@@ -87,4 +87,5 @@ def test_direct_does_not_accumulate_and_unit_norm_stays_on_the_sphere():
 
 def test_the_rules_that_users_name():
     seven = {"residual", "gated", "gated_norm", "direct", "unit_norm", "gru", "lstm"}
-    assert set(RULES) == seven | {"diagonal", "slots", "triad"}
+    modern = {"lru", "mingru", "mamba2", "gated_delta", "mlstm", "slstm", "attention"}
+    assert set(RULES) == seven | {"diagonal", "slots", "triad"} | modern

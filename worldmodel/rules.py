@@ -2,7 +2,8 @@
 
 A rule is a pure function `(h, *proposals) -> h_next` on tensors whose last axis is the hidden state. It has no
 parameters, so that a comparison of rules compares rules. Its proposals come from the cell (see cells/). To add
-one, write the function and name it in RULES, and in BOUNDS where a bound is proven.
+one, write the function and name it in RULES, and in BOUNDS where a bound is proven. Those whose state is a matrix or a
+window of frames are in matrix_rules.py.
 """
 
 import math
@@ -11,6 +12,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from worldmodel.matrix_rules import attention, gated_delta, mamba2, mlstm
 
 Rule = Callable[..., Tensor]
 
@@ -124,11 +127,7 @@ def diagonal(h: Tensor, keep: Tensor, angle: Tensor, candidate: Tensor) -> Tenso
     combination in modulus: |h_k| <= max(|h_0,k|, sqrt(2)) for any input, so no entry leaves [-sqrt(2), sqrt(2)] from
     a zero start.
     """
-    modulus = LARGEST_MODULUS * torch.sigmoid(keep)
-    real, imaginary = modulus * torch.cos(angle), modulus * torch.sin(angle)
-    h_real, h_imaginary = h.chunk(2, dim=-1)
-    turned = torch.cat([real * h_real - imaginary * h_imaginary, imaginary * h_real + real * h_imaginary], dim=-1)
-    return turned + twice(overwritten(keep)) * torch.tanh(candidate)
+    return turned(h, LARGEST_MODULUS * torch.sigmoid(keep), angle) + twice(overwritten(keep)) * torch.tanh(candidate)
 
 
 def overwritten(keep: Tensor) -> Tensor:
@@ -136,8 +135,65 @@ def overwritten(keep: Tensor) -> Tensor:
     return (1 - LARGEST_MODULUS) + LARGEST_MODULUS * torch.sigmoid(-keep)
 
 
+def turned(h: Tensor, modulus: Tensor, angle: Tensor) -> Tensor:
+    """modulus exp(i angle) h, of complex numbers that h packs as [real, imaginary]."""
+    real, imaginary = modulus * torch.cos(angle), modulus * torch.sin(angle)
+    h_real, h_imaginary = h.chunk(2, dim=-1)
+    return torch.cat([real * h_real - imaginary * h_imaginary, imaginary * h_real + real * h_imaginary], dim=-1)
+
+
 def twice(x: Tensor) -> Tensor:
     return torch.cat([x, x], dim=-1)
+
+
+def lru(h: Tensor, decay: Tensor, angle: Tensor, scale: Tensor, drive: Tensor) -> Tensor:
+    """Linear recurrent unit (Orvieto et al. 2023, arXiv 2303.06349).
+
+        lambda = exp(-exp(decay) + i exp(angle))
+        h' = lambda h + exp(scale) drive
+
+    h and drive (..., D) pack D/2 complex numbers, [real, imaginary]; decay, angle and scale (D/2,) are parameters, so
+    that lambda is the same at every step, and |lambda| < 1 whatever they are. |h_k| <= exp(scale) sup |drive_k| /
+    (1 - |lambda|) from zeros, and nothing bounds the drive. A linear filter of its inputs: it cannot forget when told
+    to, nor gate what it takes in.
+    """
+    return turned(h, torch.exp(-torch.exp(decay)), torch.exp(angle)) + twice(torch.exp(scale)) * drive
+
+
+def mingru(h: Tensor, gate: Tensor, candidate: Tensor) -> Tensor:
+    """`gated` with gate and candidate from the input alone: minGRU (Feng et al. 2024, arXiv 2410.01201).
+
+    Affine in h with eigenvalues in (0, 1): it decays, and can neither rotate nor change sign, so neither an oscillator
+    nor parity is within its reach (Grazzi et al. 2024, arXiv 2411.12537). |h_i| <= max(|h_0,i|, sup |u_i|).
+    """
+    return gated(h, gate, candidate)
+
+
+def slstm(h: Tensor, write: Tensor, keep: Tensor, candidate: Tensor, output: Tensor) -> Tensor:
+    """xLSTM's scalar memory with exponential input gates (Beck et al. 2024, arXiv 2405.04517).
+
+        c' = f c + i tanh(candidate),  n' = f n + i,  i = exp(write),  f = sigmoid(keep)
+        hidden' = sigmoid(output) c' / n'
+
+    `h` packs [hidden, c, n, m], 4D wide. c and n are stored as exp(-m) c and exp(-m) n with m' = max(log f + m, write),
+    so that no exponential overflows; see `slstm_gates`. |hidden_i| <= 1, since c / n is a mean of tanh's; n and m are
+    not bounded. Its proposals see the hidden vector: nonlinear in time, it tracks parity, and is not a scan.
+    """
+    _, cell, norm, peak = h.chunk(4, dim=-1)
+    written, kept, peak = slstm_gates(write, keep, norm, peak)
+    cell, norm = kept * cell + written * torch.tanh(candidate), kept * norm + written
+    return torch.cat([torch.sigmoid(output) * cell / norm, cell, norm, peak], dim=-1)
+
+
+def slstm_gates(write: Tensor, keep: Tensor, norm: Tensor, peak: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """exp(write - m'), exp(log f + m - m') and m', each (..., D), from n and m before.
+
+    One of the two is always 1. So n >= 1 from the first step on, and n = 0 says that there was none: m then is not 0,
+    as in the zeros of an episode's start, but minus infinity, and the first input is all that the state holds.
+    """
+    log_keep = torch.where(norm == 0, -math.inf, F.logsigmoid(keep) + peak)
+    peak = torch.maximum(log_keep, write)
+    return torch.exp(write - peak), torch.exp(log_keep - peak), peak
 
 
 def ternary(u: Tensor) -> Tensor:
@@ -161,6 +217,13 @@ RULES: dict[str, Rule] = {
     "diagonal": diagonal,
     "slots": slots,
     "triad": triad,
+    "lru": lru,
+    "mingru": mingru,
+    "mamba2": mamba2,
+    "gated_delta": gated_delta,
+    "mlstm": mlstm,
+    "slstm": slstm,
+    "attention": attention,
 }
 
 # The largest |h_i| that a rule allows in D dimensions from a zero start, where that is proven. (An LSTM's cell is not

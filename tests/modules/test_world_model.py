@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from conftest import over_rules
 from torch import nn
 from toy_env import next_observation, reward_of
 
-from worldmodel import RULES, EpisodeDataModule, WorldModel
+from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.base import PER_OCTAVE
 from worldmodel.errors import UserError
 from worldmodel.evaluation.arx import fitted_base
@@ -139,8 +140,11 @@ OBJECTIVES = [
 ]
 
 
-@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda o: "-".join(map(str, o.values())))
-@pytest.mark.parametrize("rule", RULES)
+def name_of(value):
+    return "-".join(map(str, value.values())) if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("rule", "options"), over_rules(OBJECTIVES), ids=name_of)
 def test_all_terms_are_finite_and_every_parameter_learns(toy_data, rule, options):
     torch.manual_seed(0)
     model = WorldModel(2, 1, rule=rule, **SMALL, **options)

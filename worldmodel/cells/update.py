@@ -117,6 +117,32 @@ class Slots(UpdateCell):
         return h[..., -self.read_dim :]
 
 
+class SLSTM(UpdateCell):
+    """xLSTM's cell of scalar memories (Beck et al. 2024, arXiv 2405.04517); see `rules.slstm` for the equations.
+
+    Its proposals see the input and the hidden vector, with one head: every unit sees all others. The state packs
+    [hidden, c, n, m], four times `hidden_dim`; heads see the hidden vector. `gate` is i / n', the exact share of c / n
+    that a step replaces, 1 at an episode's first frame. A new cell forgets at rates 1 - sigmoid(3) to 1 - sigmoid(6),
+    within 20 to 400 steps, while no larger input gate takes over.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, layers: int) -> None:
+        super().__init__(input_dim, hidden_dim, "slstm", layers, gate_bias=0.0)
+        self.state_dim = 4 * hidden_dim
+        last = self.input if self.output is None else self.output
+        with torch.no_grad():
+            last.bias[hidden_dim : 2 * hidden_dim] = torch.linspace(3, 6, hidden_dim)
+
+    def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
+        write, keep, _, _ = self.propose(x, h)
+        _, _, norm, peak = h.chunk(4, dim=-1)
+        written, kept, _ = rules.slstm_gates(write, keep, norm, peak)
+        return written / (kept * norm + written)
+
+    def read(self, h: Tensor) -> Tensor:
+        return h[..., : self.read_dim]
+
+
 class Memoryless(Cell):
     """h_next = silu(W [z, a] + b), whatever h was: the baseline of recurrent policies, as wide as their state."""
 
