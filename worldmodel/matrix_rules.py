@@ -1,8 +1,8 @@
 """Update rules of `rules.RULES` whose state is a matrix of values by keys, or a window of frames.
 
-Each has N heads: query and key are (..., N, K), value is (..., N, V). `h` packs what is remembered, and last what is
-read of it, (..., D), D <= N V, since a read depends on the input and heads of a model see h alone. A read is added to
-`skip`, the input's own share, as in a residual block.
+Each has N heads: query and key are (..., N, K), value is (..., N, V), but for `attention`. `h` packs what is
+remembered, and last what is read of it, (..., D), D <= N V, since a read depends on the input, and what predicts from a
+state sees h alone. A read is added to `skip`, the input's own share, as in a residual block.
 """
 
 import math
@@ -74,11 +74,11 @@ def mlstm(
     """
     heads, width = key.shape[-2:]
     sizes = [heads * value.shape[-1] * width, heads * width, heads, skip.shape[-1]]
-    _, norm, peak, _ = h.split(sizes, dim=-1)
+    memory, norm, peak, _ = h.split(sizes, dim=-1)
     key, log_keep = key / math.sqrt(width), F.logsigmoid(keep) + peak
     peak = torch.maximum(log_keep, write)
     keep, write = torch.exp(log_keep - peak), torch.exp(write - peak)
-    memory = _scaled(keep, _memory(h, value, key)) + _outer(write.unsqueeze(-1) * value, key)
+    memory = _scaled(keep, memory.unflatten(-1, (*value.shape[-2:], width))) + _outer(write.unsqueeze(-1) * value, key)
     norm = keep.unsqueeze(-1) * norm.unflatten(-1, (heads, width)) + write.unsqueeze(-1) * key
     # 1 in units of exp(m); a state below exp(-80) reads as nothing anyway, and exp(89) overflows single precision
     least = torch.exp((-peak).clamp(max=80))
@@ -92,27 +92,29 @@ def attention(h: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
 
         r = skip + sum over ages j < W of softmax_j(query . key_(t-j) / sqrt(K) + bias_j) value_(t-j)
 
-    `h` packs [keys and values of W frames, the oldest first, frames seen / W, r], N W (K + V) + 1 + D wide. Frames
-    before the episode are not attended to. bias (N, W) is a parameter for each relative position (Raffel et al. 2020,
-    arXiv 1910.10683). Recall is exact within the window; of what lies before it nothing is known.
+    `h` packs [keys and values of W frames, the oldest first, frames seen / W, r], W (K + V) + 1 + D wide; query is
+    (..., N, K), key (..., K) and value (..., V), the same for all heads. Frames before the episode are not attended to.
+    bias (N, W) is a parameter for each relative position (Raffel et al. 2020, arXiv 1910.10683). Recall is exact within
+    the window; of what lies before it nothing is known.
     """
-    window, sizes = bias.shape[-1], (key.shape[-1], value.shape[-1])
-    frame = torch.cat([key, value], dim=-1)
-    width = frame.shape[-2] * frame.shape[-1]
-    cache = torch.cat([h[..., width : window * width], frame.flatten(-2)], dim=-1)
-    seen = (h[..., window * width : window * width + 1] + 1 / window).clamp(1 / window, 1)
-    keys, values = cache.unflatten(-1, (window, *frame.shape[-2:])).movedim(-3, -2).split(sizes, dim=-1)
+    window, sizes = bias.shape[-1], [key.shape[-1], value.shape[-1]]
+    width = sum(sizes)
+    _, cache, seen, _ = h.split([width, (window - 1) * width, 1, skip.shape[-1]], dim=-1)  # the oldest frame leaves
+    cache = torch.cat([cache, key, value], dim=-1)
+    seen = (seen + 1 / window).clamp(1 / window, 1)
+    keys, values = cache.unflatten(-1, (window, width)).split(sizes, dim=-1)
     age = torch.arange(window - 1, -1, -1, device=h.device)
-    match = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(sizes[0]) + bias[..., age]
+    match = query @ keys.mT / math.sqrt(sizes[0]) + bias[:, age]
     match = match.masked_fill((age >= seen * window).unsqueeze(-2), -math.inf)
-    read = (torch.softmax(match, dim=-1).unsqueeze(-2) @ values).flatten(-3)
+    read = (torch.softmax(match, dim=-1) @ values).flatten(-2)
     return torch.cat([cache, seen, skip + read[..., : skip.shape[-1]]], dim=-1)
 
 
 def _memory(h: Tensor, value: Tensor, key: Tensor) -> Tensor:
     """The matrices at the front of h, (..., N, V, K)."""
     shape = *value.shape[-2:], key.shape[-1]
-    return h[..., : math.prod(shape)].unflatten(-1, shape)
+    size = math.prod(shape)
+    return h.split([size, h.shape[-1] - size], dim=-1)[0].unflatten(-1, shape)  # a slice has a slower backward pass
 
 
 def _scaled(factor: Tensor, memory: Tensor) -> Tensor:

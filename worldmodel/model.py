@@ -62,7 +62,8 @@ class Model(nn.Module):
         latent_dim: Width of the latent z.
         hidden_dim: Width of the hidden state h.
         rule: Update rule of the hidden state, a name of RULES.
-        layers: Number of layers of the update network, 1 or 2; gru and lstm are stacked.
+        layers: Number of layers of the update network, 1 or 2; gru, lstm and rules that see the input alone are
+            stacked.
         gate_bias: Initial bias of the gate, for the gated rules; at -1 a new cell keeps 73% of its state at each step.
         width: Width of the hidden layers of encoder, decoder and heads.
         depth: Number of hidden layers of encoder and decoder; 0: linear.

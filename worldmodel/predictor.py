@@ -55,9 +55,10 @@ class LatentPredictor(nn.Module):
         latent_dim: Z.
         action_dim: A; 0 where there are no actions.
         hidden_dim: width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM (twice),
-            stacked GRU and LSTM (times the layers), slots (nine times) and triad (40 more).
+            stacked GRU and LSTM (times the layers), slots (nine times), triad (40 more), slstm (four times), and all
+            whose state is a matrix or a window (cells/matrix.py).
         rule: a name of RULES.
-        layers: 1 or 2, of the update network; GRU and LSTM are stacked.
+        layers: 1 or 2, of the update network; GRU, LSTM and the rules that see the input alone are stacked.
         gate_bias: initial bias of the gate, for the gated rules.
         head_depth: hidden layers between the state and the prediction; 0: linear.
         tokens: whether the latents are embedded tokens, for cells that treat those differently.

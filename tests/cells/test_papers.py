@@ -126,15 +126,14 @@ def slstm(cell, frames):
 
 
 def attention(cell, frames):
-    rows, seen = [cell.input(u) for u in frames], []
-    qkv = [list(heads(row[:-D])) for row in rows]
-    for t, row in enumerate(rows):
+    queries, keys, values, skip = cell.input(torch.stack(frames)).split([N * V, V, V, D], dim=1)
+    seen = []
+    for t in range(len(frames)):
         y, window = [], list(range(max(0, t - WINDOW + 1), t + 1))
-        for n in range(N):
-            keys, values = (torch.stack([qkv[s][n][part] for s in window]) for part in (1, 2))
-            match = keys @ qkv[t][n][0] / math.sqrt(K) + torch.stack([cell.bias[n, t - s] for s in window])
-            y.append(torch.exp(match) @ values / torch.exp(match).sum())
-        seen.append(row[-D:] + torch.cat(y)[:D])
+        for n, query in enumerate(queries[t].split(V)):
+            match = keys[window] @ query / math.sqrt(V) + torch.stack([cell.bias[n, t - s] for s in window])
+            y.append(torch.exp(match) @ values[window] / torch.exp(match).sum())
+        seen.append(skip[t] + torch.cat(y)[:D])
     return seen
 
 

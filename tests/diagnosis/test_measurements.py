@@ -126,6 +126,23 @@ def test_eigenvalues_and_the_lyapunov_exponent_of_a_linear_cell():
     assert measured.growth(10) == pytest.approx(0.9**10, rel=1e-2)
 
 
+@pytest.mark.parametrize("rule", ["gated_delta", "attention"])
+def test_a_state_too_wide_for_its_eigenvalues_has_an_exponent(data, rule, monkeypatch):
+    monkeypatch.setattr("worldmodel.evaluation.diagnosis.jacobian.WIDEST", 64)
+    subject = Subject(new_model(rule, data), some_batches(data, 4), rule)
+    measured = Spectrum.measure(subject)
+    assert math.isnan(measured.radius_mean) and not measured.eigenvalues and math.isfinite(measured.lyapunov)
+    assert "no eigenvalues of more than 64 entries; largest Lyapunov exponent" in measured.values(subject)[0]
+
+
+def test_fewer_vectors_than_entries_have_the_rank_of_their_covariance():
+    values = torch.randn(20, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(dim=1)
+    found, singular = representation(values), torch.linalg.svdvals(values - values.mean(dim=0))[:19]
+    share = singular / singular.sum()
+    assert found.effective_rank == pytest.approx(float(torch.special.entr(share).sum().exp()), rel=1e-6)
+    assert found.spectrum[:19] == pytest.approx(share.tolist(), rel=1e-6) and not any(found.spectrum[19:])
+
+
 # --- lags ------------------------------------------------------------------------------------------------------------
 
 

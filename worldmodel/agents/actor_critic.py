@@ -35,7 +35,7 @@ class ActorCritic(nn.Module):
         rule: Update rule of the memory, a name in RULES; `none`: a feed-forward layer of the same width.
         latent_dim: Width of the encoded observation.
         hidden_dim: Width of the hidden state.
-        layers: Layers of the update network, 1 or 2 (gru and lstm: stacked).
+        layers: Layers of the update network, 1 or 2 (gru, lstm and rules that see the input alone: stacked).
         gate_bias: Initial bias of the gate.
         width: Width of the hidden layers of encoder, actor and critic.
         depth: Hidden layers of the encoder.

@@ -18,51 +18,47 @@ SLOWEST_RATE, FASTEST_RATE = 1.0, 16.0
 
 
 class Heads(Cell):
-    """`hidden_dim` values in four heads, each with as many keys as values, at least four.
+    """`hidden_dim` values in four heads, or one each where there are fewer.
 
     Queries, keys and values, the proposals of the rule and `skip` are linear in [z, a]: nothing sees the state. What
     the rule reads is the last part of its own state, since read(h) gets h alone; heads of a model see it,
-    `hidden_dim` wide. Output projection and norm of the papers' blocks are left to the head: magnitudes count here.
+    `hidden_dim` wide. Output projection and norm of the papers' blocks are left to them: magnitudes count here.
     """
 
-    def __init__(self, input_dim: int, hidden_dim: int, rule: str, others: list[int]) -> None:
+    input: nn.Linear
+
+    def __init__(self, input_dim: int, hidden_dim: int, rule: str) -> None:
         super().__init__()
         self.rule = rules.RULES[rule]
         self.read_dim = hidden_dim
         self.heads = min(HEADS, hidden_dim)
         self.values = -(-hidden_dim // self.heads)
-        self.keys = max(FEWEST_KEYS, self.values)
-        self.qkv = [self.heads * self.keys, self.heads * self.keys, hidden_dim]
-        self.widths = [sum(self.qkv), *others, hidden_dim]  # the last: skip
-        self.input = nn.Linear(input_dim, sum(self.widths))
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
         return self.input(torch.cat([z, a], dim=-1))
-
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """query and key (..., N, K), value (..., N, V), the last head's filled with zeros."""
-        query, key, value = qkv.split(self.qkv, dim=-1)
-        value = F.pad(value, (0, self.heads * self.values - self.read_dim))
-        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
-        return query, key, value
 
 
 class MatrixCell(Heads):
     """`mamba2`, `gated_delta` or `mlstm`; see matrix_rules.py for the equations.
 
-    Before a step queries, keys and values pass through silu of a causal convolution over four frames, one filter for
-    each channel, as in the papers' blocks (xLSTM's leaves values out): so a value can be bound to what was seen just
-    before it. Its last three frames are part of the state: [state of the rule, three frames of queries, keys, values].
-    Gates see the current frame alone. `gate` is beta / 2 for `gated_delta`; the others add and do not overwrite.
+    A head has half as many keys as values, as in Gated DeltaNet, and at least four. Before a step queries, keys and
+    values pass through silu of a causal convolution over four frames, one filter for each channel, as in the papers'
+    blocks (xLSTM's leaves values out): so a value can be bound to what was seen just before it. Its last three frames
+    are part of the state: [state of the rule, three frames of queries, keys, values]. Gates see the current frame
+    alone. `gate` is beta / 2 for `gated_delta`; the others add and do not overwrite.
 
     A new cell has the decays of Mamba-2: rate e^(log A) with A uniform in [1, 16] and delta log-uniform in
     [0.001, 0.1]; heads of `mlstm` forget at rates 1 - sigmoid(3) to 1 - sigmoid(6), within 20 to 400 steps.
     """
 
     def __init__(self, input_dim: int, hidden_dim: int, rule: str) -> None:
-        heads = min(HEADS, hidden_dim)
+        super().__init__(input_dim, hidden_dim, rule)
+        heads = self.heads
+        self.keys = max(FEWEST_KEYS, -(-self.values // 2))
+        self.qkv = [heads * self.keys, heads * self.keys, hidden_dim]
         gates = {"mamba2": [heads], "gated_delta": [heads, heads], "mlstm": [heads, heads]}[rule]
-        super().__init__(input_dim, hidden_dim, rule, [*gates, hidden_dim])
+        self.widths = [sum(self.qkv), *gates, hidden_dim, hidden_dim]  # the last two: output and skip
+        self.input = nn.Linear(input_dim, sum(self.widths))
         convolved = self.widths[0]
         self.rule_dim = heads * self.values * self.keys + hidden_dim
         self.state_dim = self.rule_dim + (FRAMES - 1) * convolved
@@ -82,10 +78,14 @@ class MatrixCell(Heads):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         frame, *others = x.to(h.dtype).split(self.widths, dim=-1)
-        window = torch.cat([h[..., self.rule_dim :], frame], dim=-1)
+        before, past = h.split([self.rule_dim, self.state_dim - self.rule_dim], dim=-1)
+        window = torch.cat([past, frame], dim=-1)
         mixed = (window.unflatten(-1, self.filters.shape) * self.filters).sum(dim=-2) + self.filter_bias
+        query, key, value = F.silu(mixed).split(self.qkv, dim=-1)
+        value = F.pad(value, (0, self.heads * self.values - self.read_dim))  # for the last head, which may lack some
+        by_head = (part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
         own = () if self.rate is None else (self.rate,)
-        after = self.rule(h[..., : self.rule_dim], *self.split(F.silu(mixed)), *others, *own)
+        after = self.rule(before, *by_head, *others, *own)
         return torch.cat([after, window[..., frame.shape[-1] :]], dim=-1)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
@@ -101,18 +101,21 @@ class MatrixCell(Heads):
 class Attention(Heads):
     """Attention over the last 32 frames, whose keys and values are the state; see `matrix_rules.attention`.
 
-    An episode's start clears the cache. One layer compares what frames hold; two can follow an order, such as "what
-    came after this the last time" (Olsson et al. 2022, arXiv 2209.11895).
+    Its heads share keys and values, a fourth of `hidden_dim` wide, so that the state is small (multi-query attention,
+    Shazeer 2019, arXiv 1911.02150). An episode's start clears it. One layer compares what frames hold; two can follow
+    an order, such as "what came after this the last time" (Olsson et al. 2022, arXiv 2209.11895).
     """
 
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
-        super().__init__(input_dim, hidden_dim, "attention", [])
-        self.state_dim = WINDOW * self.heads * (self.keys + self.values) + 1 + hidden_dim
+        super().__init__(input_dim, hidden_dim, "attention")
+        self.state_dim = WINDOW * 2 * self.values + 1 + hidden_dim
+        self.widths = [self.heads * self.values, self.values, self.values, hidden_dim]
+        self.input = nn.Linear(input_dim, sum(self.widths))
         self.bias = nn.Parameter(torch.zeros(self.heads, WINDOW))
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        qkv, skip = x.to(h.dtype).split(self.widths, dim=-1)
-        return self.rule(h, *self.split(qkv), self.bias, skip)
+        query, key, value, skip = x.to(h.dtype).split(self.widths, dim=-1)
+        return self.rule(h, query.unflatten(-1, (self.heads, -1)), key, value, self.bias, skip)
 
     def read(self, h: Tensor) -> Tensor:
         return h[..., -self.read_dim :]

@@ -40,4 +40,5 @@ class Stack(Cell):
 
     def states(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Of the lower and of the upper cell."""
-        return h[..., : self.lower.state_dim], h[..., self.lower.state_dim :]
+        below, above = h.split([self.lower.state_dim, self.upper.state_dim], dim=-1)
+        return below, above

@@ -17,7 +17,7 @@ from worldmodel.durable import whole_file
 from worldmodel.losses import part_weights
 from worldmodel.model import Model
 
-BLOCK = 1 << 23  # observation entries predicted at once: 32 MB
+BLOCK = 1 << 23  # entries of observations, or of states, at once: 32 MB
 MOST_SHOWN = 1 << 22  # observation entries kept of an example: 340 images of 64x64x3
 
 
@@ -116,7 +116,7 @@ def open_loop_chunks(model: Forecaster, episodes: Episodes, starts: list[Start],
     z, h = states_at(model, episodes, starts, steps)
     lengths = np.array([start.length for start in starts])
     first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
-    group = max(1, BLOCK // (steps * episodes.layout.obs_dim))
+    group = max(1, BLOCK // (steps * max(episodes.layout.obs_dim, h.shape[-1])))
     for some in (slice(first, first + group) for first in range(0, len(starts), group)):
         z_now, h_now = z[some], h[some]
         for begin in range(0, int(lengths[some].max()), steps):

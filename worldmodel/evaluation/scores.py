@@ -86,7 +86,7 @@ def chunks(
     z, h = states_at(model, episodes, starts, steps)
     lengths = np.array([start.length for start in starts])
     first_rows = np.array([episodes.starts[start.episode] + start.frame for start in starts])
-    group = max(1, BLOCK // (samples * steps * episodes.layout.obs_dim))
+    group = max(1, BLOCK // (samples * steps * max(episodes.layout.obs_dim, h.shape[-1])))
     generator = torch.Generator().manual_seed(seed)
     for some in (slice(first, first + group) for first in range(0, len(starts), group)):
         z_point, h_point = z[some], h[some]

@@ -15,6 +15,7 @@ EXPANSION = 100.0  # of a gradient over T steps; clipping at a usual norm then s
 TRANSIENT = 8  # steps in which a random direction turns to the one that grows most
 ENTRIES = 1 << 22  # of all Jacobians together
 MOST = 32  # Jacobians
+WIDEST = 2048  # entries of a state whose eigenvalues are found: the time grows as their cube
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Spectrum(Measurement):
     and every cell has it, even one with a custom gradient.
     """
 
-    radius_mean: float  # of the largest |eigenvalue|, over states
+    radius_mean: float  # of the largest |eigenvalue|, over states; NaN where a state is wider than WIDEST
     radius_max: float
     lyapunov: float  # log growth per step of a change of the state; NaN where no episode is long enough
     spread: float  # standard deviation of the exponent over lanes
@@ -42,6 +43,8 @@ class Spectrum(Measurement):
         states = _sampled(trajectory, generator)
         if not len(states):
             return cls(math.nan, math.nan, math.nan, math.nan, [])
+        if trajectory.h.shape[-1] > WIDEST:
+            return cls(math.nan, math.nan, *_lyapunov(trajectory, generator), [])
         values = torch.linalg.eigvals(torch.stack([jacobian(trajectory, b, t) for b, t in states.tolist()]))
         radius = values.abs().amax(dim=-1)
         pairs = [(x, y) for x, y in torch.view_as_real(values).flatten(0, 1).tolist()]
@@ -52,9 +55,11 @@ class Spectrum(Measurement):
         return math.exp(min(self.lyapunov * steps, 700.0))
 
     def values(self, subject: Subject) -> tuple[str]:
-        if math.isnan(self.radius_mean):
+        if math.isnan(self.radius_mean) and math.isnan(self.lyapunov):
             return (NOT_MEASURED,)
         text = f"spectral radius {self.radius_mean:.3g}, at most {self.radius_max:.3g}"
+        if math.isnan(self.radius_mean):
+            text = f"no eigenvalues of more than {WIDEST} entries"
         if math.isnan(self.lyapunov):
             return (f"{text}; episodes are too short for a Lyapunov exponent",)
         return (f"{text}; largest Lyapunov exponent {self.lyapunov:.3g} ± {self.spread:.1g} a step",)

@@ -106,7 +106,10 @@ def representation(values: Tensor) -> Representation | None:
     dim = values.shape[-1]
     if len(dead) == dim:
         return Representation(dim, 0.0, dead, [])
-    squares = torch.linalg.eigvalsh(torch.cov(values.T).reshape(dim, dim)).flip(0)
+    centred = values - values.mean(dim=0)
+    # both products have the same eigenvalues but for zeros; states may have more entries than there are vectors
+    products = centred.T @ centred if dim <= len(values) else centred @ centred.T
+    squares = torch.linalg.eigvalsh(products).flip(0)
     singular = squares.where(squares > 1e-12 * squares[0], 0.0).sqrt()  # below it is the rounding of the products
     share = singular / singular.sum()
     rank = float(torch.special.entr(share).sum().exp())
