@@ -191,7 +191,7 @@ def test_exponential_gates_neither_overflow_nor_vanish(write):
     torch.testing.assert_close(h[:, :D], torch.tensor(math.tanh(0.5) / (1 + math.exp(-2))).expand(1, D))
     cell = made("mlstm").float()
     with torch.no_grad():
-        cell.input.bias[2 * N * K + D :][:N] = write
+        cell.input.bias[2 * N * K + D :][: 2 * N] = torch.tensor([write] * N + [-5.0] * N)
     z = torch.randn(2, 300, Z, requires_grad=True)
     h = states(cell, z, torch.zeros(2, 300, A), torch.zeros(2, 300).bool())
     assert h.isfinite().all()
