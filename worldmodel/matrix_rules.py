@@ -104,7 +104,7 @@ def attention(h: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
     seen = (seen + 1 / window).clamp(1 / window, 1)
     keys, values = cache.unflatten(-1, (window, width)).split(sizes, dim=-1)
     age = torch.arange(window - 1, -1, -1, device=h.device)
-    match = query @ keys.mT / math.sqrt(sizes[0]) + bias[:, age]
+    match = query @ keys.mT / math.sqrt(sizes[0]) + bias[..., age]
     match = match.masked_fill((age >= seen * window).unsqueeze(-2), -math.inf)
     read = (torch.softmax(match, dim=-1) @ values).flatten(-2)
     return torch.cat([cache, seen, skip + read[..., : skip.shape[-1]]], dim=-1)

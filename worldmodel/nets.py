@@ -27,6 +27,11 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return rows.view(*x.shape[:-1], rows.shape[-1])
 
 
+def over_lanes(parameter: Tensor, axes: int = 1) -> Tensor:
+    """A parameter of so many axes; of K members, which have their axis in front, with one for the lanes (K, 1, ...)."""
+    return parameter if parameter.ndim == axes else parameter.unsqueeze(1)
+
+
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """norm(x); of K members, whose scales and shifts and x have their axis in front, one each."""
     if norm.weight.ndim == 1:

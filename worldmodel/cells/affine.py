@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from worldmodel import rules
 from worldmodel.cells.update import Cell
+from worldmodel.nets import linear, over_lanes
 
 SLOWEST, FASTEST = 0.999, 0.5  # |lambda| of a new LRU: a memory of 1000 to 1.4 steps
 
@@ -34,10 +35,10 @@ class LRU(Cell):
         self.scale = nn.Parameter(0.5 * torch.log1p(-modulus.square()))
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        return self.input(torch.cat([z, a], dim=-1))
+        return linear(torch.cat([z, a], dim=-1), self.input)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        return rules.lru(h, self.decay, self.angle, self.scale, x.to(h.dtype))
+        return rules.lru(h, over_lanes(self.decay), over_lanes(self.angle), over_lanes(self.scale), x.to(h.dtype))
 
 
 class MinGRU(Cell):
@@ -50,7 +51,7 @@ class MinGRU(Cell):
         nn.init.constant_(self.input.bias[:hidden_dim], gate_bias)
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        return self.input(torch.cat([z, a], dim=-1))
+        return linear(torch.cat([z, a], dim=-1), self.input)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         return rules.mingru(h, *x.to(h.dtype).chunk(2, dim=-1))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from worldmodel import rules
 from worldmodel.cells.update import UpdateCell
+from worldmodel.nets import over_lanes
 
 EPSILON = 1e-5  # of torch's layer_norm
 HUGEST = 1e15  # of a candidate that is normalised: see rules.gated_norm
@@ -68,7 +69,7 @@ def fused_rollout(
     inner = z.new_empty(*z.shape[:-1], cell.input.weight.shape[-2])
     proposals = inner if output is None else z.new_empty(*z.shape[:-1], output.shape[-2])
     step, preds = FUSED[cell.rule].forward(proposals.unsqueeze(0)), []
-    states, start = h.new_empty(a.shape[-2], *h.shape), _wide(cell.input.bias)
+    states, start = h.new_empty(a.shape[-2], *h.shape), over_lanes(cell.input.bias)
     for a_t, state in zip(a.unbind(dim=-2), states.unbind(), strict=True):
         _addmm(start, a_t, from_a, inner)
         _addmm(inner, z, from_z, inner)
@@ -235,7 +236,7 @@ class _SecondLayer:
     def __init__(self, inner: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
         self.output, width = output, inner.shape[-1]
         self.normed, _, rstd = torch.native_layer_norm(inner, [width], None, None, EPSILON)
-        scale, shift = _wide(scale), _wide(shift)
+        scale, shift = over_lanes(scale), over_lanes(shift)
         self.scaled = torch.addcmul(shift, self.normed, scale)
         sigmoid = torch.sigmoid(self.scaled)
         self.slope = sigmoid * (1 + self.scaled * (1 - sigmoid))  # of silu
@@ -265,18 +266,15 @@ def _propose(inner: Tensor, scale: Any, shift: Any, from_inner: Tensor, bias: An
     if scale.ndim == 1:
         normed = F.layer_norm(inner, inner.shape[-1:], scale, shift, EPSILON)
     else:
-        normed = F.layer_norm(inner, inner.shape[-1:], None, None, EPSILON).mul_(_wide(scale)).add_(_wide(shift))
-    _addmm(_wide(bias), F.silu(normed, inplace=True), from_inner, out)
+        normed = (
+            F.layer_norm(inner, inner.shape[-1:], None, None, EPSILON).mul_(over_lanes(scale)).add_(over_lanes(shift))
+        )
+    _addmm(over_lanes(bias), F.silu(normed, inplace=True), from_inner, out)
 
 
 def _addmm(bias: Tensor, x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """bias + x weight, of each member where there are several."""
     return (torch.addmm if weight.ndim == 2 else torch.baddbmm)(bias, x, weight, out=out)
-
-
-def _wide(parameter: Tensor) -> Tensor:
-    """A bias or scale (X,) as it is; those of members (K, X) with an axis for the lanes, (K, 1, X)."""
-    return parameter if parameter.ndim == 1 else parameter.unsqueeze(-2)
 
 
 def _like(x: Tensor, width: int) -> Tensor:

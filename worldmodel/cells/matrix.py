@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from worldmodel import rules
 from worldmodel.cells.update import Cell
+from worldmodel.nets import linear, over_lanes
 
 HEADS = 4
 FEWEST_KEYS = 4  # of a head: a single one would leave nothing to choose
@@ -35,7 +36,7 @@ class Heads(Cell):
         self.values = -(-hidden_dim // self.heads)
 
     def project(self, z: Tensor, a: Tensor) -> Tensor:
-        return self.input(torch.cat([z, a], dim=-1))
+        return linear(torch.cat([z, a], dim=-1), self.input)
 
 
 class MatrixCell(Heads):
@@ -80,11 +81,12 @@ class MatrixCell(Heads):
         frame, *others = x.to(h.dtype).split(self.widths, dim=-1)
         before, past = h.split([self.rule_dim, self.state_dim - self.rule_dim], dim=-1)
         window = torch.cat([past, frame], dim=-1)
-        mixed = (window.unflatten(-1, self.filters.shape) * self.filters).sum(dim=-2) + self.filter_bias
+        frames = window.unflatten(-1, (FRAMES, -1))
+        mixed = (frames * over_lanes(self.filters, 2)).sum(dim=-2) + over_lanes(self.filter_bias)
         query, key, value = F.silu(mixed).split(self.qkv, dim=-1)
         value = F.pad(value, (0, self.heads * self.values - self.read_dim))  # for the last head, which may lack some
         by_head = (part.unflatten(-1, (self.heads, -1)) for part in (query, key, value))
-        own = () if self.rate is None else (self.rate,)
+        own = () if self.rate is None else (over_lanes(self.rate),)
         after = self.rule(before, *by_head, *others, *own)
         return torch.cat([after, window[..., frame.shape[-1] :]], dim=-1)
 
@@ -115,7 +117,7 @@ class Attention(Heads):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         query, key, value, skip = x.to(h.dtype).split(self.widths, dim=-1)
-        return self.rule(h, query.unflatten(-1, (self.heads, -1)), key, value, self.bias, skip)
+        return self.rule(h, query.unflatten(-1, (self.heads, -1)), key, value, over_lanes(self.bias, 2), skip)
 
     def read(self, h: Tensor) -> Tensor:
         return h[..., -self.read_dim :]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.cells.update import Cell
+from worldmodel.nets import layer_norm, linear
 
 
 class Stack(Cell):
@@ -28,7 +29,7 @@ class Stack(Cell):
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         below, above = self.states(h)
         below = self.lower.step(x, below)
-        u = F.silu(self.norm(self.between(self.lower.read(below))))
+        u = F.silu(layer_norm(linear(self.lower.read(below), self.between), self.norm))
         return torch.cat([below, self.upper.step(self.upper.project(u, u[..., :0]), above)], dim=-1)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
