@@ -49,7 +49,7 @@ def gated_delta(
 
     k and q are key and query at unit length; shapes as in `mamba2`, strength (..., N). What is bound to k is replaced,
     all else stays or fades with alpha. Along k the eigenvalue is alpha (1 - beta), negative where beta is above 1: a
-    reflection, so that one layer tracks parity, which eigenvalues in [0, 1] cannot (Grazzi et al. 2024, arXiv
+    reflection, so that one layer can track parity, which eigenvalues in [0, 1] cannot (Grazzi et al. 2024, arXiv
     2411.12537).
     """
     query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
