@@ -63,7 +63,8 @@ def test_every_command_answers_help(worldmodel, command):
     assert process.returncode == 0 and process.stdout.startswith(f"usage: worldmodel {command} ")
 
 
-def test_help_is_short_and_begins_with_the_model(capsys):
+def test_help_is_short_and_begins_with_the_model(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     texts = []
     for option in ("--help", "--help-all"):
         with pytest.raises(SystemExit) as stop:

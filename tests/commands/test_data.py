@@ -70,9 +70,10 @@ FORMATS = {
     "rlds": (lambda path: test_rlds.write(path / "r", MANY), ["--action", "move"]),
     "lerobot": (lambda path: test_lerobot.write_dataset(path / "l", image=True) or path / "l", []),
 }
+USUAL = ("robomimic", "zarr", "table")  # of each kind of container one
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in USUAL else pytest.mark.full) for n in FORMATS])
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
 def test_every_format_comes_through_convert(worldmodel, tmp_path, monkeypatch, name):
     """And training on it directly is training on what was converted."""

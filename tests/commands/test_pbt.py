@@ -19,10 +19,7 @@ from worldmodel.runs.cluster import share
 
 MEMBERS, STEPS = 2, 24
 RATE = "model.learning_rate"
-CONFS = [  # of world models is also what most of these tests run
-    pytest.param(path.name, marks=[] if "policy" in path.name else pytest.mark.full)
-    for path in sorted((ROOT / "conf" / "pbt").glob("*.yaml"))
-]
+CONFS = sorted(path.name for path in (ROOT / "conf" / "pbt").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +149,7 @@ def test_ctrl_c_ends_with_what_is_kept(conf, tmp_path):
     assert gone(others, timeout=150)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("conf", CONFS)
 def test_every_conf_evolves(conf, tmp_path):
     conf = ROOT / "conf" / "pbt" / conf

@@ -64,6 +64,7 @@ def can_mount(tmp_path_factory) -> None:
         pytest.skip("no tmpfs can be mounted here: test_checkpoint_io limits the size of a file instead")
 
 
+@pytest.mark.full
 @pytest.mark.fault(5)
 def test_a_full_disk_leaves_the_checkpoint_before_a_hundred_times(can_mount, tmp_path, seen):
     """The disk of the run is full, that of TMPDIR is not."""

@@ -67,6 +67,7 @@ def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
     seen(f"from each of {len(steps)} checkpoints of steps 1 to 60: nothing differs")
 
 
+@pytest.mark.full
 @pytest.mark.fault(3)
 def test_another_number_of_workers_changes_nothing(config, tmp_path, often, seen):
     """0, then several, then 1: each run goes on where the one before stopped."""
@@ -82,7 +83,7 @@ def test_another_number_of_workers_changes_nothing(config, tmp_path, often, seen
     seen(f"0, {several} and 1 of them, one after the other: weights, moments, states equal")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_kill_around_a_validation_in_mid_epoch(config, tmp_path):
     """A validation every 5 steps, whatever the epoch, which ends after step 14."""
     options = ["--trainer.val_check_interval", "5", "--trainer.check_val_every_n_epoch", "null"]

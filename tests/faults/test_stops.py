@@ -37,7 +37,7 @@ STOPS = {  # options of the run, and what stops it
     "after an epoch, with averaged weights": (AVERAGED, ["--trainer.max_epochs", "1"]),
     "killed in the last validation": (["--trainer.max_steps", "13"], ends("DieInValidation", 13)),
 }
-USUAL = ("in mid-epoch", "in a validation between two of them", "killed in the last validation")
+USUAL = ("in mid-epoch", "killed in the last validation")
 
 
 @pytest.fixture(scope="module")

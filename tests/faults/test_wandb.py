@@ -45,14 +45,10 @@ def test_whatever_the_server_does_the_run_ends(config, whole, tmp_path, seen, wa
 
 
 SESSIONS = [(first, second, ends) for first in MODES for second in MODES for ends in ("killed", "ended")]
-USUAL_SESSIONS = ("offline", "offline", "killed")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("first", "second", "ends"),
-    [pytest.param(*each, marks=[] if each == USUAL_SESSIONS else pytest.mark.full) for each in SESSIONS],
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("first", "second", "ends"), SESSIONS)
 def test_a_resumed_run_is_in_wandb_once(config, tmp_path, first, second, ends):
     """Whichever sessions were online, in whatever order the others are sent: the rows of metrics.csv."""
     arguments = ["fit", "--config", config, "--run_dir", "run", "--resume", "--trainer.max_steps"]

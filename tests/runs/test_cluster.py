@@ -41,7 +41,7 @@ def answers(ray) -> bool:
     return ray.get(ray.remote(num_cpus=1)(lambda: 42).remote()) == 42
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_program_that_ends_takes_no_other_ones_cluster_with_it(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with another_program() as address:

@@ -96,7 +96,7 @@ class ActorCritic(nn.Module):
 
     def initial_state(self, obs: Tensor) -> Tensor:
         """Zeros (B, D) for the lanes of obs (B, ..., O)."""
-        return initial_state(self.cell, obs)
+        return initial_state(self.cell, obs.view(len(obs), 1, -1))
 
     def states(self, obs: Tensor, last_action: Tensor, is_first: Tensor, h: Tensor | None = None) -> Tensor:
         """The states after the frames of a segment, (B, T, D).

@@ -53,11 +53,12 @@ def options_of(checkpoint: Path, folder: Path, further: tuple[str, ...] = ()) ->
         raise UserError(f"{checkpoint} has no config.yaml of its run beside it: {INSTEAD}")
     taken: dict[str, Any] = {name: config[name] for name in TAKEN if name in config}
     taken |= {name: config[name] for name in further if isinstance(config.get(name), str)}
-    path = folder / "config.yaml"
+    temporary = folder / "config.yaml"
     trainer = config.get("trainer")
     anywhere = isinstance(trainer, dict) and trainer.get("accelerator") != "cpu"  # a GPU may be missing here
-    path.write_text(yaml.safe_dump(taken | {"trainer": {"accelerator": "auto" if anywhere else "cpu", "devices": 1}}))
-    return str(path)
+    on = {"accelerator": "auto" if anywhere else "cpu", "devices": 1}
+    temporary.write_text(yaml.safe_dump(taken | {"trainer": on}))
+    return str(temporary)
 
 
 def _checkpoint(argv: list[str]) -> tuple[list[str], str | None]:
