@@ -5,7 +5,6 @@ python benchmarks/line.py
 """
 
 import csv
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,8 +25,10 @@ Errors = dict[tuple[str, int], list[float]]  # (loop, horizon) -> of each seed
 
 
 def read(name: str) -> dict[str, Errors]:
-    """Variant or baseline -> its errors, of a comparison."""
+    """Variant or baseline -> its errors, of a comparison; empty if it has not been made."""
     found: dict[str, Errors] = defaultdict(lambda: defaultdict(list))
+    if not (RUNS / name / "results.csv").is_file():
+        return {}
     with (RUNS / name / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             found[row["variant"]][row["loop"], int(row["horizon"])].append(float(row["error"]))
@@ -38,8 +39,8 @@ def rows_of(name: str) -> dict[str, Errors]:
     """The rows of a system's tables."""
     found = read(name)
     rows = {"with the line": found[RULE]}
-    if (RUNS / f"{name}_none" / "results.csv").is_file():
-        rows["without"] = read(f"{name}_none")[RULE]
+    if without := read(f"{name}_none"):
+        rows["without"] = without[RULE]
     rows |= {"the line alone": next(found[title] for title in found if title.startswith("linear autoregression"))}
     floor = [title for title in found if "filter" in title.lower()]
     return rows | {title: found[title] for title in ("mean", *floor)}
@@ -65,15 +66,19 @@ def cell(values: list[float]) -> str:
 
 def main() -> None:
     """Write the tables into the page, below what was written by hand, and the numbers beside."""
-    lines = [BEGIN]
+    lines, numbers = [BEGIN], []
     for name, title in SYSTEMS.items():
-        if (RUNS / name / "results.csv").is_file():
-            rows = rows_of(name)
-            lines += ["", f"## {title}", "", *table(rows, "closed"), "", *table(rows, "open")]
-            for version in (name, f"{name}_none"):
-                if (RUNS / version / "results.csv").is_file():
-                    shutil.copyfile(RUNS / version / "results.csv", PAGE.with_name(f"line_{version}.csv"))
+        if not read(name):
+            continue
+        rows = rows_of(name)
+        lines += ["", f"## {title}", "", *table(rows, "closed"), "", *table(rows, "open")]
+        for base, comparison in (("linear", name), ("none", f"{name}_none")):
+            for variant, errors in read(comparison).items():
+                found = ((key, seed, error) for key, values in errors.items() for seed, error in enumerate(values))
+                numbers += [(name, base, variant, seed, *key, error) for key, seed, error in found]
     PAGE.write_text(PAGE.read_text().split(BEGIN)[0] + "\n".join(lines) + "\n")
+    with PAGE.with_suffix(".csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("system", "base", "variant", "seed", "loop", "horizon", "error"), *numbers])
 
 
 if __name__ == "__main__":
