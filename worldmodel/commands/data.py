@@ -110,8 +110,8 @@ def _notes(source: Source) -> list[tuple[str, str]]:
             notes.append(("dropped", f"{about[key]} last transitions: no observation follows them in the file"))
     if skipped := about.get("episodes_without_transition"):
         notes.append(("skipped", f"{_count(skipped, 'episode')} of a single row: no transition"))
-    if told := about.get("ends"):
-        notes.append(("ends", told))
+    if ends := about.get("ends"):
+        notes.append(("ends", ends))
     for key in ("missing", "left_out"):
         for why, names in groupby(sorted((about.get(key) or {}).items(), key=itemgetter(1)), itemgetter(1)):
             notes.append((key.replace("_", " "), f"{', '.join(name for name, _ in names)} ({why})"))

@@ -109,7 +109,7 @@ def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
 def place_of(key: str, keys: Collection[str]) -> str:
     """The name of the dataset that holds one of a shard's observation `keys`; a plain key is its own.
 
-    HDF5 takes a slash for a group, and leaves out dots and what is empty. Such a key is percent-encoded behind a `%`.
+    HDF5 takes a slash for a group, and leaves out dots and what is empty. Such a key is percent-encoded after a `%`.
     """
     parts = key.split("/")
     plain = not key.startswith("%") and "\0" not in key and not {"", "."} & {*parts}

@@ -97,7 +97,7 @@ def _values(action: Action) -> str:
     if choices and len(choices) <= 6:
         return "|".join(map(str, choices))
     if hint is None:
-        return "" if action.nargs == 0 else "FILE" if action.dest == "config" else ""
+        return "FILE" if action.dest == "config" else ""
     words = [WORDS[kind] for kind in kinds if kind in WORDS]
     listed = any(get_origin(kind) in (list, tuple) for kind in kinds)
     return "[..]" if listed else next((word for kind, word in WORDS.items() if word in words), "")

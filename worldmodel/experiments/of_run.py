@@ -35,16 +35,16 @@ def with_run(argv: list[str]) -> Iterator[list[str]]:
     if named is None:
         raise UserError(f"{words[0]} needs a trained model: give --ckpt RUN, a run's folder or a checkpoint")
     with TemporaryDirectory() as folder:
-        yield [words[0], "--config", options_of(find_checkpoint(Path(named)), Path(folder), NAMED), *words[1:]]
+        yield [words[0], "--config", options_of(find_checkpoint(Path(named)), Path(folder), evaluated=True), *words[1:]]
 
 
-def options_of(checkpoint: Path, folder: Path, further: tuple[str, ...] = ()) -> str:
+def options_of(checkpoint: Path, folder: Path, evaluated: bool = False) -> str:
     """Write those options of a checkpoint's run that name no code to a file in `folder`; returns its path.
 
     Args:
         checkpoint: a file.
         folder: where the file is made.
-        further: names of strings that are taken too.
+        evaluated: whether a Trainer evaluates the run: where its results go, and any device, are taken too.
 
     Raises:
         UserError: if there is no configuration beside the checkpoint.
@@ -52,12 +52,14 @@ def options_of(checkpoint: Path, folder: Path, further: tuple[str, ...] = ()) ->
     if (config := read_config(checkpoint, INSTEAD)) is None:
         raise UserError(f"{checkpoint} has no config.yaml of its run beside it: {INSTEAD}")
     taken: dict[str, Any] = {name: config[name] for name in TAKEN if name in config}
-    taken |= {name: config[name] for name in further if isinstance(config.get(name), str)}
+    accelerator = "cpu"
+    if evaluated:
+        taken |= {name: config[name] for name in NAMED if isinstance(config.get(name), str)}
+        trainer = config.get("trainer")
+        if isinstance(trainer, dict) and trainer.get("accelerator") != "cpu":
+            accelerator = "auto"  # the run's GPU may be missing here
     temporary = folder / "config.yaml"
-    trainer = config.get("trainer")
-    anywhere = isinstance(trainer, dict) and trainer.get("accelerator") != "cpu"  # a GPU may be missing here
-    on = {"accelerator": "auto" if anywhere else "cpu", "devices": 1}
-    temporary.write_text(yaml.safe_dump(taken | {"trainer": on}))
+    temporary.write_text(yaml.safe_dump(taken | {"trainer": {"accelerator": accelerator, "devices": 1}}))
     return str(temporary)
 
 
