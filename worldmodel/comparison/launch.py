@@ -2,27 +2,25 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
 from worldmodel.comparison.folder import finished, write_failures
+from worldmodel.comparison.processes import Task, start, stop
 from worldmodel.comparison.progress import ComparisonProgress
-from worldmodel.comparison.results import Failure, run_folder
+from worldmodel.comparison.results import Failure
 from worldmodel.errors import UserError, failure_reason
 from worldmodel.runs.cluster import ray_cluster
 
 Launcher = Literal["local", "ray"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "ray")
-WORKER = "worldmodel.comparison.run"
-GRACE = 1.0  # seconds that a process has to end after SIGTERM; it saves nothing that its next start would use
 
 
 @dataclass(frozen=True)
@@ -32,26 +30,6 @@ class Resources:
     threads: int  # of torch on the CPU, per process
     cores: int
     gpus: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run as a process."""
-
-    out: Path
-    run: dict[str, Any]  # of the design
-    folder: Path  # that it starts in
-    environment: dict[str, str]
-
-    @property
-    def label(self) -> str:
-        """The run's name in messages."""
-        return f"{self.run['variant']}, seed {self.run['seed']}"
-
-    @property
-    def log(self) -> Path:
-        """The file of its output."""
-        return run_folder(self.out, self.run["slug"], self.run["seed"]).with_suffix(".log")
 
 
 Submit = Callable[[Task], "Future[int]"]
@@ -119,7 +97,7 @@ def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
     places: SimpleQueue[str] = SimpleQueue()
     for place in range(jobs):
         places.put(devices_of(place, resources.gpus))
-    alive: set[subprocess.Popen[bytes]] = set()
+    alive: set[BaseProcess] = set()
     starting, stopped = threading.Lock(), threading.Event()
 
     def run(task: Task) -> int:
@@ -132,9 +110,9 @@ def _local(jobs: int, resources: Resources) -> Iterator[Submit]:
                     return -signal.SIGTERM
                 process = start(task)
                 alive.add(process)
-            status = process.wait()
+            process.join()
             alive.discard(process)
-            return status
+            return _status(process)
         finally:
             places.put(devices)
 
@@ -159,7 +137,14 @@ def _ray(jobs: int, resources: Resources) -> Iterator[Submit]:
 
 
 def _run(task: Task) -> int:
-    return start(task).wait()
+    process = start(task)
+    process.join()
+    return _status(process)
+
+
+def _status(process: BaseProcess) -> int:
+    assert process.exitcode is not None, "it has ended"
+    return process.exitcode
 
 
 def devices_of(place: int, gpus: int) -> str:
@@ -169,37 +154,6 @@ def devices_of(place: int, gpus: int) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     ids = visible.split(",") if visible else list(map(str, range((place + 1) * gpus)))
     return ",".join(ids[place * gpus : (place + 1) * gpus])
-
-
-def start(task: Task) -> "subprocess.Popen[bytes]":
-    """Start the process of a run, in a session of its own: a Ctrl-C at the terminal reaches only this process.
-
-    Its stdin is a pipe that is never written to: when this process dies, however it does, the pipe ends, and so does
-    the run.
-    """
-    command = [sys.executable, "-m", WORKER, str(task.out), task.run["slug"], str(task.run["seed"])]
-    task.log.parent.mkdir(parents=True, exist_ok=True)
-    with task.log.open("wb") as log:
-        return subprocess.Popen(
-            command,
-            cwd=task.folder,
-            env=os.environ | task.environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def stop(processes: list["subprocess.Popen[bytes]"]) -> None:
-    """End processes and all their children."""
-    for kind in (signal.SIGTERM, signal.SIGKILL):
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, kind)
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
 
 
 def _failure(task: Task, future: "Future[int]") -> Failure | None:

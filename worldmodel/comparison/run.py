@@ -5,13 +5,9 @@ python -m worldmodel.comparison.run OUT SLUG SEED
 `trained.json`, written after the training, spares a run whose measurement failed a second training.
 """
 
-import os
 import resource
 import shutil
-import signal
-import stat
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -95,7 +91,6 @@ class TrainedCLI(TrainingCLI):
 def main(argv: list[str]) -> None:
     """Train and measure one run of the comparison's design."""
     began = time.monotonic()
-    _end_with_starter()
     out, slug, seed = Path(argv[0]), argv[1], int(argv[2])
     run = next(run for run in read_json(out / DESIGN)["runs"] if (run["slug"], run["seed"]) == (slug, seed))
     folder = run_folder(out, slug, seed)
@@ -156,19 +151,6 @@ def _peak_memory_mb(device: torch.device) -> float:
             return int(lines["VmHWM"].split()[0]) / 2**10
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _end_with_starter() -> None:
-    """Kill this run and its children once stdin, if it is a pipe, ends: the process that started it has died."""
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
-        return
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
