@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled when it is first imported, and only then
 
-.PHONY: fit results-quick test test-full check mutants docs faults browser format clean
+.PHONY: fit results-quick test test-full check mutants help docs faults browser format clean
 
 # --- to use ----------------------------------------------------------------------------------------------------------
 
@@ -39,6 +39,9 @@ check: .venv/installed-dev
 
 mutants: .venv/installed-dev  # whether the tests notice each mistake of tests/mutants.txt: a few minutes
 	$(BIN)/python tests/mutants.py
+
+help: .venv/installed-dev  # writes worldmodel/help.json, the help that is shown without importing torch
+	PYTHONPATH=tests $(BIN)/python tests/help_pages.py
 
 docs: .venv/installed-docs  # the pages and an API reference, in build/docs; a warning or a broken link is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs build/docs

@@ -26,7 +26,8 @@ from worldmodel.evaluation.kalman import KalmanFilter
 from worldmodel.evaluation.scores import scores
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
 from worldmodel.model import rebuilt
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.runs.files import find_checkpoint
 
 RUNS, TABLE = ROOT / "runs" / "calibration", ROOT / "docs" / "results" / "calibration.csv"
 CONFS = {name: f"conf/results/{name}.yaml" for name in ("pendulum", "cartpole", "acrobot", "half_cheetah")}

@@ -7,6 +7,7 @@ from importlib import import_module
 from worldmodel import __version__
 from worldmodel.arguments import fail
 from worldmodel.durable import DISK
+from worldmodel.early import OF_RUN, check, help_page
 from worldmodel.errors import UserError, nearest
 from worldmodel.runs.signals import ended_at_once
 from worldmodel.runs.streams import keep_open
@@ -32,8 +33,7 @@ COMMANDS = {
 }
 OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 TRAINING = ("fit", "validate", "test", "predict")
-OF_CONFIG = ("fit", "compare", "pbt")  # their first argument may be a configuration
-OF_RUN = ("validate", "test", "predict", "rollout", "diagnose", "plan", "export")  # theirs may be a run
+OF_CONFIG = ("fit", "compare", "pbt")  # their first argument may be a configuration; of OF_RUN, a run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help", "help"):
         print(_help())
+    elif (page := help_page(argv)) is not None:
+        print(page)
     elif command in ("-V", "--version"):
         print(f"worldmodel {__version__}")
     elif command not in COMMANDS:
@@ -65,6 +67,7 @@ def _named(argv: list[str]) -> list[str]:
 
 def _run(command: str, argv: list[str]) -> None:
     try:
+        check(argv)
         name, rest = ("fit", argv) if command in TRAINING else (command, argv[1:])
         try:
             with ended_at_once():

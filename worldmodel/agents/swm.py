@@ -15,7 +15,7 @@ from worldmodel.agents.agent import ModelAgent
 from worldmodel.agents.trained import Trained, fits, read_trained
 from worldmodel.data.spaces import OBSERVATION
 from worldmodel.errors import UserError
-from worldmodel.runs.checkpoint import find_checkpoint
+from worldmodel.runs.files import find_checkpoint
 
 if TYPE_CHECKING:
     BasePolicy: Any = object

@@ -17,7 +17,8 @@ from worldmodel.callbacks.guard import is_finite
 from worldmodel.callbacks.metrics import LOGGED, MetricsFile, logged, pending_row
 from worldmodel.durable import digests, keep_as, remove, sha256, whole_file, write_digests
 from worldmodel.errors import UserError, at_least
-from worldmodel.runs.checkpoint import NAME, read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.runs.files import NAME
 from worldmodel.runs.signals import A_STEP, A_VALIDATION, Signals, Stopped
 from worldmodel.runs.structure import check
 

@@ -24,8 +24,9 @@ from worldmodel.experiments.of_run import options_of
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
-from worldmodel.runs.checkpoint import check_arguments, config_of, find_checkpoint, load_weights, read_checkpoint
+from worldmodel.runs.checkpoint import check_arguments, config_of, load_weights, read_checkpoint
 from worldmodel.runs.display import console
+from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import check_free, file_name, result_folder
 
 INSTEAD = {  # of options of fit

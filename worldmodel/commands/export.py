@@ -7,7 +7,8 @@ import torch
 from worldmodel import __version__
 from worldmodel.arguments import Parser
 from worldmodel.export import DIGESTS, write_export
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.runs.files import find_checkpoint
 
 
 def main(argv: list[str]) -> None:

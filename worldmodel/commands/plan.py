@@ -19,9 +19,9 @@ from worldmodel.durable import whole_file
 from worldmodel.envs.play import EpisodeReturns, Film, play
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.errors import UserError, at_least, choose
-from worldmodel.runs.checkpoint import find_checkpoint
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import Display, console
+from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import file_name, result_folder
 from worldmodel.statistics import t_interval
 

@@ -21,9 +21,10 @@ from worldmodel.experiments.result import horizon_lines, horizon_table, print_fr
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
-from worldmodel.runs.checkpoint import find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import console
+from worldmodel.runs.files import UNTRAINED, find_checkpoint
 from worldmodel.runs.folder import file_name, result_folder
 
 MOST_DRAWN = 4  # rollouts in the picture
@@ -108,7 +109,7 @@ def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
     argv = [f"--data.path{word[6:]}" if word == "--data" or word.startswith("--data=") else word for word in argv]
     given: Any = _parser(None).parse_args(argv)
     if given.ckpt is None:
-        raise UserError("rollout needs a trained model: give --ckpt RUN, a run's folder or a checkpoint")
+        raise UserError(UNTRAINED.format("rollout"))
     path = find_checkpoint(given.ckpt)
     config = read_config(path, "say which data with --data PATH")
     known = config["data"] if config else {"steps": _trained_steps(path)}

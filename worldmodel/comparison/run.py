@@ -28,7 +28,8 @@ from worldmodel.durable import intact, read_json, write_json
 from worldmodel.errors import Damaged, UserError
 from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI
-from worldmodel.runs.checkpoint import damage, find_checkpoint, read_checkpoint
+from worldmodel.runs.checkpoint import damage, read_checkpoint
+from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import is_first_rank
 
 COST = {  # of a training, as entries of a Result

@@ -27,13 +27,13 @@ from worldmodel.experiments.trainer import check_trainer, make_trainer
 from worldmodel.runs.checkpoint import (
     check_arguments,
     check_training,
-    find_checkpoint,
     finished,
     load_weights,
     newest_whole,
     read_checkpoint,
     taken_from,
 )
+from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import (
     RunLock,
     check_free,

@@ -10,8 +10,8 @@ import yaml
 
 from worldmodel.errors import UserError
 from worldmodel.presets import OPTIONS
-from worldmodel.runs.checkpoint import find_checkpoint
 from worldmodel.runs.config import read_config
+from worldmodel.runs.files import UNTRAINED, find_checkpoint
 
 # of a run's options: they name no code
 TAKEN = ("data", "model", "tbptt", "hidden", "rollout", "recall", "seed_everything", "threads", "matmul_precision")
@@ -33,7 +33,7 @@ def with_run(argv: list[str]) -> Iterator[list[str]]:
         yield words
         return
     if named is None:
-        raise UserError(f"{words[0]} needs a trained model: give --ckpt RUN, a run's folder or a checkpoint")
+        raise UserError(UNTRAINED.format(words[0]))
     with TemporaryDirectory() as folder:
         yield [words[0], "--config", options_of(find_checkpoint(Path(named)), Path(folder), evaluated=True), *words[1:]]
 

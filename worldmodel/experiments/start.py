@@ -8,7 +8,8 @@ from worldmodel.data.episodes import Layout
 from worldmodel.data.spaces import in_words
 from worldmodel.durable import sha256, write_json
 from worldmodel.errors import UserError
-from worldmodel.runs.checkpoint import NOT_OURS, find_checkpoint, load_weights, read_checkpoint
+from worldmodel.runs.checkpoint import NOT_OURS, load_weights, read_checkpoint
+from worldmodel.runs.files import find_checkpoint
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from worldmodel.envs.play import EpisodeReturns, play
 from worldmodel.errors import UserError, at_least
 from worldmodel.losses import lambda_returns
 from worldmodel.modules.optimizer import Schedule, adamw
-from worldmodel.runs.checkpoint import find_checkpoint
+from worldmodel.runs.files import find_checkpoint
 
 PERCENTILES = (0.05, 0.95)  # the range of the returns lies between them
 MIN_RANGE = 0.01  # of the returns, in the critic's unit, so that noise among equal returns does not drive the actor

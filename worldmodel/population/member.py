@@ -20,7 +20,7 @@ from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.population.design import Population
 from worldmodel.population.folder import CONFIG, Board
 from worldmodel.population.options import KINDS
-from worldmodel.runs.checkpoint import NAME
+from worldmodel.runs.files import NAME
 
 HYPERPARAMETERS = "hyperparameters"  # in a trial's configuration, and in what it reports
 NEVER = 1_000_000_000

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from worldmodel.durable import digests, sha256
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import UserError
+from worldmodel.runs.files import NAME
 from worldmodel.runs.folder import is_first_rank
 from worldmodel.runs.structure import Counts, Plain, Unfit, check, check_tensors
 
-NAME = "last.ckpt"  # the newest checkpoint in a run's folder checkpoints/
-NEWEST = "@last"  # instead of the path of a run
 CHOSEN = "WORLDMODEL_RESUME_FROM"  # environment variable, by which further ranks get the path
 NOT_OURS = "is not a checkpoint of this program, or it is damaged"
 LONGEST = 300  # characters of a library's reason
@@ -49,22 +48,6 @@ TRAINING = {  # what it needs besides to continue a fit
     "optimizer_states": [{"state": dict, "param_groups": [dict]}],
     "lr_schedulers": [dict],
 }
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The file, or the last checkpoint of the run whose folder is named, or of the newest run below runs/ for @last.
-
-    Raises:
-        UserError: if there is none; it names the nearest.
-    """
-    if str(path) == NEWEST and (runs := list(Path("runs").glob(f"*/*/checkpoints/{NAME}"))):
-        return max(runs, key=lambda file: file.stat().st_mtime)
-    if path.is_dir() and (inside := path / "checkpoints" / NAME).is_file():
-        return inside
-    if not path.is_file():
-        known = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
-        raise UserError(f"no checkpoint at {path}: {nearest(str(path), known)}")
-    return path
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a user names: paths, looked at before anything is read from them, and YAML."""
+"""What a user names: paths, looked at before anything is read from them, YAML, and checkpoints."""
 
 import os
 import stat
@@ -7,7 +7,11 @@ from typing import Any
 
 import yaml
 
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, nearest
+
+NAME = "last.ckpt"  # the newest checkpoint in a run's folder checkpoints/
+UNTRAINED = "{} needs a trained model: give --ckpt RUN, a run's folder or a checkpoint"
+NEWEST = "@last"  # instead of the path of a run
 
 
 def check_readable(path: Path) -> Path:
@@ -60,3 +64,19 @@ def read_yaml(path: Path) -> Any:
     # what YAML's constructors raise for a value that is not of the type of its tag or form, such as a 30th of February
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file, or the last checkpoint of the run whose folder is named, or of the newest run below runs/ for @last.
+
+    Raises:
+        UserError: if there is none; it names the nearest.
+    """
+    if str(path) == NEWEST and (runs := list(Path("runs").glob(f"*/*/checkpoints/{NAME}"))):
+        return max(runs, key=lambda file: file.stat().st_mtime)
+    if path.is_dir() and (inside := path / "checkpoints" / NAME).is_file():
+        return inside
+    if not path.is_file():
+        known = sorted(str(p) for p in Path("runs").glob("*/*/checkpoints/*.ckpt"))
+        raise UserError(f"no checkpoint at {path}: {nearest(str(path), known)}")
+    return path
