@@ -14,6 +14,7 @@ from typing import Any
 
 from worldmodel.arguments import explain
 from worldmodel.errors import UserError
+from worldmodel.experiments.configs import Kind, check_configs
 from worldmodel.presets import OPTIONS, located
 from worldmodel.runs.files import UNTRAINED, find_checkpoint, read_yaml
 
@@ -21,6 +22,7 @@ PAGES = Path(__file__).parent / "help.json"
 AT_ONCE = 60  # seconds within which an installation, or a clone, writes all its files
 WIDTHS = (80, 120)  # columns for which help is kept
 OF_RUN = ("validate", "test", "predict", "rollout", "diagnose", "plan", "export")  # they take --ckpt RUN
+KINDS: dict[str, Kind] = {"fit": "world_model", "compare": "world_model", "policy": "policy", "imagine": "imagine"}
 
 
 def help_page(words: list[str]) -> str | None:
@@ -45,9 +47,11 @@ def check(words: list[str]) -> None:
     for word in words:
         if word.startswith("--") and " " not in word and not _is_known(name := word.split("=")[0], options):
             raise UserError(explain(f"unrecognized arguments: {name}", options))
+    check_configs(words, KINDS.get(words[0]))
     for path in _values(located(words), *OPTIONS):
-        if not Path(path).exists():
-            raise UserError(explain(f"File does not exist: '{Path.cwd() / path}'", options))
+        if not Path(path).is_file():
+            missing = "Path is not a file" if Path(path).exists() else "File does not exist"
+            raise UserError(explain(f"{missing}: '{path}'", options))
         config = read_yaml(Path(path))
         for key in _keys(config) if isinstance(config, Mapping) else ():
             if not _is_known(f"--{key}", options):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
@@ -13,9 +13,9 @@ from worldmodel.callbacks.metrics import FirstLoss
 from worldmodel.callbacks.predictions import PredictionWriter
 from worldmodel.callbacks.progress import FitProgress, LearningCurve
 from worldmodel.callbacks.random_state import RandomState
+from worldmodel.experiments.configs import Kind
 from worldmodel.experiments.monitor import best_by, early_stopping
 
-Kind = Literal["world_model", "policy", "imagine"]  # of what is trained
 SHOWN: dict[Kind, dict[str, str]] = {  # while it is trained: metrics, and words for them
     "world_model": {"train/loss": "loss", "val/loss": "val loss"},
     "policy": {"policy/return_mean": "return", "val/return_mean": "val return", "train/entropy": "entropy"},

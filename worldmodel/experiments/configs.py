@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from worldmodel.errors import UserError
-from worldmodel.experiments.callbacks import Kind
 from worldmodel.presets import OPTIONS, located
 from worldmodel.runs.files import check_ends, read_yaml
 
+Kind = Literal["world_model", "policy", "imagine"]  # of what is trained
 COMMANDS = {"world_model": "fit", "policy": "policy fit", "imagine": "imagine fit", "population": "pbt"}
 
 

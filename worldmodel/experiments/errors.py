@@ -13,8 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from worldmodel.errors import UserError
-from worldmodel.experiments.callbacks import Kind
-from worldmodel.experiments.configs import check_configs
+from worldmodel.experiments.configs import Kind, check_configs
 
 KEPT = "What was saved is whole: continue with --resume"
 

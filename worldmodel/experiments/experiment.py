@@ -16,7 +16,8 @@ from worldmodel.callbacks.early_stopping import StoppingOptions, used_up
 from worldmodel.callbacks.hidden_norm import HiddenNormMonitor
 from worldmodel.callbacks.metrics import LOGGED
 from worldmodel.errors import UserError
-from worldmodel.experiments.callbacks import Kind, as_list, callbacks
+from worldmodel.experiments.callbacks import as_list, callbacks
+from worldmodel.experiments.configs import Kind
 from worldmodel.experiments.errors import explained
 from worldmodel.experiments.loggers import make_loggers
 from worldmodel.experiments.monitor import early_stopping
