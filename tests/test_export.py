@@ -90,6 +90,13 @@ def test_a_trained_run_is_exported_and_loads_without_lightning(worldmodel, toy_d
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", check=True)
     about = json.loads((tmp_path / "out" / "model.json").read_text())
     assert about["data"]["action_space"]["type"] and about["trained_steps"] == 5
+    as_graphs = ["export", "run", "--format", "onnx", "--out"]
+    for _ in range(2):  # the same command again
+        process = worldmodel(*as_graphs, "graphs")
+        assert process.returncode == 0 and "from the model over 200 steps" in process.stdout, process.stderr
+        assert "Warning" not in process.stderr and "torchvision" not in process.stderr
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "graphs", check=True)
+    assert "out is not empty: choose a new --out" in one_line(worldmodel(*as_graphs, "out"))
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     model = WorldModel(**checkpoint["hyper_parameters"]).eval()
     model.load_state_dict(checkpoint["state_dict"])

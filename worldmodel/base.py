@@ -104,11 +104,15 @@ class LinearBase(nn.Module):
         frames = torch.cat([past.unflatten(-1, (-1, self.frame_dim)).flip(1), torch.cat([obs, action], -1)], dim=1)
         windows = frames.unfold(1, self.past_dim // self.frame_dim + 1, 1).flip(-1)  # (B, T, F, P + 1), newest first
         count = torch.arange(1, obs.shape[1] + 1, device=obs.device, dtype=obs.dtype)
-        first = (count * is_first).cummax(dim=1).values  # where the episode began; 0: before the segment
+        begun = count * is_first
+        first = (
+            begun.cummax(dim=1).values if len(count) > 1 else begun
+        )  # where the episode began; 0: before the segment
         age = (count + torch.where(first > 0, 1 - first, last_age)).unsqueeze(-1)
         of_episode = torch.arange(windows.shape[-1], device=obs.device) < age.unsqueeze(-1)
         windows = rearrange(torch.where(of_episode, windows, 0.0), "b t f p -> b t (p f)")
-        every_age = age.device.type != "cpu" or bool((age < self.lags).any())  # on a GPU the question would cost more
+        # on a GPU the question would cost more, and an exported graph can ask none
+        every_age = age.device.type != "cpu" or torch.compiler.is_exporting() or bool((age < self.lags).any())
         line = self.line(windows, age, 1 if every_age else self.lags)
         before = torch.cat([last_pred.unsqueeze(1), line.pred[:, :-1]], dim=1)
         innovation = torch.where(age > 1, (obs - before) / self._scale(age - 1), 0.0).clamp(-CLIP, CLIP)
@@ -176,7 +180,7 @@ class LinearBase(nn.Module):
                 return Line(pred, self.scales[-1].expand_as(pred))
             every = torch.einsum("...f,pfo->...po", windows, self.weights) + self.constants
         index = self._index(age).unsqueeze(-1).expand(*age.shape[:-1], 1, self.obs_dim)
-        return Line(every.take_along_dim(index, dim=-2).squeeze(-2), self._scale(age))
+        return Line(every.gather(-2, index).squeeze(-2), self._scale(age))
 
     def _scale(self, age: Tensor) -> Tensor:
         return self.scales[self._index(age).squeeze(-1)]

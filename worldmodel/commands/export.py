@@ -1,4 +1,4 @@
-"""`worldmodel export`: a trained model as safetensors and JSON, for programs without Lightning."""
+"""`worldmodel export`: a trained model for programs without Lightning, or without Python."""
 
 from pathlib import Path
 
@@ -7,15 +7,26 @@ import torch
 from worldmodel import __version__
 from worldmodel.arguments import Parser
 from worldmodel.export import DIGESTS, write_export
+from worldmodel.graphs import STEPS, SUFFIX, write_graphs
+from worldmodel.model import rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.runs.files import find_checkpoint
+
+LOAD = {  # a graph, in Python
+    "onnx": 'import onnxruntime; observe = onnxruntime.InferenceSession("{out}/observe.onnx")',
+    "torch": 'import torch; observe = torch.export.load("{out}/observe.pt2").module()',
+}
 
 
 def main(argv: list[str]) -> None:
     """Parse the command line, write the folder, and say how to load it."""
-    parser = Parser("worldmodel export", "Write a trained model as safetensors, JSON and their SHA-256.")
+    parser = Parser("worldmodel export", "Write a trained model for programs without Lightning, or without Python.")
     parser.add_argument("--ckpt", type=Path, required=True, help="Folder of a run, or a checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="New folder to write to.")
+    formats = (
+        "safetensors: weights, for worldmodel.load_exported; onnx, torch: graphs that need nothing of this program."
+    )
+    parser.add_argument("--format", choices=("safetensors", *SUFFIX), default="safetensors", help=formats)
     options = parser.parse_args(argv)
     path = find_checkpoint(options.ckpt)
     checkpoint = read_checkpoint(path)
@@ -24,10 +35,20 @@ def main(argv: list[str]) -> None:
         "trained_steps": checkpoint.get("global_step"),
         "data": checkpoint.get("EpisodeDataModule", {}).get("data", {}),
     }
-    model = write_export(options.out, checkpoint["hyper_parameters"], checkpoint["state_dict"], about, path)
+    if options.format == "safetensors":
+        model = write_export(options.out, checkpoint["hyper_parameters"], checkpoint["state_dict"], about, path)
+        numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+        kept, use = (
+            f"{numbers:,} numbers, verified",
+            "from worldmodel import load_exported; model = load_exported({out!r})",
+        )
+    else:
+        model = rebuilt(checkpoint["hyper_parameters"], checkpoint["state_dict"], path)
+        worst = write_graphs(options.out, model, options.format, about)
+        kept = f"observe and predict, at most {worst:.0e} from the model over {STEPS} steps"
+        use = LOAD[options.format]
     size = sum(file.stat().st_size for file in options.out.iterdir())
-    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
-    print(f"{path}: {numbers:,} numbers, {size:,} bytes, verified")
+    print(f"{path}: {size:,} bytes; {kept}")
     print(f"check:  cd {options.out} && sha256sum -c {DIGESTS}")
-    print(f'load:   from worldmodel import load_exported; model = load_exported("{options.out}")')
+    print(f"load:   {use.format(out=str(options.out))}")
     print(f"export: {options.out}")
