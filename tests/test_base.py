@@ -90,6 +90,17 @@ def test_a_rollout_equals_a_loop_from_any_age(base, segment):
             first = torch.nn.functional.pad(first, (0, 1))
 
 
+def test_lanes_with_a_history_roll_out_alike_whether_a_young_one_is_among_them(base, segment):
+    obs, action, is_first = segment
+    memory, steps = base.observe(obs, action, is_first & False, None)[0][:, -1], action[:, :6].unbind(dim=1)
+    memory = torch.cat([memory, base.begun(obs[:1, 0])])
+    runs = Rollout(base, memory[:B]), Rollout(base, memory)
+    for a in steps:
+        runs[0].step(a, obs[:, 0])
+        runs[1].step(torch.cat([a, a[:1]]), torch.cat([obs[:, 0], obs[:1, 0]]))
+    torch.testing.assert_close(runs[0].memories(), runs[1].memories()[:B], **EXACT)
+
+
 def test_nothing_passes_from_one_episode_to_the_next(base, segment):
     obs, action, is_first = segment
     is_first[:, 6] = True

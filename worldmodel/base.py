@@ -161,8 +161,12 @@ class LinearBase(nn.Module):
         one step's error does, up to that of the mean.
         """
         parts = self.unpacked(memory)
-        shorter = (self._scale(parts.age - parts.ahead) / self.scales[-1]).clamp(min=1.0)
-        return (self._knots(self.drifts, parts.ahead) * shorter).clamp(max=1.0)
+        return self.drift_from(parts.age - parts.ahead, parts.ahead)
+
+    def drift_from(self, age: Tensor, ahead: Tensor) -> Tensor:
+        """The same, so many steps (..., 1) ahead of a frame of an age (..., 1)."""
+        shorter = (self._scale(age) / self.scales[-1]).clamp(min=1.0)
+        return (self._knots(self.drifts, ahead) * shorter).clamp(max=1.0)
 
     @staticmethod
     def _knots(table: Tensor, ahead: Tensor) -> Tensor:
@@ -210,6 +214,8 @@ class Rollout:
         self.obs, self.actions = [self.start.obs], list[Tensor]()
         self.innovations: list[Tensor] = []
         self._older = [self.start.past][: base.lags - 1]  # read beside the present frame, newest first
+        every_age = memory.device.type != "cpu" or bool((self.start.age < base.lags).any())  # see LinearBase.observe
+        self._young = base.lags - 1 if every_age else 0  # steps in which a lane may need a regression on fewer frames
         self._mixed = torch.is_autocast_enabled(memory.device.type)
         self._weight, self._constant, self._scale = base.weights[-1], base.constants[-1], base.scales[-1]
         self._low, self._high, self._spread = base.low, base.high, base.spread
@@ -218,8 +224,8 @@ class Rollout:
         """After an action (B, A) and its step's correction (B, O): what the encoder sees of the next frame (B, 3 O)."""
         base, steps, last = self.base, len(self.innovations), self.obs[-1]
         frames = [last, action, *self._older]
-        window = torch.cat(frames, dim=-1)
-        if self._mixed or steps + 1 < base.lags:
+        window = torch.cat(frames, dim=-1)[..., : len(self._weight)]
+        if self._mixed or steps < self._young:
             pred, scale = base.line(window, self.start.age + steps, least=steps + 1)
         else:  # the same, with less around it
             pred, scale = torch.addmm(self._constant, window, self._weight), self._scale
@@ -237,12 +243,19 @@ class Rollout:
         with torch.no_grad():
             return torch.stack([self.step(a_t, zero) for a_t in action.unbind(dim=1)], dim=1)
 
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """The observations that were predicted, and the deviation of the base's own error there, (B, H, O) each."""
+        age, ahead = self.start.age.unsqueeze(1), self.start.ahead.unsqueeze(1)
+        return torch.stack(self.obs[1:], dim=1), self.base.drift_from(age - ahead, ahead + self._ahead())
+
     def memories(self) -> Tensor:
         """Of the frames that were predicted (B, H, M)."""
         obs, innovations, actions = (torch.stack(x, dim=1) for x in (self.obs, self.innovations, self.actions))
         before = self.start.past.unflatten(-1, (-1, self.base.frame_dim)).flip(1)
         frames = torch.cat([before, torch.cat([obs[:, :-1], actions], dim=-1)], dim=1)
         past = frames.unfold(1, before.shape[1], 1)[:, 1:].flip(-1)
-        ahead = torch.arange(1, len(self.obs), device=self.start.age.device).unsqueeze(-1)  # (H, 1)
-        counts = [count.unsqueeze(1) + ahead for count in (self.start.age, self.start.ahead)]
+        counts = [count.unsqueeze(1) + self._ahead() for count in (self.start.age, self.start.ahead)]
         return torch.cat([obs[:, 1:], innovations, rearrange(past, "b h f p -> b h (p f)"), *counts], dim=-1)
+
+    def _ahead(self) -> Tensor:
+        return torch.arange(1, len(self.obs), device=self.start.age.device).unsqueeze(-1)  # (H, 1)

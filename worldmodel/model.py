@@ -296,16 +296,25 @@ class Model(nn.Module):
         """
         if self.base is None:
             return self.predictor.open_loop(z, h, action)
-        run, latents = Rollout(self.base, z[..., self.latent_dim :]), list[Tensor]()
         if not self.base.feedback:
-            return self._added(run, z, h, action)
+            return self._added(Rollout(self.base, z[..., self.latent_dim :]), z, h, action)
+        run, latents, states = self.fed_back(z, h, action)
+        return OpenLoop(torch.cat([latents, run.memories()], dim=-1), states)
+
+    def fed_back(self, z: Tensor, h: Tensor, action: Tensor) -> tuple[Rollout, Tensor, Tensor]:
+        """`unroll` on a base whose corrected predictions are fed back: its rollout, the latents (B, H, Z), the states.
+
+        Without the memories that a rollout packs, which a loss does not ask for.
+        """
+        assert self.base is not None
+        run, latents = Rollout(self.base, z[..., self.latent_dim :]), list[Tensor]()
 
         def feed(pred: Tensor, a_t: Tensor) -> Tensor:
             latents.append(self.encoder(run.step(a_t, self.decoder(pred))))
             return latents[-1]
 
         loop = self.predictor.open_loop(self.latent(z), h, action, feed)
-        return OpenLoop(torch.cat([torch.stack(latents, dim=1), run.memories()], dim=-1), loop.h)
+        return run, torch.stack(latents, dim=1), loop.h
 
     def _added(self, run: Rollout, z: Tensor, h: Tensor, action: Tensor) -> OpenLoop:
         """The rollout whose corrections are added to what the base alone predicts."""

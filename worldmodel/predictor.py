@@ -172,9 +172,7 @@ class LatentPredictor(nn.Module):
         plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled(z.device.type)
         if plain and has_fused(self.cell) and a.shape[1]:
             z, h, a = map(self._apart, (z, h, a))
-            preds, h_HBD = fused_rollout(self.cell, self.head, z, h, a, self._fed(feed))
-            pred, states = self._lanes(torch.stack(preds, dim=-2)), rearrange(h_HBD, "h ... d -> ... h d")
-            return OpenLoop(pred, self._lanes(states))
+            return OpenLoop(*map(self._lanes, fused_rollout(self.cell, self.head, z, h, a, self._fed(feed))))
         preds, states = [], []
         for a_t in a.unbind(dim=1):
             pred, h = self.step(z, h, a_t)

@@ -17,9 +17,9 @@ def make(rule, layers):
     return LatentPredictor(Z, A, D, rule=rule, layers=layers).double()
 
 
-def inputs():
-    generator = torch.Generator().manual_seed(1)
-    z, a, h = (torch.randn(B, *size, generator=generator).double() for size in ((T, Z), (T, A), (D,)))
+def inputs(predictor):
+    generator, sizes = torch.Generator().manual_seed(1), ((T, Z), (T, A), (predictor.state_dim,))
+    z, a, h = (torch.randn(B, *size, generator=generator).double() for size in sizes)
     is_first = torch.zeros(B, T, dtype=torch.bool)
     is_first[0, 0] = is_first[1, [3, 11, 12]] = is_first[2, -1] = True
     return z.requires_grad_(), a.requires_grad_(), is_first, h.requires_grad_()
@@ -30,18 +30,19 @@ def gradients(predictor, weights, z, a, is_first, h, by_step):
     return states, torch.autograd.grad((states * weights).sum(), [z, a, h, *predictor.cell.parameters()])
 
 
-def test_the_rules_of_the_update_cell_have_one():
-    assert FUSED == ["residual", "gated", "gated_norm", "direct", "unit_norm"]
+def test_these_rules_have_them():
+    assert FUSED == ["residual", "gated", "gated_norm", "direct", "unit_norm", "gru", "lstm"]
     assert all(has_fused(make(rule, 1).cell) == (rule in FUSED) for rule in RULES)
 
 
 @every_rule
 def test_equal_to_autograd_through_the_loop(rule, layers):
-    predictor, (z, a, is_first, h) = make(rule, layers), inputs()
+    predictor = make(rule, layers)
+    z, a, is_first, h = inputs(predictor)
     with torch.no_grad():  # nothing at its start: norms with a scale, and a residual that moves
         for parameter in predictor.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    weights = torch.randn(T, B, D).double()
+    weights = torch.randn(T, B, predictor.state_dim).double()
     states, got = gradients(predictor, weights, z, a, is_first, h, by_step=False)
     expected_states, expected = gradients(predictor, weights, z, a, is_first, h, by_step=True)
     torch.testing.assert_close(states, expected_states, rtol=0, atol=1e-12)
@@ -52,7 +53,8 @@ def test_equal_to_autograd_through_the_loop(rule, layers):
 
 @every_rule
 def test_a_rollout_without_gradients_equals_one_step_after_the_other(rule, layers):
-    predictor, (z, a, _, h) = make(rule, layers), inputs()
+    predictor = make(rule, layers)
+    z, a, _, h = inputs(predictor)
     start = z[:, 0].detach(), h.detach()
     kept = [x.clone() for x in (*start, a)]
     reference = predictor.open_loop(*start, a)
@@ -66,25 +68,30 @@ def test_a_rollout_without_gradients_equals_one_step_after_the_other(rule, layer
 
 @every_rule
 def test_a_state_that_overflowed_does_not_reach_past_a_reset(rule, layers):
-    predictor, (z, a, is_first, h) = make(rule, layers), inputs()
+    predictor = make(rule, layers)
+    z, a, is_first, h = inputs(predictor)
     is_first[:, 0] = True
-    states, got = gradients(predictor, torch.ones(T, B, D), z, a, is_first, h * float("nan"), by_step=False)
+    states, got = gradients(
+        predictor, torch.ones(T, B, predictor.state_dim), z, a, is_first, h * float("nan"), by_step=False
+    )
     assert states.isfinite().all() and all(gradient.isfinite().all() for gradient in got)
     assert not got[2].any(), "nothing of the state before"
 
 
 def test_huge_candidates_stay_under_the_bound_and_gradients_finite():
-    predictor, (z, a, is_first, h) = make("gated_norm", 1), inputs()
+    predictor = make("gated_norm", 1)
+    z, a, is_first, h = inputs(predictor)
     with torch.no_grad():
         predictor.cell.input.weight.mul_(1e20)
     for by_step in (False, True):
-        states, got = gradients(predictor, torch.ones(T, B, D), z, a, is_first, 0 * h, by_step)
+        states, got = gradients(predictor, torch.ones(T, B, predictor.state_dim), z, a, is_first, 0 * h, by_step)
         assert states.isfinite().all() and states.abs().max() <= (D - 1) ** 0.5
         assert got[0].isfinite().all()
 
 
 def test_the_loss_takes_it_and_mixed_precision_does_not(monkeypatch):
-    predictor, (z, a, is_first, h) = make("gated_norm", 2), inputs()
+    predictor = make("gated_norm", 2)
+    z, a, is_first, h = inputs(predictor)
     monkeypatch.setattr("worldmodel.cells.recurrence.fused_states", lambda *_: pytest.fail("taken"))
     predictor.states(z, a, is_first, h, by_step=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -94,7 +101,8 @@ def test_the_loss_takes_it_and_mixed_precision_does_not(monkeypatch):
 
 
 def test_a_second_derivative_is_refused_and_by_step_gives_it():
-    predictor, (z, a, is_first, h) = make("gated", 1), inputs()
+    predictor = make("gated", 1)
+    z, a, is_first, h = inputs(predictor)
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(predictor.states(z, a, is_first, h).sum(), z, create_graph=True)
     by_step = torch.autograd.grad(predictor.states(z, a, is_first, h, by_step=True).sum(), z, create_graph=True)[0]
@@ -104,7 +112,8 @@ def test_a_second_derivative_is_refused_and_by_step_gives_it():
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [pytest.param("gated_norm", marks=pytest.mark.full), "gru"])
 def test_compiled_is_equal_up_to_rounding(rule):
-    predictor, (z, a, is_first, h) = make(rule, 1), inputs()
+    predictor = make(rule, 1)
+    z, a, is_first, h = inputs(predictor)
     weights = torch.randn(T, B, predictor.state_dim).double()
     expected_states, expected = gradients(predictor, weights, z, a, is_first, h, by_step=True)
     predictor.compile_step()

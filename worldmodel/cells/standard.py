@@ -11,6 +11,7 @@ from worldmodel.nets import affine
 class GRU(Cell):
     """torch.nn.GRU's parameters and arithmetic, one step at a time. Stacked layers pack their states side by side."""
 
+    rule = staticmethod(rules.gru)
     torch_cell: type[nn.GRU] | type[nn.LSTM] = nn.GRU
     states_per_layer = 1
     num_gates = 3  # matrices that torch packs into one, the second of them of the keep (update) gate
@@ -37,7 +38,7 @@ class GRU(Cell):
 
     def update(self, x: Tensor, state: Tensor, layer: int) -> Tensor:
         (r_x, k_x, n_x), (r_h, k_h, n_h) = x.chunk(3, dim=-1), self._recurrent(state, layer).chunk(3, dim=-1)
-        return rules.gru(state, r_x + r_h, k_x + k_h, n_x, n_h)
+        return self.rule(state, r_x + r_h, k_x + k_h, n_x, n_h)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor | None:
         """Of the first layer: one minus the keep gate."""
@@ -58,9 +59,10 @@ class GRU(Cell):
 class LSTM(GRU):
     """torch.nn.LSTM's parameters and arithmetic. The state packs [hidden, cell] of each layer; heads see the hidden."""
 
+    rule = staticmethod(rules.lstm)
     torch_cell = nn.LSTM
     states_per_layer = 2
     num_gates = 4
 
     def update(self, x: Tensor, state: Tensor, layer: int) -> Tensor:
-        return rules.lstm(state, *(x + self._recurrent(state, layer)).chunk(4, dim=-1))
+        return self.rule(state, *(x + self._recurrent(state, layer)).chunk(4, dim=-1))

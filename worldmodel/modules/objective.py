@@ -175,9 +175,12 @@ class Innovation(Objective):
     def _open_loop(self, model: Model, segment: Segment, steps: int) -> Tensor:
         base = model.base
         assert base is not None
-        memory = model.unroll(*segment.starts(steps)).pred[..., model.latent_dim :]
-        unit = base.drift(memory) if base.feedback else base.drifts[-1]  # a simulation is judged as a whole
-        missed = (segment.rolled(segment.obs[:, 1:], steps) - base.corrected(memory)) / unit
+        if base.feedback:
+            pred, unit = model.fed_back(*segment.starts(steps))[0].predictions()
+        else:  # a simulation is judged as a whole
+            memory = model.unroll(*segment.starts(steps)).pred[..., model.latent_dim :]
+            pred, unit = base.corrected(memory), base.drifts[-1]
+        missed = (segment.rolled(segment.obs[:, 1:], steps) - pred) / unit
         return segment.rollout_mean((missed.square() * segment.obs_weights).sum(dim=-1))
 
 
