@@ -137,6 +137,10 @@ def test_the_baseline_is_fitted_to_what_the_model_was_trained_on(run, tmp_path, 
 
 def test_the_threshold_is_that_of_the_run_and_nothing_is_overwritten(run, tmp_path, capsys, undrawn):
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"rollout": {"threshold": None}}))
+    with pytest.raises(SystemExit):
+        main(["rollout", "--ckpt", "run", "--horizon", "4", "--out", "none"])
+    assert "(rollout.threshold is None, not a number)" in capsys.readouterr().err
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"rollout": {"threshold": 1e-6}}))
     (tmp_path / "runs" / "rollout" / "gated_norm-toy_env-Toy-v0-s3").mkdir(parents=True)
     roll()

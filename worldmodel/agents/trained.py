@@ -68,7 +68,7 @@ class Trained:
             raise UserError(
                 f"--goal {goal} has {len(values)} entries, an observation of {self.path} has {self.layout.obs_dim}"
             )
-        return values.astype(np.float32)
+        return self.layout.difference(values)
 
 
 def read_trained(path: Path) -> Trained:

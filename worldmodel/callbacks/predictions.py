@@ -17,7 +17,8 @@ class PredictionWriter(pl.Callback):
 
     Datasets: `obs`, `reward`, `continue` (predicted), `next_obs`, `true_reward` (true), for images `pixels` and
     `next_pixels` (uint8, all images of a frame side by side), `episode` and `step` of the frame that the prediction was
-    made at, `episode_names`. With several ranks, each writes its lanes to predictions-<rank>.h5.
+    made at, `episode_names`, and `origin`, to be added to `obs` and `next_obs`, where there is one. With several ranks,
+    each writes its lanes to predictions-<rank>.h5.
     """
 
     def __init__(self) -> None:
@@ -51,6 +52,8 @@ class PredictionWriter(pl.Callback):
             for name, values in rows.items():
                 file.create_dataset(name, data=values[order], fletcher32=True)
             file["episode_names"] = list(names)
+            if any(origin := trainer.datamodule.layout.vector_origin):
+                file["origin"] = np.array(origin)
             file.flush()
             image = file.id.get_file_image()
         with whole_file(self.path) as temporary:

@@ -24,7 +24,13 @@ from worldmodel.experiments.of_run import options_of
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
-from worldmodel.runs.checkpoint import check_arguments, config_of, load_weights, read_checkpoint
+from worldmodel.runs.checkpoint import (
+    check_arguments,
+    config_of,
+    data_spaces,
+    load_weights,
+    read_checkpoint,
+)
 from worldmodel.runs.display import console
 from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import check_free, file_name, result_folder
@@ -118,6 +124,7 @@ class DiagnoseCLI(TrainingCLI):
         checkpoint = read_checkpoint(self.weights, finite=False)
         check_arguments(checkpoint, self.model)
         load_weights(self.model, checkpoint, self.weights)
+        self.datamodule.take_origins(data_spaces(checkpoint))
 
     @property
     def carries(self) -> bool:

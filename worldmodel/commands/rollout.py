@@ -21,7 +21,7 @@ from worldmodel.experiments.result import horizon_lines, horizon_table, print_fr
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
-from worldmodel.runs.checkpoint import read_checkpoint
+from worldmodel.runs.checkpoint import data_spaces, read_checkpoint
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import console
 from worldmodel.runs.files import UNTRAINED, find_checkpoint
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     threshold = config.get("rollout", {}).get("threshold", RolloutOptions.threshold)
     how = starts, data.steps, selection.burn_in, threshold, list(range(len(starts))), episodes
     curves = _named(curves_from(model, selection.episodes, *how), selection)
-    train, missing = _trained_on(data, config)
+    train, missing = _trained_on(data, config, path)
     if train is not None and (line := linear_baseline(train, data.steps)) is not None:
         curves = replace(curves, linear=curves_from(line, selection.episodes, *how).nmse)
     if model.noise is not None:
@@ -166,6 +166,7 @@ def _model(path: Path, data: EpisodeDataModule) -> tuple[Model, str]:
                 f"{data.path} has {has} {what}, the model takes {had}:"
                 f" choose data of the kind that {path} was trained on"
             )
+    data.take_origins(data_spaces(checkpoint))
     if arguments.get("objective") == "tokens":
         raise UserError(
             f"{path} predicts tokens, and rollout draws values: use `worldmodel validate --ckpt_path {path}`"
@@ -180,7 +181,7 @@ def _split(data: EpisodeDataModule, asked: Literal["test", "val", "train"] | Non
     return split, data.splits[split]
 
 
-def _trained_on(data: EpisodeDataModule, config: dict[str, Any]) -> tuple[Episodes | None, list[str]]:
+def _trained_on(data: EpisodeDataModule, config: dict[str, Any], ckpt: Path) -> tuple[Episodes | None, list[str]]:
     """The run's training split, to which a baseline is fitted too; None, and a note, where it is not there any more."""
     path = Path(config["data"]["path"]) if config else None
     if path == data.path or data.images:  # of images there is no such baseline
@@ -188,7 +189,9 @@ def _trained_on(data: EpisodeDataModule, config: dict[str, Any]) -> tuple[Episod
     if path is None or not path.exists():
         why = "the checkpoint has no run beside it" if path is None else f"{path} is not there"
         return None, [f"without the linear autoregression, which is fitted to the run's training data: {why}"]
-    return EpisodeDataModule(**_parser(config["data"]).parse_args([]).data.as_dict()).splits["train"], []
+    own = EpisodeDataModule(**_parser(config["data"]).parse_args([]).data.as_dict())
+    own.take_origins(data_spaces(read_checkpoint(ckpt)))
+    return own.splits["train"], []
 
 
 def _named(curves: HorizonCurves, selection: Selection) -> HorizonCurves:

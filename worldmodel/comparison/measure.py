@@ -106,8 +106,8 @@ def _curve(nmse: np.ndarray, hidden_norm: np.ndarray, count: np.ndarray) -> Curv
 
 def _example(example: Example) -> ExampleRollout:
     size = min(MOST_ENTRIES, example.layout.vector_dim)
-    names = [f"{key}[{i}]" for key, entries in example.layout.vectors.items() for i in range(entries)]
-    return ExampleRollout(example.name, example.truth[:, :size], example.prediction[:, :size], names[:size])
+    names = example.layout.vector_entries[:size]
+    return ExampleRollout(example.name, example.truth[:, :size], example.prediction[:, :size], names)
 
 
 @dataclass(frozen=True)

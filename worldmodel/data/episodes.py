@@ -39,8 +39,32 @@ class Layout:
 
     @property
     def vector_entries(self) -> list[str]:
-        """(vector_dim,) names: key and index of each entry of the vector."""
-        return [f"{key}[{i}]" for key, size in self.vectors.items() for i in range(size)]
+        """(vector_dim,) names: key and index of each entry of the vector, less its origin if it has one."""
+        names = [f"{key}[{i}]" for key, size in self.vectors.items() for i in range(size)]
+        return [f"{name} - {at}" if at else name for name, at in zip(names, self.vector_origin, strict=True)]
+
+    @property
+    def origins(self) -> dict[str, list[int | float]]:
+        """key -> what is subtracted from its entries before they become float32, of the keys where anything is."""
+        return {key: leaf["origin"] for key, leaf in self.observation_space.items() if "origin" in leaf}
+
+    def shifted(self, origins: dict[str, list[int | float]]) -> "Layout":
+        """The same with these origins and no others."""
+        leaves = {
+            key: {name: value for name, value in leaf.items() if name != "origin"}
+            | ({"origin": origins[key]} if key in origins else {})
+            for key, leaf in self.observation_space.items()
+        }
+        return replace(self, observation_space=leaves)
+
+    def difference(self, obs: np.ndarray) -> np.ndarray:
+        """An observation (O,) in the units of the data, as `frames` would give it, (O,) float32."""
+        return (spaces.exact(obs) - np.array(self.vector_origin + [0] * self.pixels, np.longdouble)).astype(np.float32)
+
+    @property
+    def vector_origin(self) -> list[int | float]:
+        """(vector_dim,) what is subtracted from each entry of the vector before it becomes float32."""
+        return [at for key, size in self.vectors.items() for at in self.origins.get(key, [0] * size)]
 
     @property
     def vector_dim(self) -> int:

@@ -26,7 +26,7 @@ from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.hdf5 import open_hdf5
 from worldmodel.data.manifest import read_manifest
 from worldmodel.data.readers.worldmodel import open_dataset
-from worldmodel.data.resolution import REMEDY, Resolution, in_words
+from worldmodel.data.resolution import REMEDY, SHIFTED, Resolution, far_away, too_small
 from worldmodel.data.rows import DiskRows, Rows, ShardFrames
 from worldmodel.data.shards import Shard
 from worldmodel.durable import digests, whole_file, write_digests
@@ -36,7 +36,7 @@ from worldmodel.errors import UserError
 log = logging.getLogger(__name__)
 
 INDEX, FRAMES, IMAGES = "index.json", "frames.f32", "images.u8"
-VERSION = 2  # of the layout of a row
+VERSION = 3  # of what is cached
 NAME = re.compile(r"[0-9a-f]{16}")
 NonFinite = Literal["error", "skip"]
 
@@ -47,6 +47,8 @@ class Loaded:
 
     episodes: Episodes
     not_finite: dict[int, tuple[str, int]]  # episode -> field and step of its first NaN or infinity
+    far: dict[str, tuple[str, list[int | float]]] = field(default_factory=dict)  # key -> how, and its origin
+    too_fine: list[str] = field(default_factory=list)  # what float32 does not resolve, in words
 
 
 def cache_folder(path: Path, cache_dir: Path | None) -> Path:
@@ -57,19 +59,38 @@ def cache_folder(path: Path, cache_dir: Path | None) -> Path:
     return cache_dir / f"{path.name}-{sha256(str(path).encode()).hexdigest()[:8]}"
 
 
-def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None = None) -> Loaded:
-    """Read all episodes of a source.
+def load(
+    source: Source,
+    memory_bytes: float,
+    cache: Path,
+    layout: Layout | None = None,
+    origins: dict[str, list[int | float]] | None = None,
+) -> Loaded:
+    """Read all episodes of a source; twice, if there are values that lie too far from zero for float32.
 
     Args:
         source: a dataset of any format.
         memory_bytes: a dataset whose rows take more is kept in the cache, on disk.
         cache: a folder for this dataset alone; made when it is needed.
         layout: which observations, in which order; None: all of the source.
+        origins: key -> what is subtracted from its entries (resolution.py); None: what the data need.
 
     Raises:
         UserError: if the source is damaged, empty or does not fit its spaces, or the cache cannot be written.
     """
     layout = layout or Layout(source.observation_space, source.action_space)
+    loaded = _load(source, memory_bytes, cache, layout.shifted(origins or {}))
+    for what, _ in loaded.far.values():
+        log.warning("%s; %s", what, SHIFTED if origins is None else "the data of the model lie elsewhere")
+    if loaded.far and origins is None:
+        found = {key: origin for key, (_, origin) in loaded.far.items()}
+        loaded = _load(source, memory_bytes, cache, layout.shifted(found))
+    for what in loaded.too_fine:
+        log.warning("%s; %s", what, REMEDY)
+    return loaded
+
+
+def _load(source: Source, memory_bytes: float, cache: Path, layout: Layout) -> Loaded:
     stamp = {"rows": VERSION, "layout": _digest([layout.observation_space, layout.action_space])}
     stamp |= {"source": source.fingerprint}
     if (cached := _open_cache(cache, stamp, layout)) is not None:
@@ -88,10 +109,10 @@ def load(source: Source, memory_bytes: float, cache: Path, layout: Layout | None
     return table.loaded(frames, np.concatenate(table.images) if layout.pixels else None)
 
 
-def load_compressed(folder: Path, layout: Layout) -> Loaded:
+def load_compressed(folder: Path, layout: Layout, origins: dict[str, list[int | float]] | None = None) -> Loaded:
     """Like `load`, for a dataset folder; images stay in their shards and are decoded batch by batch."""
     vectors = Layout({key: layout.observation_space[key] for key in layout.vectors}, layout.action_space)
-    loaded = load(open_dataset(folder, layout.vectors), math.inf, folder, vectors)
+    loaded = load(open_dataset(folder, layout.vectors), math.inf, folder, vectors, origins)
     blocks: list[tuple[Path, int, int]] = []
     for entry in read_manifest(folder)["files"]:
         with open_hdf5(folder / entry["name"]) as file:
@@ -101,6 +122,7 @@ def load_compressed(folder: Path, layout: Layout) -> Loaded:
             counts, firsts = frames - shard.continues, np.cumsum(frames) - frames
             blocks += [(folder / entry["name"], int(f), int(n)) for f, n in zip(firsts, counts, strict=True)]
     images = ShardFrames(blocks, {key: layout.observation_space[key] for key in layout.images})
+    layout = layout.shifted(loaded.episodes.layout.origins)
     return replace(loaded, episodes=replace(loaded.episodes, layout=layout, images=images))
 
 
@@ -175,7 +197,9 @@ def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | 
             return None
         index = json.loads((folder / INDEX).read_text())
         bad = {int(i): (str(field), int(step)) for i, (field, step) in index["bad"].items()}
-        table = _Table(layout, index["names"], index["num_frames"], bad, too_fine=index["too_fine"])
+        table = _Table(layout, index["names"], index["num_frames"], bad)
+        far = {key: (what, origin) for key, (what, origin) in index["far"].items()}
+        too_fine = list(index["too_fine"])
         frames = DiskRows(folder / FRAMES, layout.row_dim, np.float32)
         images = DiskRows(folder / IMAGES, layout.pixels, np.uint8) if layout.pixels else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -183,7 +207,7 @@ def _open_cache(cache: Path, stamp: dict[str, Any], layout: Layout) -> Loaded | 
     total = sum(table.num_frames)
     if index["stamp"] != stamp or frames.shape[0] != total or (images is not None and images.shape[0] != total):
         return None
-    return table.loaded(frames, images)
+    return replace(table.loaded(frames, images), far=far, too_fine=too_fine)
 
 
 def _remove_stale(cache: Path, stamp: dict[str, Any]) -> None:
@@ -233,7 +257,6 @@ class _Table:
     frames: list[np.ndarray] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     num_bytes: int = 0
-    too_fine: list[str] = field(default_factory=list)  # what float32 does not resolve, in words
 
     def __post_init__(self) -> None:
         self.resolution = {key: Resolution(leaf) for key, leaf in self.layout.observation_space.items()}
@@ -264,15 +287,23 @@ class _Table:
         self.frames, self.images = [], []
 
     def index(self) -> dict[str, Any]:
-        found = {f"observation {key!r}": one.unresolved() for key, one in self.resolution.items()}
-        found["actions"] = self.of_actions.unresolved()
-        too_fine = [in_words(title, entries) for title, entries in found.items() if entries]
+        far, too_fine = self.unresolved()
         about = {"names": self.names, "num_frames": self.num_frames, "bad": self.not_finite}
-        return about | {"too_fine": self.too_fine + too_fine}
+        return about | {"far": far, "too_fine": too_fine}
+
+    def unresolved(self) -> tuple[dict[str, tuple[str, list[int | float]]], list[str]]:
+        """What lies too far away for float32, as in Loaded, and what is too fine."""
+        far, too_fine = {}, []
+        for key, (entries, small, origin) in ((key, one.unresolved()) for key, one in self.resolution.items()):
+            if entries:
+                far[key] = far_away(f"observation {key!r}", entries), origin
+            if small:
+                too_fine.append(too_small(f"observation {key!r}", small))
+        entries, small, _ = self.of_actions.unresolved()
+        return far, too_fine + [too_small("actions", entries | small)] * bool(entries or small)
 
     def loaded(self, frames: Rows, images: Rows | None) -> Loaded:
-        for what in self.index()["too_fine"]:
-            log.warning("%s; %s", what, REMEDY)
         counts = np.array(self.num_frames, dtype=np.int64)
         starts = np.cumsum(counts) - counts
-        return Loaded(Episodes(self.layout, frames, images, starts, counts, self.names), self.not_finite)
+        episodes = Episodes(self.layout, frames, images, starts, counts, self.names)
+        return Loaded(episodes, self.not_finite, *self.unresolved())

@@ -2,7 +2,8 @@
 
 An observation is a dict of *leaves*, key -> Box, Discrete, MultiDiscrete or MultiBinary; a space that is no Dict has
 the single key `observation`, nested Dicts have keys such as `robot/arm`. A uint8 Box with the shape of a picture is an
-image, everything else becomes a vector.
+image, everything else becomes a vector. A leaf may have an `origin`, a number for each entry, which is subtracted
+before values become float32 (resolution.py).
 """
 
 import math
@@ -113,7 +114,10 @@ def is_continuous(leaf: Json) -> bool:
 
 
 def features(values: np.ndarray, leaf: Json) -> np.ndarray:
-    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete; ValueError if invalid."""
+    """Values (N, ...) of a leaf as float32 vectors (N, num_features), one-hot where discrete; ValueError if invalid.
+
+    Of a leaf with an origin, the differences from it.
+    """
     match leaf["type"]:
         case "Discrete":
             return _one_hot(values.reshape(-1) - leaf.get("start", 0), leaf["n"])
@@ -121,7 +125,15 @@ def features(values: np.ndarray, leaf: Json) -> np.ndarray:
             columns = values.reshape(len(values), -1).T
             hot = [_one_hot(column, n) for column, n in zip(columns, np.ravel(leaf["nvec"]), strict=True)]
             return np.concatenate(hot, axis=1)
-    return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
+    flat = values.reshape(len(values), -1)
+    if "origin" in leaf and flat.shape[1] == len(leaf["origin"]):
+        flat = exact(flat) - np.array(leaf["origin"], np.longdouble)
+    return np.ascontiguousarray(flat, dtype=np.float32)
+
+
+def exact(values: np.ndarray) -> np.ndarray:
+    """Values in a type in which differences of neighbours are exact: float64 does not hold every int64."""
+    return values.astype(np.longdouble if values.dtype.kind in "biu" else np.promote_types(values.dtype, np.float64))
 
 
 def values(features: np.ndarray, leaf: Json) -> np.ndarray:
@@ -184,6 +196,10 @@ def check_leaf(leaf: Any, where: str) -> None:
     if kind == "Box":
         if leaf["dtype"] not in DTYPES:
             raise UserError(f"{where}: a Box of {leaf['dtype']!r} is not read; its dtype must be a number's")
+        origin = leaf.get("origin", [0] * entries)
+        numbers = isinstance(origin, list) and all(type(value) in (int, float) for value in origin)
+        if not numbers or len(origin) != entries or not all(abs(value) < 1e300 for value in origin):
+            raise UserError(f"{where}: the origin of the Box must be a list of {entries} numbers")
         for bound in (leaf.get("low"), leaf.get("high")):
             each = bound if isinstance(bound, list) else [bound]
             numbers = all(value is None or type(value) in (int, float) for value in each)

@@ -201,13 +201,14 @@ def _film_strip(axes: Axes, example: Example, columns: int = 8) -> None:
 
 def _trajectories(figure: Any, examples: list[Example], entries: int, steps: int, shown: int) -> None:
     panels = figure.subplots(entries, len(examples), squeeze=False, sharey="row", sharex="col")
+    names = examples[0].layout.vector_entries
     for column, example in zip(panels.T, examples, strict=True):
         for entry, axes in enumerate(column):
             _trajectory(axes, example, entry, steps, shown)
         column[0].set_title(example.name, fontsize=9)
         column[-1].set_xlabel("steps without observations")
     for entry, axes in enumerate(panels[:, 0]):
-        axes.set_ylabel(f"observation[{entry}]")
+        axes.set_ylabel(names[entry])
         truths = np.concatenate([example.truth[: shown + 1, entry] for example in examples])
         spread = float(np.ptp(truths)) or 1.0  # a prediction that runs away must not flatten the truth
         axes.set_ylim(truths.min() - 0.4 * spread, truths.max() + 0.4 * spread)  # of the whole row

@@ -65,6 +65,7 @@ def _check_columns(path: Path, checkpoint: dict[str, Any], data: Any) -> None:
     if not saved:
         return
     then, now = Layout(saved["observation_space"], saved["action_space"]), data.layout
+    data.take_origins(then.observation_space)
     for what in ("observation", "action"):
         if _entries(then, what) != _entries(now, what):
             spaces = (in_words(getattr(layout, f"{what}_space")) for layout in (now, then))

@@ -18,6 +18,7 @@ from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import NonFinite, cache_folder, load, load_compressed, only_finite
 from worldmodel.data.readers import Alignment, Format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
+from worldmodel.data.spaces import Json, check_leaf
 from worldmodel.data.splits import Split, check_split, folds_of_frames, split
 from worldmodel.data.statistics import normalization
 from worldmodel.envs.collect import CollectOptions, collect_once
@@ -125,6 +126,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.memory_gb, self.cache_dir, self.decode = memory_gb, cache_dir, decode
         self.num_workers, self.accept_changed = num_workers, accept_changed
         self.crop, self.whole_episodes = crop, whole_episodes
+        self._origins: dict[str, list[int | float]] | None = None  # those of a model's data; None: of these
         at_least(1, "data.", steps=steps, lanes=lanes)
         at_least(0, "data.", num_workers=num_workers)
         if crop is not None and (crop < 1 or crop % steps):
@@ -144,11 +146,14 @@ class EpisodeDataModule(pl.LightningDataModule):
 
         A checkpoint's position replaces the beginning.
         """
+        module = None if self.trainer is None else self.trainer.lightning_module
         if stage != "fit" or self.trainer is None:
+            if (spaces := getattr(module, "observation_space", None)) is not None:
+                self.take_origins(spaces)
             return
         if self.trainer.global_step == 0:
             self.position = 0
-        if take := getattr(self.trainer.lightning_module, "take_statistics", None):
+        if take := getattr(module, "take_statistics", None):
             take(self)  # before the setup of callbacks, which may copy the module
 
     @cached_property
@@ -166,10 +171,24 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise UserError(f"no dataset at {path} yet: call EpisodeDataModule.prepare_data() to collect it")
         return open_source(path, **reading)
 
-    @cached_property
+    @property
     def layout(self) -> Layout:
-        """What the entries of observations and actions are."""
+        """What the entries of observations and actions are; once they are read, with what is subtracted from them."""
+        read = self.__dict__.get("episodes")
+        return self._declared.shifted(self._origins or {}) if read is None else read.layout
+
+    @cached_property
+    def _declared(self) -> Layout:
         return Layout(self.source.observation_space, self.source.action_space)
+
+    def take_origins(self, spaces: dict[str, Json]) -> None:
+        """Subtract from observations what was subtracted from those of a model's data, whose spaces these are."""
+        for key, leaf in spaces.items():
+            check_leaf(leaf, f"the checkpoint's observation space, {key}")
+        self._origins = Layout(spaces, {}).origins
+        if "episodes" in self.__dict__ and self.layout.origins != self._origins:
+            for name in ("episodes", "splits", "statistics"):
+                self.__dict__.pop(name, None)
 
     @property
     def obs_dim(self) -> int:
@@ -199,7 +218,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     @cached_property
     def episodes(self) -> Episodes:
         """All episodes of the dataset, in its order."""
-        return self._load(self.source, self.path)
+        return self._load(self.source, self.path, self._origins)
 
     @cached_property
     def splits(self) -> dict[Split, Episodes]:
@@ -213,10 +232,10 @@ class EpisodeDataModule(pl.LightningDataModule):
                     raise UserError(
                         f"data.test_path {self.test_path} has another {name} ({test}) than {self.path} ({own})"
                     )
-            splits["test"] = self._load(self.test_source, self.test_path)
+            splits["test"] = self._load(self.test_source, self.test_path, self.episodes.layout.origins)
         return splits
 
-    def _load(self, source: Source, path: Path) -> Episodes:
+    def _load(self, source: Source, path: Path, origins: dict[str, list[int | float]] | None) -> Episodes:
         if source.provenance.get("complete") is False:
             log.warning("%s is incomplete: its recording or conversion was interrupted; using what it holds", path)
         if self.decode:
@@ -232,10 +251,11 @@ class EpisodeDataModule(pl.LightningDataModule):
                     "data.decode reads images as they are stored: leave out rename, image_crop and image_size, or use"
                     f" `worldmodel data convert {path} --out DIR` with them first"
                 )
-            loaded = load_compressed(path, self.layout)
+            loaded = load_compressed(path, self.layout, origins)
         else:
             part = "" if source is self.source else "test"  # which may be the same file by another schema
-            loaded = load(source, self.memory_gb * 2**30, cache_folder(path, self.cache_dir) / part, self.layout)
+            cache = cache_folder(path, self.cache_dir) / part
+            loaded = load(source, self.memory_gb * 2**30, cache, self.layout, origins)
         return only_finite(loaded, path, self.non_finite)
 
     @cached_property
@@ -290,6 +310,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume at a checkpoint's position; raise UserError if a batch would hold other frames than before."""
+        self.take_origins(state_dict.get("data", {}).get("observation_space", {}))
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
         same = same_files(state_dict["stream"], self._stream(), self.path, self.accept_changed)

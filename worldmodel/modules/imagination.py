@@ -154,6 +154,7 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if datamodule is None or not hasattr(datamodule, "layout"):
             return
+        datamodule.take_origins(self.trained.layout.observation_space)
         own, world = datamodule.layout, self.trained.layout
         if (own.observation_space, own.action_space) != (world.observation_space, world.action_space):
             raise UserError(

@@ -197,6 +197,7 @@ class WorldModel(Model, pl.LightningModule):
         The DataModule asks for it in its own setup, since callbacks that average weights copy the model in theirs.
         """
         self.objective.check_data(data.layout, float(data.statistics["reward"][0]))
+        self.observation_space = data.layout.observation_space
         self._line.begin()
         if self._is_loaded:
             return

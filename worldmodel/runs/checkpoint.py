@@ -150,6 +150,11 @@ def config_of(checkpoint: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def data_spaces(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The observation space of the data that a checkpoint was trained on, key -> leaf; empty where it names none."""
+    return checkpoint.get("EpisodeDataModule", {}).get("data", {}).get("observation_space", {})
+
+
 def load_weights(model: Any, checkpoint: dict[str, Any], path: Path) -> None:
     """Load a checkpoint's weights into a model; a UserError, with the checkpoint's path, if they do not fit."""
     with taken_from(path):

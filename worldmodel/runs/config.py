@@ -6,8 +6,11 @@ from typing import Any
 from worldmodel.errors import UserError
 from worldmodel.runs.checkpoint import config_of
 from worldmodel.runs.files import read_yaml
+from worldmodel.runs.structure import Unfit, check
 
 RUNS = ("collect", "test_collect")  # of the data: environments and policies, whose Python code a collection runs
+
+HELD = {"data": {"path": str}, "rollout?": {"threshold?": float}}  # what no parser of options checks
 
 
 def read_config(checkpoint: Path, instead: str) -> dict[str, Any] | None:
@@ -27,9 +30,9 @@ def read_config(checkpoint: Path, instead: str) -> dict[str, Any] | None:
         return None
     config = read_yaml(path)
     try:
-        _ = config["data"]["path"]
+        check(config, HELD)
         # a key may go on behind the name: jsonargparse reads `collect.policy` too
         config["data"] = {key: value for key, value in config["data"].items() if not key.startswith(RUNS)}
-    except (LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not the configuration of a run: {instead}") from error
+    except (Unfit, AttributeError) as error:
+        raise UserError(f"{path} is not the configuration of a run ({error}): {instead}") from error
     return config

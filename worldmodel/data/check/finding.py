@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from worldmodel.data.episode import Episode, Source
-from worldmodel.data.spaces import Json, features, image_shape, images_of, is_continuous, num_features
+from worldmodel.data.spaces import Json, exact, features, image_shape, images_of, is_continuous, num_features
 
 FRAGMENT = 512  # steps; a longer episode is kept in pieces that can be dropped one by one
 WIDEST = 64  # entries kept of a wide vector
@@ -55,6 +55,7 @@ class Recording:
         self.names: list[str] = []
         self.splits: dict[str, np.ndarray] = {}  # split -> indices of its episodes; empty: unknown
         self.fragments: list[Fragment] = []
+        self._first: dict[str, np.ndarray] = {}  # key -> an observation
         self._steps, self._chance, self._rng = 0, 1.0, np.random.default_rng(0)
 
     def add(self, name: str, episode: Episode) -> None:
@@ -76,7 +77,8 @@ class Recording:
         """None if the values cannot be used, which other checks report."""
         spaces = self.source.observation_space
         try:
-            parts = [vectors(episode.observations[key][begin : end + 1], leaf) for key, leaf in spaces.items()]
+            frames = {key: episode.observations[key][begin : end + 1] for key in spaces}
+            parts = [vectors(self._near(key, frames[key]), leaf) for key, leaf in spaces.items()]
             actions = vectors(episode.actions[begin:end], self.source.action_space)
         except (ValueError, KeyError):
             return None
@@ -84,6 +86,13 @@ class Recording:
         if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
             return None
         return Fragment(index, observations, actions)
+
+    def _near(self, key: str, values: np.ndarray) -> np.ndarray:
+        """Values less the first that were seen, since float32 may not resolve them."""
+        leaf = self.source.observation_space[key]
+        if not is_continuous(leaf) or image_shape(leaf) is not None or not len(values):
+            return values
+        return exact(values) - self._first.setdefault(key, exact(values[0]))
 
     def _halve(self) -> None:
         kept = np.flatnonzero(self._rng.random(len(self.fragments)) < 0.5)

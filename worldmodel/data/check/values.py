@@ -6,7 +6,7 @@ import numpy as np
 
 from worldmodel.data.check.finding import Finding, Recording
 from worldmodel.data.episode import Episode, Source
-from worldmodel.data.resolution import REMEDY, Resolution, in_words
+from worldmodel.data.resolution import REMEDY, SHIFTED, Resolution, far_away, too_small
 from worldmodel.data.spaces import Json, image_shape
 
 BLACK = 8  # of 255: no pixel of a black frame is brighter
@@ -80,7 +80,8 @@ class Stream:
             return np.zeros(0, int)
         low, high = np.ravel(self.low).astype(float), np.ravel(self.high).astype(float)
         flat = high - low <= FLAT * np.maximum(np.abs(low), np.abs(high))
-        flat[list(self.resolution.unresolved())] = False
+        far, small, _ = self.resolution.unresolved()
+        flat[[*far, *small]] = False
         if self.is_image:
             return np.zeros(int(flat.all()), int)
         return np.flatnonzero(flat)
@@ -142,9 +143,7 @@ class Values:
         findings = []
         for stream in (*self.observations.values(), self.actions, self.rewards):
             findings += _broken(stream) + _outside(stream, stream is self.actions) + _black(stream)
-            if fine := stream.resolution.unresolved():
-                what = in_words(stream.title, fine)
-                findings.append(Finding("warning", "resolution", path, what, REMEDY, len(fine)))
+            findings += _unresolved(stream, path, stream.title.startswith("observation"))
             if stream is not self.rewards:
                 findings += _constant(stream, path)
         return findings + self._never_taken(path)
@@ -198,6 +197,18 @@ def _black(stream: Stream) -> list[Finding]:
     what = f"{stream.title}: {frames:,} of {stream.steps:,} frames are black, in {stream.black.count} episodes"
     remedy = "look at them (a camera or renderer that had not started?) and drop or cut these episodes"
     return [Finding("warning", "black frames", stream.black.first, what, remedy, frames)]
+
+
+def _unresolved(stream: Stream, path: str, shifted: bool) -> list[Finding]:
+    """What float32 does not resolve; `shifted`: the program subtracts a constant where that helps."""
+    far, small, _ = stream.resolution.unresolved()
+    found = []
+    if far:
+        remedy = f"none: {SHIFTED} (other programs lose it)" if shifted else "give it less a constant"
+        found.append(Finding("warning", "resolution", path, far_away(stream.title, far), remedy, len(far)))
+    if small:
+        found.append(Finding("warning", "resolution", path, too_small(stream.title, small), REMEDY, len(small)))
+    return found
 
 
 def _constant(stream: Stream, path: str) -> list[Finding]:
