@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, Timer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from worldmodel.callbacks.exchange import Exchange
 from worldmodel.experiments.policies import ImagineCLI, PolicyCLI
+from worldmodel.experiments.trainer import FitTrainer
 from worldmodel.experiments.world_model import TrainingCLI
 from worldmodel.population.member import NEVER, MemberCLI
 
@@ -119,3 +121,24 @@ def test_hooks_that_a_callback_does_not_have_cost_nothing(order):
     for callback in made.trainer.callbacks:
         idle = type(callback).on_after_backward is Callback.on_after_backward
         assert (callback.on_after_backward is None) == idle
+
+
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [
+        (Timer({"seconds": 0}), "its time is used up (trainer.max_time, Timer)"),
+        (EarlyStopping("loss", check_on_train_epoch_end=True, patience=0, min_delta=1e9), "EarlyStopping asked"),
+        (
+            LambdaCallback(on_train_batch_end=lambda trainer, *_: setattr(trainer, "should_stop", True)),
+            "<lambda> asked",
+        ),
+        (LambdaCallback(), ""),
+    ],
+)
+def test_what_ended_a_fit_is_remembered(callback, words):
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
+    trainer = FitTrainer(accelerator="cpu", max_epochs=2, limit_train_batches=2, callbacks=[callback], **quiet)
+    model = BoringModel()
+    model.training_step = lambda batch, batch_idx: model.log("loss", loss := model(batch).sum()) or loss
+    trainer.fit(model)
+    assert trainer.stopped_by.startswith(words) and bool(trainer.stopped_by) == bool(words)

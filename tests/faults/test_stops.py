@@ -69,8 +69,11 @@ def test_it_goes_on_bit_for_bit(short, never_stopped, tmp_path, how):
     stopped = run([*arguments, *stop], tmp_path)
     status = {"by an exception": 1, "killed in the last validation": -signal.SIGKILL}
     assert stopped.returncode == status.get(how, 0), stopped.stderr
+    if stop[0].endswith(".StopAt"):
+        assert f"\nstopped early at step {stop[-1]}: StopAt asked for it (stops.py, line " in stopped.stdout
     process = run([*arguments, "--resume"], tmp_path)
     assert process.returncode == 0 and "resume: from" in process.stdout, process.stderr
+    assert "stopped early" not in process.stdout
     assert not differences(tmp_path / "run", never_stopped(*options))
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt")) == [
         "best.ckpt",

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +24,7 @@ from worldmodel.experiments.monitor import early_stopping
 from worldmodel.experiments.parser import ExperimentParser, add_run_options
 from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.experiments.start import Start, start_from
-from worldmodel.experiments.trainer import check_trainer, make_trainer
+from worldmodel.experiments.trainer import FitTrainer, check_trainer, make_trainer
 from worldmodel.runs.checkpoint import (
     check_arguments,
     check_training,
@@ -75,6 +75,7 @@ class ExperimentCLI(LightningCLI):
             super().__init__(
                 self.model_class,
                 self.datamodule_class,
+                trainer_class=FitTrainer,
                 save_config_callback=None,  # see callbacks()
                 seed_everything_default=0,
                 trainer_defaults={
@@ -242,6 +243,13 @@ class ExperimentCLI(LightningCLI):
                 raise
             with taken_from(self._restored_from):
                 raise
+
+    def fit(self, **kwargs: Any) -> None:
+        """Fit, and say what ended it early."""
+        self.trainer.fit(**kwargs)
+        trainer = cast(FitTrainer, self.trainer)
+        if trainer.stopped_by and trainer.global_step != trainer.max_steps and trainer.is_global_zero:
+            print(f"stopped early at step {trainer.global_step:,}: {trainer.stopped_by}", flush=True)
 
     def callbacks(self, **further: Any) -> list[Callback]:
         """All callbacks of the run, in order; `further` arguments are those of experiments.callbacks.callbacks."""

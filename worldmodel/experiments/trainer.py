@@ -1,16 +1,49 @@
 """The Trainer of a run."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from worldmodel.errors import UserError
 from worldmodel.experiments.callbacks import leave_out_idle_hooks
 
 MOST_RANKS = 16  # for each core
+
+
+class FitTrainer(Trainer):
+    """Lightning's Trainer, which remembers what asked for a fit's end: `should_stop` may be set by anything."""
+
+    stopped_by = ""  # in words; empty: nothing did
+    _stops = False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training ends after this step."""
+        return self._stops
+
+    @should_stop.setter
+    def should_stop(self, stops: bool) -> None:
+        if stops and not self.stopped_by:
+            self.stopped_by = _in_words(sys._getframe(1))
+        self._stops = stops
+
+
+def _in_words(frame: FrameType) -> str:
+    """What ends a fit by the code in this frame; empty if that is this program's own, which says it elsewhere."""
+    code, own = frame.f_code, frame.f_locals.get("self")
+    if isinstance(own, Timer):
+        return f"its time is used up (trainer.max_time, {type(own).__name__})"
+    if str(frame.f_globals.get("__name__")).startswith("worldmodel."):
+        return ""
+    name = code.co_name if own is None else type(own).__name__
+    return f"{name} asked for it ({Path(code.co_filename).name}, line {frame.f_lineno})"
 
 
 def make_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, Any]) -> Trainer:
