@@ -84,21 +84,37 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON, whole or not at all. Infinities and NaN, which JSON lacks, become {"float": "inf"}."""
+@contextmanager
+def summed_file(path: Path) -> Iterator[Path]:
+    """As `whole_file`, with the file's digest beside it, by which `intact` notices damage."""
     with whole_file(path) as temporary:
+        yield temporary
+        digest = sha256(temporary)
+        if path.exists():  # until it is replaced, the digest of either is right
+            write_digests(path, [digest, *(digests(path) or [sha256(path)])])
+    write_digests(path, [digest])
+
+
+def write_json(path: Path, values: Any, summed: bool = False) -> None:
+    """Write JSON, whole or not at all. Infinities and NaN, which JSON lacks, become {"float": "inf"}.
+
+    `summed`: with its digest beside it.
+    """
+    with (summed_file if summed else whole_file)(path) as temporary:
         temporary.write_text(json.dumps(_without_infinities(values), indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
 def intact(path: Path, way_out: str) -> Iterator[None]:
-    """Name the file that is read in this block, if what it holds makes the reader fail.
+    """Name the file that is read in this block, if what it holds makes the reader fail, or is not what was written.
 
     Raises:
-        Damaged: whatever the reader raised.
+        Damaged: whatever the reader raised; or the file's digest is not one of those beside it.
         UserError: if the file is there and cannot be read.
     """
     try:
+        if (known := digests(path)) and path.is_file() and sha256(path) not in known:
+            raise Damaged(f"{path} is damaged (its SHA-256 is not that of {_beside(path).name}): {way_out}")
         yield
     except (UserError, FileNotFoundError):
         raise

@@ -21,7 +21,7 @@ from worldmodel.comparison.results import (
     Reference,
     Result,
 )
-from worldmodel.durable import write_json
+from worldmodel.durable import summed_file, write_json
 
 T = 16
 MULTIPLES = (1, 2, 5, 10, 50)
@@ -72,8 +72,9 @@ def make_comparison(
         },
         "created": "2026-02-14T09:30:00+00:00",
     }
-    write_json(out / "comparison.json", design)
-    (out / "config.yaml").write_text("# a comparison of <rules>\nmodel:\n  rule: gated_norm\n  hidden_dim: 64\n")
+    write_json(out / "comparison.json", design, summed=True)
+    with summed_file(out / "config.yaml") as temporary:
+        temporary.write_text("# a comparison of <rules>\nmodel:\n  rule: gated_norm\n  hidden_dim: 64\n")
     found, failures = [], []
     for run in runs:
         folder = results.run_folder(out, run["slug"], run["seed"])

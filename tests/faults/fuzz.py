@@ -31,7 +31,7 @@ from comparison.made_up import make_comparison
 from faults.mutations import damaged, mutate_hdf5, mutated
 
 from worldmodel.data.manifest import sealed
-from worldmodel.durable import sha256, write_digests
+from worldmodel.durable import digests, sha256, write_digests
 from worldmodel.envs.collect import CollectOptions, collect
 
 SECONDS = 60  # that a case may take
@@ -188,9 +188,11 @@ def change(kind: str, folder: Path, dice: Random) -> Case:
                 np.savez(path, **{str(key) or "_": np.asarray(value, dtype=None) for key, value in _plain(arrays)})
         case _:
             path.write_bytes(damaged(before, dice))
-            summed = path.suffix == ".ckpt" or "data" in path.parts
+            summed = path.suffix == ".ckpt" or "data" in path.parts or path.name == "comparison.json"
             silent = "--resume" in command or command == "data info data" and path.suffix == ".h5"
             return case(f"bytes of {path.name}", refused=summed and not silent and path.read_bytes() != before)
+    if path.suffix in (".json", ".yaml") and digests(path):  # what lies behind the digest
+        write_digests(path, [sha256(path)])
     return case(f"the structure of {path.name}")
 
 

@@ -70,7 +70,7 @@ def test_the_picture_has_a_panel_a_hyperparameter_and_an_arrow_an_exploit_in_eac
     assert [text.xy for text in rate.texts] == [(10, 0.012), (20, 0.008)], "to what the copy goes on with"
 
 
-def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(tmp_path):
+def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(lineage, tmp_path):
     population = Population(
         *(tmp_path, "model:\n  width: 1\n", "world_model", "data", 2, 1, 2, [], [], [{}, {}]),
         *(0.25, "val/loss", "min", 0, 0, 1, 0, 2),
@@ -78,11 +78,17 @@ def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(tmp_
     begin(population)
     (tmp_path / "config.yaml").unlink()
     assert not begin(population).reports and (tmp_path / "config.yaml").is_file()
-    for name in ("decisions/1.json", "population.csv", "config.yaml", "population.json"):
+    lineage.write(tmp_path)
+    Board(tmp_path).publish(10, lineage.exploits[:1])
+    Board(tmp_path).publish(20, lineage.exploits[1:])
+    for name in ("decisions/20.json", "population.csv", "config.yaml", "population.json"):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        whole = path.read_text() if path.is_file() else "[]"
-        path.write_text("{")
-        with pytest.raises(UserError, match=f"{path} is damaged .*: restore it from a copy, or choose another --out"):
-            begin(population)
-        path.write_text(whole.replace("[]", HEADER if path.suffix == ".csv" else "[]"))
+        whole = path.read_bytes()
+        digit = max(whole.rfind(b"1"), whole.rfind(b"2"))
+        flipped = bytes([*whole[:digit], whole[digit] ^ 1, *whole[digit + 1 :]])  # another number, of the same form
+        for content in (b"{", b"", whole[:-9], flipped):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=f"{path} is damaged .*: restore it from a copy, or choose another"):
+                begin(population)
+        path.write_bytes(whole)
+    assert begin(population).exploits == lineage.exploits

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from worldmodel.comparison.results import Comparison, Failure, Result, read_references, read_result, run_folder
-from worldmodel.durable import intact, read_json, whole_file, write_json
+from worldmodel.durable import intact, read_json, summed_file, write_json
 from worldmodel.errors import Damaged, UserError
 from worldmodel.experiments.config import config_differences
 
@@ -58,8 +58,8 @@ def write_design(out: Path, design: dict[str, Any], config: str) -> list[str]:
     check_continues(out, design, yaml.safe_load(config))
     before = read_design(out)
     differences = keep_record(before, design) if before else []
-    write_json(out / DESIGN, design)
-    with whole_file(out / CONFIG) as temporary:
+    write_json(out / DESIGN, design, summed=True)
+    with summed_file(out / CONFIG) as temporary:
         temporary.write_text(config)
     return differences
 
@@ -159,7 +159,7 @@ def same_command(one: list[str], other: list[str]) -> bool:
 
 def write_failures(out: Path, failures: list[Failure]) -> None:
     """Write `failures.json`."""
-    write_json(out / FAILURES, [vars(failure) for failure in failures])
+    write_json(out / FAILURES, [vars(failure) for failure in failures], summed=True)
 
 
 def load(out: Path) -> Comparison:
@@ -173,7 +173,7 @@ def load(out: Path) -> Comparison:
         raise UserError(f"{out} holds no comparison: start one with `worldmodel compare --config CONF --out {out}`")
     results = [result for run in design["runs"] if (result := finished(out, run)) is not None]
     have = {(result.variant, result.seed) for result in results}
-    with intact(out / FAILURES, "remove it"):
+    with intact(out / FAILURES, f"remove {out / FAILURES}*, and give the same command again"):
         rows = read_json(out / FAILURES) if (out / FAILURES).is_file() else []
         failures = [Failure(**row) for row in rows if (row["variant"], row["seed"]) not in have]
     references = []  # damaged ones are measured again

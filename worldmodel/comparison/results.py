@@ -10,6 +10,8 @@ OUT/runs/<variant>/s<seed>/             a run's folder, as `worldmodel fit` make
 OUT/references/<name>.csv               Curves of the references: copy_last, mean, autoregression, kalman
 OUT/references.json                     their titles, and their errors at the horizons
 OUT/results.csv, verdict.json, results.md, report.html
+
+comparison.json, config.yaml, references.json and failures.json have their SHA-256 beside them (`.sha256`).
 """
 
 import csv
@@ -218,7 +220,7 @@ def write_references(out: Path, references: list[Reference]) -> None:
         write_curves(path, reference.curves)
         about = {"name": reference.name, "title": reference.title, "errors": reference.errors}
         rows.append(about | {"sha256": sha256(path)})
-    write_json(out / "references.json", rows)
+    write_json(out / "references.json", rows, summed=True)
 
 
 def read_references(out: Path) -> list[Reference]:

@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
         return
     if cost is None:
         cost = _cost(cli, run["argv"], time.monotonic() - began)
-        write_json(folder / "trained.json", cost)
+        write_json(folder / "trained.json", cost, summed=True)
         began = time.monotonic()
     model = cli.model.to(cli.trainer.strategy.root_device).eval()
     measurement = measure(model, cli.datamodule, cli.config_init["fit"]["rollout"].options)

@@ -1,7 +1,6 @@
 """A population's folder: who reported what, who copied whom, and what was decided at each exchange."""
 
 import csv
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from worldmodel.callbacks.exchange import Report
-from worldmodel.durable import intact, read_json, whole_file, write_json
+from worldmodel.durable import intact, read_json, summed_file, write_json
 from worldmodel.errors import UserError
 from worldmodel.experiments.config import config_differences
 from worldmodel.population.design import Population
@@ -113,7 +112,7 @@ class Lineage:
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
-    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+    with summed_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -132,14 +131,13 @@ class Board:
     def publish(self, step: int, exploits: Iterable[Exploit]) -> None:
         """Announce the exploits of this step; all other members go on as they are."""
         self.folder.mkdir(exist_ok=True)
-        with whole_file(self._path(step)) as temporary:
-            temporary.write_text(json.dumps([asdict(exploit) for exploit in exploits], indent=1))
+        write_json(self._path(step), [asdict(exploit) for exploit in exploits], summed=True)
 
     def read(self, step: int) -> list[Exploit] | None:
         """The exploits of this step; None if it is not decided yet."""
         try:
             with intact(self._path(step), RESTORE):
-                return [Exploit(**values) for values in json.loads(self._path(step).read_text())]
+                return [Exploit(**values) for values in read_json(self._path(step))]
         except FileNotFoundError:
             return None
 
@@ -186,8 +184,8 @@ def begin(population: Population) -> Lineage:
         print(f"continuing the population in {out} from step {reached}", flush=True)
     elif any(not path.name.startswith(".") for path in out.iterdir()):
         raise UserError(f"{out} holds files, but no population: choose another --out")
-    write_json(out / SETTINGS, population.settings)
-    with whole_file(out / CONFIG) as temporary:
+    write_json(out / SETTINGS, population.settings, summed=True)
+    with summed_file(out / CONFIG) as temporary:
         temporary.write_text(population.config)
     return lineage
 
