@@ -43,6 +43,10 @@ ROWS = {  # what happens: what is promised
     18: ("memory over 10,000 steps, data larger than memory", "less than 1 MB more a 1000 steps"),
     19: ("a dataset replaced between two runs", "refused, unless accepted by an option"),
     20: ("a command killed at any change of a file", "the same command again finishes"),
+    21: ("a fit ended in mid-epoch by anything else", "what ended it is said; resumed, nothing differs"),
+    22: ("a stranger's run, checkpoint or dataset", "nothing that it names is run"),
+    23: ("a changed byte in the files of a comparison or population", "named; made again, or said what to do"),
+    24: ("values that float32 does not resolve", "subtracted before, or named; no error of them reported"),
 }
 
 

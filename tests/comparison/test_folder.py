@@ -171,8 +171,9 @@ DAMAGE = {
 }
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("how", DAMAGE)
-def test_what_is_damaged_is_named_and_made_again(tmp_path, how):
+def test_what_is_damaged_is_named_and_made_again(tmp_path, seen, how):
     made = make_comparison(tmp_path / "out", FOUR[:2], [0])
     out, run = made.folder, made.design["runs"][1]
     folder = run_folder(out, run["slug"], run["seed"])
@@ -202,8 +203,11 @@ def test_what_is_damaged_is_named_and_made_again(tmp_path, how):
         whole = damaged(out / name)
         with pytest.raises(UserError, match=rf"{name} is damaged .*: restore it from a copy, or choose another"):
             read(out)
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            load(out)
         (out / name).write_bytes(whole)
     write_failures(out, [Failure(run["variant"], run["axes"], 0, "no memory", "log")])
     damaged(out / "failures.json")
     with pytest.raises(UserError, match=r"failures.json is damaged .*: remove .*failures.json\*, and give the same"):
         load(out)
+    seen(f"a comparison's 8 files, each {how}: named; runs and references are made again")

@@ -38,9 +38,10 @@ SECONDS = 60  # that a case may take
 MEMORY = 12 << 30  # bytes of addresses that a case may take, so that no size in a file fills the machine
 MODEL = {"latent_dim": 4, "hidden_dim": 6, "width": 8}
 TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
+# pictures take longer than all the rest
 UNDRAWN = ["-c", "import runpy; from matplotlib.figure import Figure; from PIL import Image\n"]
 UNDRAWN[1] += "Figure.savefig = lambda self, file, **_: Image.new('L', (9, 9)).save(file, 'PNG')\n"
-UNDRAWN[1] += "runpy.run_module('worldmodel', run_name='__main__')"  # pictures take longer than all the rest
+UNDRAWN[1] += "runpy.run_module('worldmodel', run_name='__main__', alter_sys=True)"  # so that ranks start as it does
 WORLD = {
     "wandb": "disabled",
     "threads": 1,

@@ -136,6 +136,7 @@ def change_checkpoint(here, change):
 OF_RUN = ["rollout", "diagnose", "plan", "export", "test"]  # read a run's configuration unasked
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize(("command", "way"), pairs(OF_RUN, [*CONFIGS, "a tag"]))
 def test_nothing_that_a_run_s_configuration_names_is_run(here, command, way):
     if way == "a tag":
@@ -146,6 +147,7 @@ def test_nothing_that_a_run_s_configuration_names_is_run(here, command, way):
     assert not (here / "PWNED").exists() and "evil" not in sys.modules
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize(("command", "way"), pairs([*COMMANDS], [*CHECKPOINTS, "a pickle"]))
 def test_nothing_that_a_checkpoint_names_is_run(here, command, way):
     def change(checkpoint):
@@ -162,6 +164,7 @@ def test_nothing_that_a_checkpoint_names_is_run(here, command, way):
     assert not (here / "PWNED").exists() and "evil" not in sys.modules
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("command", ["info", "check", "convert"])
 def test_nothing_that_a_dataset_names_is_run(here, command):
     path = here / "data" / "manifest.json"

@@ -70,7 +70,8 @@ def test_the_picture_has_a_panel_a_hyperparameter_and_an_arrow_an_exploit_in_eac
     assert [text.xy for text in rate.texts] == [(10, 0.012), (20, 0.008)], "to what the copy goes on with"
 
 
-def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(lineage, tmp_path):
+@pytest.mark.fault(23)
+def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(lineage, tmp_path, seen):
     population = Population(
         *(tmp_path, "model:\n  width: 1\n", "world_model", "data", 2, 1, 2, [], [], [{}, {}]),
         *(0.25, "val/loss", "min", 0, 0, 1, 0, 2),
@@ -92,3 +93,4 @@ def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(line
                 begin(population)
         path.write_bytes(whole)
     assert begin(population).exploits == lineage.exploits
+    seen("a population's 4, damaged in 4 ways each: named, with what to do")

@@ -166,11 +166,12 @@ def load(out: Path) -> Comparison:
     """Everything that the folder of a comparison holds.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or its design or configuration is damaged.
     """
     design = read_design(out)
     if design is None:
         raise UserError(f"{out} holds no comparison: start one with `worldmodel compare --config CONF --out {out}`")
+    read_config(out)  # the report shows it
     results = [result for run in design["runs"] if (result := finished(out, run)) is not None]
     have = {(result.variant, result.seed) for result in results}
     with intact(out / FAILURES, f"remove {out / FAILURES}*, and give the same command again"):
