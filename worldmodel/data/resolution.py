@@ -12,7 +12,7 @@ import numpy as np
 
 from worldmodel.data.spaces import Json, exact, image_shape
 
-ROWS = 1000  # of an episode that are looked at, at most
+ROWS = 1000  # of those that are given at once that are looked at, at most
 LOST = 1e-3  # of the deviation: what float32 may lose of it
 SMALL = 1e-6  # of 1 + |mean|: an entry that deviates less is not normalised (nets.Normalizer)
 SHOWN = 8  # entries named in a message
@@ -44,7 +44,8 @@ class Resolution:
         """Take values (N, ...) of an episode; rows that are not finite are left out."""
         if not self.watched or not values.size:
             return
-        self.waiting.append(values.reshape(len(values), -1)[:: max(1, len(values) // ROWS)].copy())
+        rows = values.reshape(len(values), -1)
+        self.waiting.append(rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS)).astype(int)])
         self.rows += len(self.waiting[-1])
         if self.rows >= ROWS:
             self._take()

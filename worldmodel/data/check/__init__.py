@@ -5,14 +5,26 @@ from collections.abc import Callable
 import numpy as np
 
 from worldmodel.data.check.alignment import Alignment
-from worldmodel.data.check.duplicates import Duplicates, frame_hashes
+from worldmodel.data.check.block import blocks
+from worldmodel.data.check.clocks import Clocks
+from worldmodel.data.check.duplicates import Duplicates
+from worldmodel.data.check.encoded import Encoded
 from worldmodel.data.check.ends import Ends
 from worldmodel.data.check.finding import Check, Finding, Recording
+from worldmodel.data.check.fragments import Sample
+from worldmodel.data.check.frozen import Frozen
+from worldmodel.data.check.jumps import Jumps
+from worldmodel.data.check.leaks import Leaks
 from worldmodel.data.check.rates import Rates
+from worldmodel.data.check.units import Units
 from worldmodel.data.check.values import Values
 from worldmodel.data.episode import Source
 
-CHECKS: list[Callable[[Source], Check]] = [Values, Alignment, Ends, Duplicates, Rates]  # in the order of their findings
+# in the order of their findings
+CHECKS: list[Callable[[Source], Check]] = [
+    *(Encoded, Values, Alignment, Jumps, Ends, Duplicates),
+    *(Rates, Clocks, Frozen, Units, Leaks),
+]
 
 
 def check_episodes(
@@ -20,7 +32,8 @@ def check_episodes(
 ) -> list[Finding]:
     """Look for the known faults of recorded episodes; errors first.
 
-    The episodes are read once, one at a time; except for a few numbers per episode, memory is bounded.
+    The episodes are read once, a few megabytes or a single longer one at a time; except for a few numbers per episode,
+    memory is bounded.
 
     Args:
         source: the dataset.
@@ -31,13 +44,14 @@ def check_episodes(
     Raises:
         UserError: if an episode cannot be read.
     """
-    recording = Recording(source, max_steps)
+    recording, sample = Recording(source), Sample(source, max_steps)
     checks = [check(source) for check in CHECKS]
-    for name, episode in source.episodes():
-        frames = frame_hashes(episode)
-        recording.add(name, episode)
+    for block in blocks(source):
+        recording.names += block.names
+        sample.add(block)
         for check in checks:
-            check.add(name, episode, frames)
+            check.add(block)
+    recording.fragments = sample.fragments()
     if splits is not None and recording.names:
         recording.splits = splits(len(recording.names))
     findings = [finding for check in checks for finding in check.findings(recording)]

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding, Fragment, Recording
-from worldmodel.data.episode import ALIGNMENT, Episode, Source
+from worldmodel.data.check.block import Block
+from worldmodel.data.check.finding import Finding, Recording
+from worldmodel.data.check.fragments import Fragments
+from worldmodel.data.episode import ALIGNMENT, Source
 from worldmodel.regression import Moments, Scale, outer, products
 
 CLEAR = 0.10  # share of the unexplained variance that a misplaced action must explain
@@ -20,6 +22,7 @@ SCREENED = 0.2  # share of that which the action in the right place may still ad
 ANSWERS, FREE = 0.02, 0.02  # see Evidence: above the first, or below the second, a policy may respond to observations
 FEWEST = 300  # transitions, below which nothing is reported
 ROWS = 40_000  # transitions of the sample that are used
+AT_ONCE = 2048  # of these
 EXACT = 1e-6  # share of the variance of a change: less unexplained variance is rounding
 WIDE, SQUARED, ACTIONS = 24, 20, 12  # entries used of an observation, of these in products, of an action
 
@@ -58,7 +61,7 @@ class Alignment:
     def __init__(self, source: Source) -> None:
         self.path = str(source.path)
 
-    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
+    def add(self, block: Block) -> None:
         """Nothing to take: the sample is enough."""
 
     def findings(self, recording: Recording) -> list[Finding]:
@@ -96,43 +99,44 @@ def _percent(share: float) -> str:
     return f"{min(max(share, 0.0), 1.0):.0%}"
 
 
-def weigh(fragments: list[Fragment]) -> Evidence | None:
+def weigh(fragments: Fragments) -> Evidence | None:
     """The evidence of a sample; None if it is too small, or if the past explains everything."""
     fragments = _some(fragments)
-    if sum(len(f.actions) - 2 for f in fragments) < FEWEST or len(fragments) < 2:
+    if (fragments.lengths - 2).sum() < FEWEST or len(fragments) < 2:
         return None
-    see = Scale(np.concatenate([f.observations for f in fragments]), WIDE)
-    act = Scale(np.concatenate([f.actions for f in fragments]), ACTIONS)
+    see, act = Scale(fragments.observations, WIDE), Scale(fragments.actions, ACTIONS)
     if not len(see.columns) or not len(act.columns):
         return None
-    n, m = len(see(fragments[0].observations[:1])[0]), len(act(fragments[0].actions[:1])[0])
+    n, m = see(fragments.observations[:1]).shape[1], act(fragments.actions[:1]).shape[1]
     effects = _effects(Moments(_dynamics(fragments, see, act)), m, n)
     return None if effects is None else Evidence(*effects, *_answers(Moments(_policy(fragments, see, act)), n, m))
 
 
-def _some(fragments: list[Fragment]) -> list[Fragment]:
+def _some(fragments: Fragments) -> Fragments:
     """Random fragments of at least three steps, about ROWS steps together."""
-    usable = [fragments[i] for i in np.random.default_rng(0).permutation(len(fragments))]
-    usable = [fragment for fragment in usable if len(fragment.actions) >= 3]
-    steps = np.cumsum([len(fragment.actions) for fragment in usable])
-    return usable[: int(np.searchsorted(steps, ROWS)) + 1]
+    order = np.random.default_rng(0).permutation(len(fragments))
+    order = order[fragments.lengths[order] >= 3]
+    most = int(np.searchsorted(np.cumsum(fragments.lengths[order]), ROWS)) + 1
+    return fragments.take(order[:most])
 
 
-def _folds(fragments: list[Fragment]) -> Iterator[tuple[int, Fragment]]:
-    """Each fragment with its fold; an episode lies in one fold where there are several episodes."""
-    order = {episode: i for i, episode in enumerate(dict.fromkeys(f.episode for f in fragments))}
-    for i, fragment in enumerate(fragments):
-        yield (order[fragment.episode] if len(order) > 1 else i) % 2, fragment
+def _steps(fragments: Fragments, see: Scale, act: Scale) -> Iterator[tuple[int, list[np.ndarray], list[np.ndarray]]]:
+    """(fold, [o_{t-1}, o_t, o_{t+1}], [s_{t-1}, s_t, s_{t+1}]) of many t; an episode lies in one fold, if it can."""
+    _, order = np.unique(fragments.episodes, return_inverse=True)
+    fold_of = (order if order.max() else np.arange(len(order))) % 2
+    of, frames, steps = fragments.windows(3)
+    for fold in range(2):
+        rows = np.flatnonzero(fold_of[of] == fold)
+        for part in np.array_split(rows, -(-len(rows) // AT_ONCE)) if len(rows) else []:
+            observed = [see(fragments.observations[frames[part] + i]) for i in range(3)]
+            yield fold, observed, [act(fragments.actions[steps[part] + i]) for i in range(3)]
 
 
-def _dynamics(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _dynamics(fragments: Fragments, see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Inputs [s_{t-1}, s_t, s_{t+1}, each with its products, past], outputs o_{t+1} - o_t."""
-    for fold, fragment in _folds(fragments):
-        observed, acted = see(fragment.observations), act(fragment.actions)
-        before, now, after = observed[:-3], observed[1:-2], observed[2:-1]
+    for fold, (before, now, after), acted in _steps(fragments, see, act):
         past = np.concatenate([now, now - before], axis=1)
-        moves = [_moves(acted[k : len(acted) - 2 + k], now) for k in range(3)]
-        yield fold, np.concatenate([*moves, past, _bends(past)], axis=1), after - now
+        yield fold, np.concatenate([*(_moves(a, now) for a in acted), past, _bends(past)], axis=1), after - now
 
 
 def _moves(action: np.ndarray, now: np.ndarray) -> np.ndarray:
@@ -170,14 +174,12 @@ def _effects(moments: Moments, m: int, n: int) -> tuple[float, float, float, flo
     return gain("s", "ps"), gain("p", "ps"), gain("s", "sn"), gain("n", "sn")
 
 
-def _policy(fragments: list[Fragment], see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _policy(fragments: Fragments, see: Scale, act: Scale) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Inputs [o_t, bends of it, s_t, s_{t-1}, bends of them, o_{t-1}], outputs [s_{t+1}, s_t]."""
-    for fold, fragment in _folds(fragments):
-        observed, acted = see(fragment.observations), act(fragment.actions)
-        before, now = observed[:-3], observed[1:-2]
-        lags = np.concatenate([acted[1:-1], acted[:-2]], axis=1)
+    for fold, (before, now, _), (previous, stored, following) in _steps(fragments, see, act):
+        lags = np.concatenate([stored, previous], axis=1)
         inputs = [now, _bends(now), lags, _bends(lags), before]
-        yield fold, np.concatenate(inputs, axis=1), np.concatenate([acted[2:], acted[1:-1]], axis=1)
+        yield fold, np.concatenate(inputs, axis=1), np.concatenate([following, stored], axis=1)
 
 
 def _answers(moments: Moments, n: int, m: int) -> tuple[float, float]:

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldmodel.data.check.block import Block
 from worldmodel.data.check.finding import Finding, Level, Recording
-from worldmodel.data.episode import Episode, Source
+from worldmodel.data.check.hashes import grams, mixed, row_hashes, scrambled
+from worldmodel.data.episode import Source
 
 RUN = 8  # consecutive steps, observation and action, that must be equal
 MOST_KEPT = 4_000_000  # runs kept (24 bytes each); above that every second one, chosen by its hash, and so on
 SMALL_WORLD, LONG = 0.5, 64  # if a smaller share of all frames is distinct, only runs of so many steps mean a copy
 SHOWN = 3  # further pairs named in a message
-ODD = np.random.default_rng(20240229).integers(0, 2**63, 4096, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-BLOCK = 256  # rows hashed at a time, so that a video needs little extra memory
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,42 @@ class Duplicates:
 
     def __init__(self, source: Source) -> None:
         self.names: list[str] = []
-        self.lengths: list[int] = []
-        self.contents: list[int] = []
+        self._lengths: list[np.ndarray] = []  # T of each episode
+        self._contents: list[np.ndarray] = []  # a hash of each episode
         self.frames = self.distinct = self._kept = 0
         self._kept_one_in = 1  # of the runs, chosen by hash, the same in all episodes
         self._runs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # hash, prefix, (episode, step)
 
-    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
-        """Take one episode."""
-        steps = _mixed([frames[:-1], _row_hashes(episode.actions)])
-        before = _prefixes(steps)
-        self.lengths.append(len(steps))
-        self.contents.append(int(_scramble(before[-1:] + frames[-1:])[0]))
+    def add(self, block: Block) -> None:
+        """Take the next episodes."""
+        frames, of = block.frames, block.step_episodes
+        steps = mixed([frames[block.before], row_hashes(block.actions)])
+        places = np.arange(len(steps)) - block.steps[of]
+        before = np.cumsum(scrambled(steps ^ scrambled(places.astype(np.uint64) + np.uint64(1))), dtype=np.uint64)
+        before -= np.append(np.uint64(0), before)[block.steps[of]]  # a hash of the steps up to and including each
+        ends = block.steps + block.lengths - 1
+        self._lengths.append(block.lengths)
+        self._contents.append(scrambled(before[ends] + frames[block.lasts]))
         self.frames += len(frames)
-        self.distinct += len(np.unique(frames))
+        self.distinct += len(np.unique(mixed([block.frame_episodes.astype(np.uint64), frames])))
         if len(steps) >= RUN:
-            self._remember(steps, before)
+            self._remember(block, steps, before, places)
 
-    def _remember(self, steps: np.ndarray, before: np.ndarray) -> None:
-        """Keep the runs that move and occur once in the episode."""
-        runs = _grams(steps, RUN)
-        moving = np.convolve(steps[1:] != steps[:-1], np.ones(RUN - 1), "valid") >= RUN // 2
-        _, first, counts = np.unique(runs, return_index=True, return_counts=True)
-        places = np.sort(first[counts == 1])
-        places = places[moving[places] & (runs[places] % np.uint64(self._kept_one_in) == 0)]
-        where = np.stack([np.full(len(places), len(self.lengths) - 1), places], axis=1).astype(np.int32)
-        self._runs.append((runs[places], before[places], where))
-        self._kept += len(places)
+    def _remember(self, block: Block, steps: np.ndarray, before: np.ndarray, places: np.ndarray) -> None:
+        """Keep the runs that move and occur once in their episode."""
+        runs, of = grams(steps, RUN), block.step_episodes[: len(steps) - RUN + 1]
+        moves = np.cumsum(np.append(0, steps[1:] != steps[:-1]))
+        moving = moves[RUN - 1 :] - moves[: len(runs)] >= RUN // 2
+        within = places[: len(runs)] + RUN <= block.lengths[of]
+        rows = np.flatnonzero(moving & within)
+        _, first, counts = np.unique(
+            mixed([of[rows].astype(np.uint64), runs[rows]]), return_index=True, return_counts=True
+        )
+        rows = rows[np.sort(first[counts == 1])]
+        rows = rows[runs[rows] % np.uint64(self._kept_one_in) == 0]
+        where = np.stack([block.first + of[rows], places[rows]], axis=1).astype(np.int32)
+        self._runs.append((runs[rows], before[rows], where))
+        self._kept += len(rows)
         while self._kept > MOST_KEPT:
             self._kept_one_in *= 2
             keep = [hashes % np.uint64(self._kept_one_in) == 0 for hashes, _, _ in self._runs]
@@ -66,7 +75,10 @@ class Duplicates:
 
     def findings(self, recording: Recording) -> list[Finding]:
         """Frames shared by two splits, then copies, then overlaps."""
+        if not self._lengths:
+            return []
         self.names = recording.names
+        self.lengths, self.contents = np.concatenate(self._lengths).tolist(), np.concatenate(self._contents)
         copies, overlaps = self._copies(), self._overlaps()
         return [
             *self._divided(copies + overlaps, recording.splits),
@@ -80,7 +92,7 @@ class Duplicates:
         return LONG if self.distinct < SMALL_WORLD * self.frames else RUN
 
     def _copies(self) -> list[Pair]:
-        contents = np.asarray(self.contents, np.uint64)
+        contents = self.contents
         order = np.argsort(contents, kind="stable")
         same = np.flatnonzero(contents[order][1:] == contents[order][:-1])
         pairs = [(int(order[i]), int(order[i + 1])) for i in same]
@@ -151,55 +163,3 @@ class Duplicates:
             named = "; ".join(f"{names[pair.episode]} = {names[pair.other]}" for pair in pairs[1 : 1 + SHOWN])
             what += f"; {len(pairs)} such pairs, further: {named}"
         return [Finding(level, check, f"{names[first.other]}, step {first.other_step}", what, remedy, len(pairs))]
-
-
-# --- 64-bit hashes of rows, computed without a loop over the rows -------------------------------------------------
-
-
-def frame_hashes(episode: Episode) -> np.ndarray:
-    """(T + 1,) uint64: a hash of each observation, all keys together."""
-    return _mixed([_row_hashes(values) for values in episode.observations.values()])
-
-
-def _row_hashes(values: np.ndarray) -> np.ndarray:
-    """(N, ...) -> (N,) uint64; equal for rows with equal bytes, and only by chance (2^-64) for others."""
-    rows = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
-    parts = [_block(rows[begin : begin + BLOCK]) for begin in range(0, len(rows), BLOCK)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
-
-
-def _block(rows: np.ndarray) -> np.ndarray:
-    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
-    words = _scramble(np.ascontiguousarray(padded).view(np.uint64) + np.uint64(rows.shape[1]))
-    total = np.zeros(len(rows), np.uint64)
-    for begin in range(0, words.shape[1], len(ODD)):
-        piece = words[:, begin : begin + len(ODD)]
-        total = _scramble(total + (piece * ODD[: piece.shape[1]]).sum(axis=1, dtype=np.uint64))
-    return total
-
-
-def _scramble(words: np.ndarray) -> np.ndarray:
-    """A bijection of 64-bit words that spreads each bit over the whole word (the finaliser of splitmix64)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
-def _mixed(hashes: list[np.ndarray]) -> np.ndarray:
-    """One hash (N,) from several (N,), which depends on their order."""
-    total = np.zeros_like(hashes[0])
-    for part in hashes:
-        total = _scramble(total * np.uint64(3) + part)
-    return total
-
-
-def _grams(hashes: np.ndarray, k: int) -> np.ndarray:
-    """(N,) -> (N - k + 1,): a hash of each run of k."""
-    windows = np.lib.stride_tricks.sliding_window_view(hashes, k)
-    return _scramble((windows * ODD[:k]).sum(axis=1, dtype=np.uint64))
-
-
-def _prefixes(hashes: np.ndarray) -> np.ndarray:
-    """(N,) -> (N,): a hash of the rows up to and including each."""
-    places = _scramble(np.arange(len(hashes), dtype=np.uint64) + np.uint64(1))
-    return np.cumsum(_scramble(hashes ^ places), dtype=np.uint64)

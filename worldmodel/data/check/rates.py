@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding, Fragment, Recording
-from worldmodel.data.episode import Episode, Source
+from worldmodel.data.check.block import Block
+from worldmodel.data.check.finding import Finding, Recording
+from worldmodel.data.check.fragments import Fragments
+from worldmodel.data.episode import Source
 from worldmodel.regression import Moments, Scale, outer, products
 
 SAME = 0.01  # relative difference below which two rates are the same
@@ -16,6 +18,7 @@ MOVES = 20  # steps that an episode must have to be judged
 FIT, LEAST_FIT = 0.7, 0.4  # share of an entry's change that the model explains up to scale: in most episodes, in one
 RATIO = 1.5  # least ratio between the scales of two groups
 APART = 5.0  # least distance of the groups' means, in standard deviations within the groups
+AT_ONCE = 4096  # transitions
 GROUP = 0.1  # least share of the episodes in the smaller group
 
 
@@ -26,13 +29,15 @@ class Rates:
         self.first: dict[float, str] = {}  # rate -> name of the first episode
         self.counts: dict[float, int] = {}
 
-    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
-        """Take one episode."""
-        if math.isnan(episode.rate):
-            return
-        rate = next((known for known in self.first if math.isclose(known, episode.rate, rel_tol=SAME)), episode.rate)
-        self.first.setdefault(rate, name)
-        self.counts[rate] = self.counts.get(rate, 0) + 1
+    def add(self, block: Block) -> None:
+        """Take the next episodes."""
+        known = np.flatnonzero(~np.isnan(block.rates))
+        values, first, counts = np.unique(block.rates[known], return_index=True, return_counts=True)
+        for i in np.argsort(first):
+            value = float(values[i])
+            rate = next((seen for seen in self.first if math.isclose(seen, value, rel_tol=SAME)), value)
+            self.first.setdefault(rate, block.names[known[first[i]]])
+            self.counts[rate] = self.counts.get(rate, 0) + int(counts[i])
 
     def findings(self, recording: Recording) -> list[Finding]:
         """At most one finding."""
@@ -51,7 +56,7 @@ class Rates:
 def _undeclared(recording: Recording) -> list[Finding]:
     """At most one finding: in a group of episodes, observations change `RATIO` times faster than in the others."""
     scales = _episode_scales(recording.fragments)
-    split = _two_groups(np.log(list(scales.values()))) if len(scales) >= FEWEST else None
+    split = two_groups(np.log(list(scales.values()))) if len(scales) >= FEWEST else None
     if split is None:
         return []
     ratio, upper = split
@@ -70,42 +75,53 @@ def _mixed(where: str, what: str, count: int) -> Finding:
     return Finding("warning", "mixed sampling rates", where, what, remedy, count)
 
 
-def _two_groups(logs: np.ndarray) -> tuple[float, np.ndarray] | None:
+def two_groups(logs: np.ndarray) -> tuple[float, np.ndarray] | None:
     """(ratio, which are in the upper group) if the values form two narrow groups far apart; else None."""
-    order = np.sort(logs)
+    order = np.sort(logs) - logs.mean()
     cuts = (order[1:] + order[:-1]) / 2
-    spreads = [sum(np.square(g - g.mean()).sum() for g in (order[: i + 1], order[i + 1 :])) for i in range(len(cuts))]
-    upper = logs > cuts[int(np.argmin(spreads))]
+    counts = np.arange(1, len(logs))
+    sums, squares = np.cumsum(order), np.cumsum(order**2)
+    below = squares[:-1] - sums[:-1] ** 2 / counts
+    spreads = below + squares[-1] - squares[:-1] - (sums[-1] - sums[:-1]) ** 2 / counts[::-1]
+    upper = logs - logs.mean() > cuts[int(np.argmin(spreads))]
     fewest = max(3, GROUP * len(logs))
     if min(upper.sum(), (~upper).sum()) < fewest:
         return None
     gap = logs[upper].mean() - logs[~upper].mean()
-    spread = np.sqrt(min(spreads) / len(logs))
+    spread = np.sqrt(max(spreads.min(), 0.0) / len(logs))
     if gap < math.log(RATIO) or gap < APART * spread:
         return None
     return math.exp(gap), upper
 
 
-def _episode_scales(fragments: list[Fragment]) -> dict[int, float]:
+def _episode_scales(fragments: Fragments) -> dict[int, float]:
     """Episode -> its change per step over the change that a model of all episodes predicts, where that fits well."""
-    fragments = [fragment for fragment in fragments if len(fragment.actions) >= 2]
+    fragments = fragments.take(np.flatnonzero(fragments.lengths >= 2))
     if len(fragments) < 2:
         return {}
-    see = Scale(np.concatenate([f.observations for f in fragments]), WIDE)
-    act = Scale(np.concatenate([f.actions for f in fragments]), ACTIONS)
+    see, act = Scale(fragments.observations, WIDE), Scale(fragments.actions, ACTIONS)
     if not len(see.columns):
         return {}
-    inputs = {id(fragment): _inputs(fragment, see, act) for fragment in fragments}
-    moments = Moments((0, inputs[id(f)], np.diff(see(f.observations), axis=0)) for f in fragments)
+    of, frames, steps = fragments.windows(1)
+    parts = np.array_split(np.arange(len(of)), -(-len(of) // AT_ONCE))
+
+    def inputs(part: np.ndarray) -> np.ndarray:
+        now, after = (fragments.observations[frames[part] + i] for i in range(2))
+        return _inputs(see((now + after) / 2), act(fragments.actions[steps[part]]))
+
+    def change(part: np.ndarray) -> np.ndarray:
+        return see(fragments.observations[frames[part] + 1]) - see(fragments.observations[frames[part]])
+
+    moments = Moments((0, inputs(part), change(part)) for part in parts)
     weights = moments.weights(np.arange(moments.num_inputs - 1), 1e-3)
-    sums: dict[int, np.ndarray] = {}
-    for fragment in fragments:
-        predicted = inputs[id(fragment)] @ weights[:-1] + weights[-1]
-        true = np.diff(see(fragment.observations), axis=0)
-        ones = np.full(true.shape[1], len(true))
-        parts = np.stack([(true * predicted).sum(0), np.square(predicted).sum(0), np.square(true).sum(0), ones])
-        sums[fragment.episode] = sums.get(fragment.episode, 0) + parts
-    return _trusted(sums)
+    episodes, row = np.unique(fragments.episodes[of], return_inverse=True)
+    sums = np.zeros((len(episodes), 4, moments.num_outputs))
+    for part in parts:
+        predicted, true = inputs(part) @ weights[:-1] + weights[-1], change(part)
+        terms = np.stack([true * predicted, predicted**2, true**2, np.ones_like(true)], axis=1)
+        heads = np.flatnonzero(np.diff(row[part], prepend=-1))
+        np.add.at(sums, row[part][heads], np.add.reduceat(terms, heads))
+    return _trusted(dict(zip(episodes.tolist(), sums, strict=True)))
 
 
 def _trusted(sums: dict[int, np.ndarray]) -> dict[int, float]:
@@ -124,9 +140,7 @@ def _trusted(sums: dict[int, np.ndarray]) -> dict[int, float]:
     return scales
 
 
-def _inputs(fragment: Fragment, see: Scale, act: Scale) -> np.ndarray:
+def _inputs(observed: np.ndarray, acted: np.ndarray) -> np.ndarray:
     """Inputs at the midpoint of two observations, since a position moves by the mean velocity times the step length."""
-    observed, acted = see((fragment.observations[:-1] + fragment.observations[1:]) / 2), act(fragment.actions)
-    return np.concatenate(
-        [observed, products(observed[:, :SQUARED]), acted, outer(acted, observed[:, :SQUARED])], axis=1
-    )
+    few = observed[:, :SQUARED]
+    return np.concatenate([observed, products(few), acted, outer(acted, few)], axis=1)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.data.check.finding import Finding, Recording
-from worldmodel.data.episode import Episode, Source
+from worldmodel.data.check.block import Block
+from worldmodel.data.check.finding import Finding, Places, Recording
+from worldmodel.data.episode import Source
 from worldmodel.data.resolution import REMEDY, SHIFTED, Resolution, far_away, too_small
 from worldmodel.data.spaces import Json, image_shape
 
@@ -14,21 +15,6 @@ TOLERANCE = 1e-3  # by which a value may leave its bounds, of their width
 MOST_ACTIONS = 1024  # discrete actions that are counted one by one
 FLAT = 1e-7  # of its magnitude: a float entry that moves less is constant
 SHOWN = 8  # entries named in a message
-
-
-@dataclass
-class Places:
-    """Where a fault appears first, and the number of episodes that have it."""
-
-    first: str = ""
-    count: int = 0
-    detail: str = ""
-
-    def add(self, name: str, step: int, detail: str = "") -> None:
-        """Count one more episode."""
-        if not self.count:
-            self.first, self.detail = f"{name}, step {step}", detail
-        self.count += 1
 
 
 @dataclass
@@ -45,33 +31,38 @@ class Stream:
     black: Places = field(default_factory=Places)
     black_frames: int = 0
     resolution: Resolution = field(init=False)
+    bounds: tuple[np.ndarray, np.ndarray] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.resolution = Resolution(self.leaf)
+        self.resolution, self.bounds = Resolution(self.leaf), _bounds(self.leaf)
 
     @property
     def is_image(self) -> bool:
         return image_shape(self.leaf) is not None
 
-    def add(self, name: str, values: np.ndarray) -> None:
-        """Take the values (N, ...) of an episode."""
+    def add(self, block: Block, values: np.ndarray, of_steps: bool) -> None:
+        """Take the values (N, ...) of a block."""
         self.steps += len(values)
         self.resolution.add(values)
+        usable = values
         if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+            rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
             bad = np.argwhere(~finite)[0]
-            self.broken.add(name, int(bad[0]), f"{values[tuple(bad)]}{_entry(bad)}")
-            values = values[finite.reshape(len(values), -1).all(axis=1)]
-            if not len(values):
-                return
-        low, high = values.min(axis=0), values.max(axis=0)
+            self.broken.add(block, rows, f"{values[tuple(bad)]}{_entry(bad)}", of_steps)
+            usable = np.delete(values, rows, axis=0)
+        if not len(usable):
+            return
+        low, high = usable.min(axis=0), usable.max(axis=0)
         self.low = low if self.low is None else np.minimum(self.low, low)
         self.high = high if self.high is None else np.maximum(self.high, high)
-        bounds = _bounds(self.leaf)
+        bounds = self.bounds
         if bounds is not None and (np.any(low < bounds[0]) or np.any(high > bounds[1])):
-            bad = np.argwhere((values < bounds[0]) | (values > bounds[1]))[0]
-            self.outside.add(name, int(bad[0]), f"{values[tuple(bad)]:g}{_entry(bad)}")
+            outside = np.isfinite(values) & ((values < bounds[0]) | (values > bounds[1]))
+            bad = np.argwhere(outside)[0]
+            rows = np.flatnonzero(outside.reshape(len(values), -1).any(axis=1))
+            self.outside.add(block, rows, f"{values[tuple(bad)]:g}{_entry(bad)}", of_steps)
         if self.is_image and (dark := (values.reshape(len(values), -1).max(axis=1) <= BLACK)).any():
-            self.black.add(name, int(np.argmax(dark)))
+            self.black.add(block, np.flatnonzero(dark), "", of_steps)
             self.black_frames += int(dark.sum())
 
     def constant(self) -> np.ndarray:
@@ -123,16 +114,16 @@ class Values:
         self.rewards = Stream("rewards", {"type": "Box", "shape": [], "dtype": "float64"})
         self.taken: list[np.ndarray] = _counters(source.action_space)
 
-    def add(self, name: str, episode: Episode, frames: np.ndarray) -> None:
-        """Take one episode."""
+    def add(self, block: Block) -> None:
+        """Take the next episodes."""
         for key, stream in self.observations.items():
-            if key in episode.observations:
-                stream.add(name, episode.observations[key])
-        self.actions.add(name, episode.actions)
-        self.rewards.add(name, episode.rewards)
+            if key in block.observations:
+                stream.add(block, block.observations[key], False)
+        self.actions.add(block, block.actions, True)
+        self.rewards.add(block, block.rewards, True)
         if self.taken:
             start = self.actions.leaf.get("start", 0)
-            columns = episode.actions.reshape(len(episode), -1).T
+            columns = block.actions.reshape(len(block.actions), -1).T
             for counts, column in zip(self.taken, columns, strict=False):
                 inside = column[(column >= start) & (column < start + len(counts))].astype(np.int64) - start
                 counts += np.bincount(inside, minlength=len(counts))
