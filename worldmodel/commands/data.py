@@ -1,7 +1,9 @@
 """`worldmodel data info | check | convert | compact`: look at a dataset, find faults, bring it into our own form."""
 
 import argparse
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.text import Text
 
 from worldmodel.arguments import Parser, fail
 from worldmodel.data.check import Finding, check_episodes
-from worldmodel.data.episode import Source
+from worldmodel.data.episode import Episode, Source
 from worldmodel.data.growth import Growth
 from worldmodel.data.info import describe_dataset, info_table
 from worldmodel.data.manifest import MANIFEST, read_manifest
@@ -86,12 +88,24 @@ def _open(arguments: argparse.Namespace) -> Source:
     return open_source(arguments.path, **{name: getattr(arguments, name) for name in OPTIONS})
 
 
+def _counted(source: Source, display: Display) -> Source:
+    """The source, whose episodes are counted by the display as they are read."""
+
+    def episodes() -> Iterator[tuple[str, Episode]]:
+        for named in source.episodes():
+            display.advance()
+            yield named
+
+    return replace(source, episodes=episodes)
+
+
 def _info(arguments: argparse.Namespace) -> None:
     picture = arguments.picture
     if picture and (picture.suffix != ".png" or not picture.absolute().parent.is_dir()):
         raise UserError(f"--picture {picture}: it must be a .png file in an existing folder")
     source = _open(arguments)
-    info = describe_dataset(source)
+    with Display(f"reading {source.path.name}", None, unit="episodes") as display:
+        info = describe_dataset(_counted(source, display))
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in [*info_table(info), *_notes(source)]:
         table.add_row(Text(name), Text(value))  # Text, since rich would read brackets as styles
@@ -128,7 +142,8 @@ def _check(arguments: argparse.Namespace) -> None:
         except UserError:  # too few to split, so nothing can leak
             return {}
 
-    findings = check_episodes(source, splits)
+    with Display(f"checking {source.path.name}", None, unit="episodes") as display:
+        findings = check_episodes(_counted(source, display), splits)
     output = console()
     for note in _notes(source):
         output.print(": ".join(note))

@@ -13,6 +13,7 @@ from tests.data.check.recordings import (
     lander,
     pendulum,
     played,
+    record,
     source_of,
     with_episodes,
 )
@@ -41,6 +42,37 @@ def test_clean_recordings_of_simulators_give_no_finding(recording, policy):
 def test_of_the_lunar_lander_only_its_own_bounds_are_reported(policy):
     # it does leave the velocities it declares (-10 to 10) now and then: a true finding
     assert {found.check for found in check_episodes(lander(policy), splits)} <= {"out of bounds"}
+
+
+@pytest.mark.parametrize("policy", ["uniform", pytest.param("smooth", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("env_id", "episodes", "steps"),
+    [
+        ("MountainCarContinuous-v0", 8, 300),  # walls, at which a speed is zero; rewards that never vary
+        ("Reacher-v5", 40, 50),  # a target that is constant in an episode
+        ("Hopper-v5", 60, 200),  # contacts, falls
+        ("FrozenLake-v1", 150, 100),  # discrete observations, sparse rewards, short episodes
+        ("CliffWalking-v1", 30, 50),  # sent back to the start, within an episode
+        ("Acrobot-v1", 12, 500),  # fast: its observation turns by a radian a step
+        *(
+            pytest.param(*rest, marks=pytest.mark.full)
+            for rest in (("Swimmer-v5", 8, 300), ("BipedalWalker-v3", 9, 400))
+        ),
+    ],
+)
+def test_clean_recordings_of_other_kinds_give_no_finding(env_id, episodes, steps, policy):
+    assert check_episodes(record(env_id, episodes, policy, steps=steps), splits) == []
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+def test_an_angle_that_wraps_around_gives_no_finding(entries):
+    def wrap(_, episode):
+        x, y, speed = episode.observations["observation"].T
+        return replace(episode, observations={"observation": np.stack([np.arctan2(y, x), speed], axis=1)[:, :entries]})
+
+    source = pendulum("uniform")
+    leaf = source.observation_space["observation"] | {"shape": [entries], "low": None, "high": None}
+    assert check_episodes(replace(with_episodes(source, wrap), observation_space={"observation": leaf}), splits) == []
 
 
 POLICIES = {
