@@ -53,7 +53,9 @@ def test_a_clock_that_goes_back():
 def test_a_clock_that_drifts_from_the_declared_rate():
     assert "1.05 times" in found(clock(20.0, lambda i, times: 1.05 * times), "clock off its rate").what
     found(clock(20.0, lambda i, times: 1050 * times), "clock off its rate")  # milliseconds
+    assert "0.5 times" in found(clock(10.0), "clock off its rate").what
     assert check_episodes(clock(20.0, lambda i, times: 1000 * times)) == []
+    assert check_episodes(clock(5.0, lambda i, times: np.arange(len(times)))) == []  # a counter
 
 
 @pytest.mark.parametrize("after", [True, False])
