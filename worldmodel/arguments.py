@@ -10,6 +10,7 @@ from typing import NoReturn
 from worldmodel.errors import nearest
 from worldmodel.presets import presets
 
+TRUST = "Run the Python code that the run or checkpoint names for its rule, encoder, decoder or reader"
 SUBCOMMANDS = ("fit", "validate", "test")
 # Old names of options, for one release: a command takes the new name alone, and a message points to it
 RENAMED = {

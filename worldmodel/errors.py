@@ -2,6 +2,7 @@
 
 import re
 import signal
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -67,6 +68,13 @@ def choose(kind: str, name: str, choices: Iterable[str]) -> str:
     hint = nearest(name, choices)
     every = "" if hint.startswith("choose") else f" ({kind}s: {', '.join(choices)})"
     raise UserError(f"unknown {kind} {name!r}: {hint}{every}")
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in one line: type, message, and the line of code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{where}"
 
 
 def failure_reason(status: int, log: Path) -> str:

@@ -13,7 +13,8 @@ from worldmodel.cells.recurrence import previous_states
 from worldmodel.errors import UserError, at_least
 from worldmodel.members import apart, mean, packed
 from worldmodel.mixture import MixtureHead
-from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder
+from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder, own_net
+from worldmodel.parts import PartError, digests, named_by
 from worldmodel.predictor import ClosedLoop, LatentPredictor, OpenLoop
 
 LEVELS = (0.5, 0.9, 0.95)  # of a distribution's intervals
@@ -61,7 +62,7 @@ class Model(nn.Module):
         images: Shape [H, W, C] of each image in an observation; null: no images.
         latent_dim: Width of the latent z.
         hidden_dim: Width of the hidden state h.
-        rule: Update rule of the hidden state, a name of RULES.
+        rule: Update rule of the hidden state, a name of RULES, or your own, file.py:name.
         layers: Number of layers of the update network, 1 or 2; gru, lstm and rules that see the input alone are
             stacked.
         gate_bias: Initial bias of the gate, for the gated rules; at -1 a new cell keeps 73% of its state at each step.
@@ -80,6 +81,10 @@ class Model(nn.Module):
         components: Number of a mixture's components.
         members: Number of predictors, each with its own start and its own state, that are trained side by side. The
             prediction is their mean; how far they are apart shows what the data have not settled.
+        encoder: Your own encoder, file.py:name, called with its input's width and latent_dim; null: an MLP, and
+            convolutions of images. With a base its input is the observation, how far the base was off, and the last
+            movement, 3 obs_dim wide; without one the observation, normalised.
+        decoder: Your own decoder, file.py:name, called with latent_dim and obs_dim; null: the mirror of the encoder.
         value_discount: Discount of a value head, which learns the return after a step under the policy that collected
             the data, so that a planner sees past its horizon; null: no value head.
 
@@ -110,6 +115,8 @@ class Model(nn.Module):
         output: Literal["point", "gaussian", "mixture"] = "point",
         components: int = 5,
         members: int = 1,
+        encoder: str | None = None,
+        decoder: str | None = None,
         value_discount: float | None = None,
     ) -> None:
         super().__init__()
@@ -129,17 +136,28 @@ class Model(nn.Module):
         if self.base is None and not feedback:
             raise UserError("model.feedback false is for models with a base (--model.base linear): leave it out")
         nets = images or [], latent_dim, width, 0 if self.is_tokens else depth, channels
-        self.encoder = observation_encoder(obs_dim if self.base is None else self.base.features_dim, *nets)
+        inputs = obs_dim if self.base is None else self.base.features_dim
+        offered = {"images": images or [], "width": width, "depth": depth, "channels": channels}
+        if self.is_tokens and (encoder or decoder):
+            raise UserError("model.encoder and model.decoder are not for tokens, which are embedded: leave them out")
+        if encoder is None:
+            self.encoder = observation_encoder(inputs, *nets)
+        else:
+            self.encoder = own_net(encoder, "encoder", inputs, latent_dim, **offered)
         if self.is_tokens:
             embedding = cast(nn.Linear, cast(nn.Sequential, self.encoder)[-1])
             nn.init.normal_(embedding.weight, std=3.0)  # tokens far from each other: gates and counters tell them apart
         self.predictor = LatentPredictor(
             latent_dim, action_dim, hidden_dim, rule, layers, gate_bias, head_depth, self.is_tokens, members
         )
-        self.decoder = observation_decoder(obs_dim, *nets)
+        if decoder is None:
+            self.decoder = observation_decoder(obs_dim, *nets)
+        else:
+            self.decoder = own_net(decoder, "decoder", latent_dim, obs_dim, **offered)
         if self.base is not None:  # a new model is nearly its base; at zero no gradient would reach the rule
+            last = [layer for layer in self.decoder.modules() if isinstance(layer, nn.Linear)][-1:]
             with torch.no_grad():
-                for parameter in cast(nn.Linear, cast(MLP, self.decoder)[-1]).parameters():
+                for parameter in (parameter for layer in last for parameter in layer.parameters()):
                     parameter.mul_(0.01)
         if output != "point" and (objective != "reconstruction" or images or not feedback):
             raise UserError(
@@ -382,11 +400,26 @@ def normal_widths(obs_dim: int) -> Tensor:
 
 
 ARGUMENTS = tuple(signature(Model).parameters)
+OWN = ("rule", "encoder", "decoder")  # arguments that may name code of the user's own
 DEFAULTS = {name: p.default for name, p in signature(Model).parameters.items() if p.default is not Parameter.empty}
 
 
-def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Any) -> Model:
+def own_parts(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a user's own among a model's arguments: name -> SHA-256 of the file (parts.digests)."""
+    return digests(arguments.get(name) for name in OWN)
+
+
+def rebuilt(
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Any,
+    trust: bool = False,
+    recorded: Mapping[str, str] | None = None,
+) -> Model:
     """A model in evaluation mode, from the arguments and weights that a file holds; further ones are ignored.
+
+    A rule, encoder or decoder of the user's own that the file names is run if the user trusts it; if it is not as
+    `recorded`, a warning says so.
 
     Its size is compared with the weights before it takes any memory, and the random generator is left as it was. If the
     weights are those of another model, UserError names the file by its `path`.
@@ -396,7 +429,7 @@ def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: A
     try:
         if deepest > len(tensors):
             raise ValueError(f"it names {deepest} layers and holds {len(tensors)} tensors")
-        with torch.random.fork_rng(devices=[]):
+        with named_by(path, trust, recorded), torch.random.fork_rng(devices=[]):
             with torch.device("meta"):
                 wanted = {name: tensor.shape for name, tensor in Model(**own).state_dict().items()}
             if missing := next((name for name in wanted if name not in tensors), None):
@@ -405,6 +438,8 @@ def rebuilt(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: A
                 raise ValueError(f"{wrong} is {tuple(tensors[wrong].shape)}, not {tuple(wanted[wrong])}")
             model = Model(**own)
         model.load_state_dict({name: tensors[name] for name in wanted})
+    except PartError:
+        raise
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is of another version of this program, or damaged: {reason}") from error

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel import parts
+from worldmodel.errors import reason_of
+
 Shape = tuple[int, int, int]  # (H, W, C) of an image
 
 
@@ -187,6 +190,46 @@ def observation_decoder(
     if not images:
         return MLP(input_dim, obs_dim, width, depth)
     return ObservationDecoder(obs_dim - sum(map(math.prod, images)), images, input_dim, width, depth, channels)
+
+
+def own_net(name: str, kind: str, input_dim: int, output_dim: int, **further: Any) -> nn.Module:
+    """A user's own encoder or decoder, (..., input_dim) -> (..., output_dim).
+
+    Args:
+        name: file.py:name.
+        kind: `encoder` or `decoder`.
+        input_dim: the first argument that it is called with.
+        output_dim: the second.
+        further: by name, those that it has parameters for.
+
+    Raises:
+        PartError: if it gives no module, or one that does not take or give what it must.
+    """
+
+    def make() -> nn.Module:
+        return parts.called(name, kind, input_dim, output_dim, **further)
+
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        net = make()
+        if not isinstance(net, nn.Module):
+            raise parts.misfit(name, kind, f"it gives {type(net).__name__}")
+        check_net(f"the {kind} {name}", net, input_dim, output_dim)
+    return make()
+
+
+def check_net(what: str, net: nn.Module, input_dim: int, output_dim: int) -> None:
+    """Raise PartError unless a network takes (..., input_dim) and gives (..., output_dim), whatever comes before."""
+    like = next(net.parameters(), torch.zeros(()))
+    for lanes in (3,), (3, 2):
+        try:
+            with torch.no_grad():
+                given = net(torch.zeros(*lanes, input_dim, dtype=like.dtype, device=like.device))
+            shape, wanted = tuple(given.shape), (*lanes, output_dim)
+            why = f"gives {shape} for {(*lanes, input_dim)}; it must give {wanted}" if shape != wanted else None
+        except Exception as error:  # of the user's code: of any type
+            why = f"raises {reason_of(error)} for {(*lanes, input_dim)}; it must give {(*lanes, output_dim)}"
+        if why is not None:
+            raise parts.PartError(f"{what} {why}")
 
 
 class Normalizer(nn.Module):

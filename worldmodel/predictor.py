@@ -7,8 +7,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldmodel import parts
 from worldmodel.cells import Cell, make_cell
 from worldmodel.cells.fused import Feed, fused_rollout, has_fused
+from worldmodel.cells.own import check_members
 from worldmodel.cells.recurrence import Unroll, advance, initial_state, previous_states, states, stepped
 from worldmodel.members import by_member, side_by_side
 from worldmodel.nets import MLP, StagewiseHead
@@ -57,7 +59,7 @@ class LatentPredictor(nn.Module):
         hidden_dim: width of the hidden state. `state_dim` is the width of the tensor h: the same, but for LSTM (twice),
             stacked GRU and LSTM (times the layers), slots (nine times), triad (40 more), slstm (four times), and all
             whose state is a matrix or a window (cells/matrix.py).
-        rule: a name of RULES.
+        rule: a name of RULES, or your own, file.py:name (parts.py).
         layers: 1 or 2, of the update network; GRU, LSTM and the rules that see the input alone are stacked.
         gate_bias: initial bias of the gate, for the gated rules.
         head_depth: hidden layers between the state and the prediction; 0: linear.
@@ -89,6 +91,8 @@ class LatentPredictor(nn.Module):
             cells.append(cell)
             heads.append(StagewiseHead(cell.exact_dim, head, latent_dim) if cell.exact_dim else head)
         self.cell, self.head = side_by_side(cells), side_by_side(heads)
+        if members > 1 and parts.is_own(rule):
+            check_members(rule, self.cell, members, latent_dim + action_dim)
         self._compiled: Unroll | None = None
         self.state_dim = self.cell.state_dim
         self.read_dim = self.cell.read_dim

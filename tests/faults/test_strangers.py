@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import lightning
 import pytest
 import torch
 import yaml
@@ -12,6 +13,8 @@ from worldmodel import EpisodeDataModule, WorldModel
 from worldmodel.cli import main
 from worldmodel.durable import sha256
 from worldmodel.envs.collect import CollectOptions, collect
+from worldmodel.errors import UserError
+from worldmodel.parts import PartError
 
 EVIL = """
 from pathlib import Path
@@ -49,6 +52,8 @@ CONFIGS = {  # what the configuration of the run says beside the rest
     "a class for a module": {"model": CLASS, "data": CLASS | NO_DATA},
     "another file": {"data": "more.yaml"},
     "an encoder and a rule": {"model": {"encoder": "evil.py:act", "rule": "evil.py:act"}},
+    "a reader": {"data": {"format": "evil.py:act"}},
+    "a rule of a module": {"model": {"rule": "evil:act"}},
     "a callback's class": {"tbptt": CLASS, "rollout": CLASS, "recall": CLASS, "hidden": CLASS},
     "another experiment": {"experiment": CLASS, "wandb": CLASS, "project": CLASS},
 }
@@ -60,6 +65,7 @@ CHECKPOINTS = {  # (where, what)
     ),
     "a policy": (("EpisodeDataModule", "data"), {"collect": EVIL_POLICY}),
     "a rule and an encoder": (("hyper_parameters",), {"rule": "evil.py:act", "encoder": "evil.py:act"}),
+    "a decoder": (("hyper_parameters",), {"decoder": "evil.py:act"}),
     "Lightning's instantiator": (("hyper_parameters",), {"_instantiator": "evil.act", "_class_path": "evil.Evil"}),
 }
 
@@ -190,3 +196,27 @@ def test_what_this_command_names_is_run(here, capsys):
     )
     assert run("plan", "--trust") == 0 and (here / "PWNED").exists()
     assert run("plan", "--env", "evil:Evil-v0") == 0
+
+
+@pytest.mark.parametrize("command", [*OF_RUN, "imagine"])
+def test_own_code_that_a_checkpoint_names_is_run_with_the_user_s_word(here, command, capsys):
+    change_checkpoint(here, lambda c: c["hyper_parameters"].update(rule="evil.py:act"))
+    if command != "imagine":
+        change_config(here, {"model": {"rule": "evil.py:act"}})
+    assert run(command) == 2 and not (here / "PWNED").exists()
+    told = capsys.readouterr().err
+    assert "names evil.py:act, whose Python code would run: where you trust it, add --trust" in told
+    run(command, "--model.trust=true" if command == "imagine" else "--trust")
+    assert (here / "PWNED").exists()
+
+
+def test_in_python_too(here):
+    change_checkpoint(here, lambda c: c["hyper_parameters"].update(rule="evil.py:act"))
+    change_checkpoint(here, lambda c: c.update({"pytorch-lightning_version": lightning.__version__}))
+    for load in (WorldModel.load, WorldModel.load_from_checkpoint):
+        with pytest.raises(PartError, match="names evil.py:act, whose Python code would run"):
+            load("run/checkpoints/last.ckpt")
+        assert not (here / "PWNED").exists()
+    with pytest.raises(UserError):  # it has the weights of another rule
+        WorldModel.load("run", trust=True)
+    assert (here / "PWNED").exists()

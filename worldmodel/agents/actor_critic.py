@@ -9,12 +9,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.agents.distributions import ActionSpace, Categorical, Gaussian
-from worldmodel.cells import Cell, make_cell
+from worldmodel.cells import Cell, check_rule, make_cell
 from worldmodel.cells.recurrence import advance, initial_state, previous_states, states
 from worldmodel.cells.update import Memoryless
-from worldmodel.errors import at_least, choose
+from worldmodel.errors import at_least
 from worldmodel.nets import MLP, RunningNormalizer, observation_encoder
-from worldmodel.rules import RULES
 
 NONE = "none"  # the rule of a policy without memory
 RECENT = 0.1  # weight of the newest returns in their statistics, which change as the policy improves
@@ -32,7 +31,8 @@ class ActorCritic(nn.Module):
         obs_dim: O, entries of an observation: vectors, then the pixels of the images.
         action_space: as plain data, see distributions.ActionSpace; from the environment.
         images: [H, W, C] of each image in the observation.
-        rule: Update rule of the memory, a name in RULES; `none`: a feed-forward layer of the same width.
+        rule: Update rule of the memory, a name in RULES, or your own, file.py:name; `none`: a
+            feed-forward layer of the same width.
         latent_dim: Width of the encoded observation.
         hidden_dim: Width of the hidden state.
         layers: Layers of the update network, 1 or 2 (gru, lstm and rules that see the input alone: stacked).
@@ -65,7 +65,7 @@ class ActorCritic(nn.Module):
         at_least(2, "model.", hidden_dim=hidden_dim)
         at_least(1, "model.", latent_dim=latent_dim, width=width, channels=channels)
         at_least(0, "model.", depth=depth, head_depth=head_depth)
-        choose("rule", rule, [*RULES, NONE])
+        check_rule(rule, NONE)
         self.actions = ActionSpace(action_space)
         self.remembers = rule != NONE
         self.last_action_dim = self.actions.dim if self.remembers else 0  # else one step of memory

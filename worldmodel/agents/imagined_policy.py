@@ -102,15 +102,21 @@ class ImaginedPolicy(nn.Module):
         return Imagination(torch.stack(features, dim=1), *columns)
 
 
-def rebuilt_policy(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Any) -> ImaginedPolicy:
-    """A policy with its world, in evaluation mode, from a checkpoint of `imagine`.
+def rebuilt_policy(
+    arguments: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Any,
+    trust: bool = False,
+    recorded: Mapping[str, str] | None = None,
+) -> ImaginedPolicy:
+    """A policy with its world, in evaluation mode, from a checkpoint of `imagine`; see `model.rebuilt`.
 
     Raises:
         UserError: if the weights do not fit the arguments.
     """
     own = {name.removeprefix("world."): tensor for name, tensor in tensors.items() if name.startswith("world.")}
     try:
-        world = rebuilt(arguments["world_arguments"], own, path)
+        world = rebuilt(arguments["world_arguments"], own, path, trust, recorded)
         shape = (arguments[name] for name in ("action_space", "width", "depth", "discount"))
         policy = ImaginedPolicy(world, *shape)
         policy.load_state_dict({name: tensors[name] for name in policy.state_dict()})

@@ -37,18 +37,21 @@ class WorldModelPolicy(BasePolicy):
         checkpoint: a run's folder, or a checkpoint, of `worldmodel fit` or `worldmodel imagine fit`.
         planner: cem or mppi; None: the actor of an imagined run, else cem.
         horizon: H, of a planner.
+        trust: run the code of a rule, encoder or decoder that the checkpoint names.
         options: of a planner: goal, candidates, iterations, elites, temperature, persistence, discount, seed.
 
     Raises:
         UserError: if there is no such checkpoint, or (in `set_env`) the environments do not fit it.
     """
 
-    def __init__(self, checkpoint: Path | str, planner: str | None = None, horizon: int = 20, **options: Any) -> None:
+    def __init__(
+        self, checkpoint: Path | str, planner: str | None = None, horizon: int = 20, trust: bool = False, **options: Any
+    ) -> None:
         if BasePolicy is not object:
             super().__init__()
         self.type = "worldmodel"
         self.env: Any = None
-        self.trained: Trained = read_trained(find_checkpoint(Path(checkpoint)))
+        self.trained: Trained = read_trained(find_checkpoint(Path(checkpoint)), trust)
         own = self.trained.policy if planner is None else None
         self.chooser = own or self.trained.planner(horizon, method=planner or "cem", **options)
         self.agent: ModelAgent | None = None

@@ -71,13 +71,14 @@ class Trained:
         return self.layout.difference(values)
 
 
-def read_trained(path: Path) -> Trained:
-    """The world model in a checkpoint file of `fit` or `imagine`.
+def read_trained(path: Path, trust: bool = False) -> Trained:
+    """The world model in a checkpoint file of `fit` or `imagine`; its own code is run if the user trusts it.
 
     Raises:
         UserError: if the checkpoint cannot act.
     """
     checkpoint = read_checkpoint(path)
+    own_code = {"trust": trust, "recorded": checkpoint.get("parts")}
     arguments, data = checkpoint["hyper_parameters"], checkpoint.get("EpisodeDataModule", {}).get("data", {})
     if arguments.get("objective") == "tokens":
         raise UserError(f"{path} predicts tokens and has no rewards to act for: choose another --ckpt")
@@ -88,9 +89,10 @@ def read_trained(path: Path) -> Trained:
         raise UserError(f"{path} does not say which environment its data comes from: it is damaged")
     policy = None
     if "world_arguments" in arguments:
-        policy = rebuilt_policy(arguments, checkpoint["state_dict"], path).requires_grad_(False)
+        policy = rebuilt_policy(arguments, checkpoint["state_dict"], path, **own_code).requires_grad_(False)
     own = {name: value for name, value in arguments.get("world_arguments", arguments).items() if name in ARGUMENTS}
-    model = policy.world if policy else rebuilt(arguments, checkpoint["state_dict"], path).requires_grad_(False)
+    model = policy.world if policy else rebuilt(arguments, checkpoint["state_dict"], path, **own_code)
+    model.requires_grad_(False)
     layout = Layout(data["observation_space"], data["action_space"])
     return Trained(path, model, layout, data["env_id"], data.get("collect") or {}, own, policy)
 

@@ -55,12 +55,18 @@ class UpdateCell(Cell):
     """
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, rule: str, layers: int, gate_bias: float, widths: list[int] | None = None
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        rule: str | rules.Rule,
+        layers: int,
+        gate_bias: float,
+        widths: list[int] | None = None,
     ) -> None:
         super().__init__()
-        self.rule = rules.RULES[rule]
+        self.rule = rules.RULES[rule] if isinstance(rule, str) else rule
         self.state_dim = self.read_dim = hidden_dim
-        names = list(signature(self.rule).parameters)[1:]
+        names = proposed_by(self.rule)
         self.gated = names[0] == "gate"
         self.widths = widths or [hidden_dim] * len(names)
         self.input = nn.Linear(input_dim, sum(self.widths) if layers == 1 else hidden_dim)
@@ -156,6 +162,11 @@ class Memoryless(Cell):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         return x.to(h.dtype)
+
+
+def proposed_by(rule: rules.Rule) -> list[str]:
+    """The names of the arguments after h that a rule needs: those without a default."""
+    return [name for name, each in [*signature(rule).parameters.items()][1:] if each.default is each.empty]
 
 
 def proposals(

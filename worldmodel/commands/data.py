@@ -61,7 +61,8 @@ def _parser(command: str) -> Parser:
         help="Dataset: a folder, a file (HDF5, npz, zarr, CSV, Parquet, MATLAB), or 'DIR/*.csv'.",
     )
     if command != "compact":
-        add("--format", choices=FORMATS, help="Format of the dataset; recognised if omitted.")
+        known = f"Format of the dataset, recognised if omitted: {', '.join(FORMATS)}, or your own reader, file.py:name."
+        add("--format", metavar="FORMAT", help=known)
         add("--alignment", choices=get_args(Alignment), help="Whether an action in .npz follows its row, or led to it.")
         add("--schema", metavar="FILE", help="YAML file that says what your own file of arrays or table holds where.")
         add("--observations", metavar="KEYS", help="Keys to read, as info lists them, with commas between: state,tip.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from worldmodel.arguments import Parser
+from worldmodel.arguments import TRUST, Parser
 from worldmodel.batch import Batch
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
@@ -24,13 +24,8 @@ from worldmodel.experiments.of_run import options_of
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.world_model import WorldModel
-from worldmodel.runs.checkpoint import (
-    check_arguments,
-    config_of,
-    data_spaces,
-    load_weights,
-    read_checkpoint,
-)
+from worldmodel.parts import tell_changes
+from worldmodel.runs.checkpoint import check_arguments, config_of, data_spaces, load_weights, read_checkpoint
 from worldmodel.runs.display import console
 from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import check_free, file_name, result_folder
@@ -50,7 +45,9 @@ def main(argv: list[str]) -> None:
         check_free(options.out, "--out")  # before minutes of measuring
     checkpoint = None if options.ckpt is None else find_checkpoint(options.ckpt)
     with TemporaryDirectory() as temporary:
-        configs = options.config or ([] if checkpoint is None else [options_of(checkpoint, Path(temporary))])
+        configs = options.config or (
+            [] if checkpoint is None else [options_of(checkpoint, Path(temporary), trust=options.trust)]
+        )
         fit = ["fit", *(word for path in configs for word in ("--config", path)), *rest]
         with training_errors(fit, "world_model"):
             cli = DiagnoseCLI(fit, checkpoint)
@@ -62,7 +59,7 @@ def main(argv: list[str]) -> None:
             trained = {} if checkpoint is None else {"curves": cli.curves(), "cause": cause_of(checkpoint, model)}
             diagnosis = diagnose(model, batches, rule, cli.carries, model.hparams["gradient"], **trained)
     weights = "first weights" if checkpoint is None else str(checkpoint)
-    with result_folder("diagnose", f"{rule}-{file_name(cli.datamodule.env_id)}", options.out) as folder:
+    with result_folder("diagnose", file_name(f"{rule}-{cli.datamodule.env_id}"), options.out) as folder:
         write(folder, diagnosis, f"{cli.datamodule.env_id}, {rule}, {weights}")
     output = console(None if sys.stdout.isatty() else 120)
     lanes, steps = batches[0]["valid"].shape
@@ -88,6 +85,7 @@ def parser() -> Parser:
     )
     add("--ckpt", type=Path, metavar="P", help="Folder of a run, or a checkpoint. Default: a new model.")
     add("--batches", type=int, default=8, metavar="N", help="Consecutive training batches. Default: %(default)s.")
+    add("--trust", action="store_true", help=f"{TRUST}.")
     add("--out", type=Path, metavar="DIR", help="New folder. Default: runs/diagnose/<rule>-<environment>.")
     return parser
 
@@ -122,6 +120,7 @@ class DiagnoseCLI(TrainingCLI):
             self.model.take_statistics(self.datamodule)
             return
         checkpoint = read_checkpoint(self.weights, finite=False)
+        tell_changes(checkpoint.get("parts", {}), self.weights)
         check_arguments(checkpoint, self.model)
         load_weights(self.model, checkpoint, self.weights)
         self.datamodule.take_origins(data_spaces(checkpoint))

@@ -5,14 +5,15 @@ from pathlib import Path
 import torch
 
 from worldmodel import __version__
-from worldmodel.arguments import Parser
+from worldmodel.arguments import TRUST, Parser
 from worldmodel.export import DIGESTS, write_export
 from worldmodel.graphs import STEPS, SUFFIX, write_graphs
-from worldmodel.model import rebuilt
+from worldmodel.model import own_parts, rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.runs.files import find_checkpoint
 
-LOAD = {  # a graph, in Python
+LOAD = {  # in Python
+    "safetensors": 'from worldmodel import load_exported; model = load_exported("{out}")',
     "onnx": 'import onnxruntime; observe = onnxruntime.InferenceSession("{out}/observe.onnx")',
     "torch": 'import torch; observe = torch.export.load("{out}/observe.pt2").module()',
 }
@@ -23,10 +24,9 @@ def main(argv: list[str]) -> None:
     parser = Parser("worldmodel export", "Write a trained model for programs without Lightning, or without Python.")
     parser.add_argument("--ckpt", type=Path, required=True, help="Folder of a run, or a checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="New folder to write to.")
-    formats = (
-        "safetensors: weights, for worldmodel.load_exported; onnx, torch: graphs that need nothing of this program."
-    )
+    formats = "safetensors: weights, for worldmodel.load_exported; onnx, torch: graphs that need no worldmodel."
     parser.add_argument("--format", choices=("safetensors", *SUFFIX), default="safetensors", help=formats)
+    parser.add_argument("--trust", action="store_true", help=f"{TRUST}.")
     options = parser.parse_args(argv)
     path = find_checkpoint(options.ckpt)
     checkpoint = read_checkpoint(path)
@@ -35,20 +35,19 @@ def main(argv: list[str]) -> None:
         "trained_steps": checkpoint.get("global_step"),
         "data": checkpoint.get("EpisodeDataModule", {}).get("data", {}),
     }
+    recorded, use = checkpoint.get("parts"), LOAD[options.format]
     if options.format == "safetensors":
-        model = write_export(options.out, checkpoint["hyper_parameters"], checkpoint["state_dict"], about, path)
+        own = {"trust": options.trust, "recorded": recorded}
+        model = write_export(options.out, checkpoint["hyper_parameters"], checkpoint["state_dict"], about, path, **own)
         numbers = sum(tensor.numel() for tensor in model.state_dict().values())
-        kept, use = (
-            f"{numbers:,} numbers, verified",
-            "from worldmodel import load_exported; model = load_exported({out!r})",
-        )
+        kept, trusting = f"{numbers:,} numbers, verified", bool(own_parts(checkpoint["hyper_parameters"]))
+        use = use.replace(")", ", trust=True)") if trusting else use
     else:
-        model = rebuilt(checkpoint["hyper_parameters"], checkpoint["state_dict"], path)
+        model = rebuilt(checkpoint["hyper_parameters"], checkpoint["state_dict"], path, options.trust, recorded)
         worst = write_graphs(options.out, model, options.format, about)
         kept = f"observe and predict, at most {worst:.0e} from the model over {STEPS} steps"
-        use = LOAD[options.format]
     size = sum(file.stat().st_size for file in options.out.iterdir())
     print(f"{path}: {size:,} bytes; {kept}")
     print(f"check:  cd {options.out} && sha256sum -c {DIGESTS}")
-    print(f"load:   {use.format(out=str(options.out))}")
+    print(f"load:   {use.format(out=options.out)}")
     print(f"export: {options.out}")

@@ -12,10 +12,11 @@ from rich.table import Table
 from worldmodel.agents.agent import Chooser
 from worldmodel.agents.planner import METHODS
 from worldmodel.agents.trained import Trained, check_env, environments, read_trained
-from worldmodel.arguments import Parser
+from worldmodel.arguments import TRUST, Parser
 from worldmodel.commands.collect import entries_or_keys
 from worldmodel.data.readers import OPTIONS, open_source
 from worldmodel.durable import whole_file
+from worldmodel.envs.make import registered
 from worldmodel.envs.play import EpisodeReturns, Film, play
 from worldmodel.envs.policies import Policy, make_policy
 from worldmodel.errors import UserError, at_least, choose
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     at_least(1, "--", episodes=options.episodes)
     if options.threads:
         torch.set_num_threads(options.threads)
-    trained = read_trained(find_checkpoint(options.ckpt))
+    trained = read_trained(find_checkpoint(options.ckpt), options.trust)
     env_id = options.env or trained.env_id
     if not options.trust:
         check_env(trained, options.env, "add --trust, or name another with --env")
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         if film is not None and film.frames:
             film.save(folder / "film.gif")
             files.append("film.gif")
-    known, unknown = data_returns(trained)
+    known, unknown = data_returns(trained, options.trust)
     _print(returns, known, f"{env_id}, {options.planner}, {options.episodes} episodes")
     if unknown:
         print(f"without the returns of the data: {unknown}")
@@ -99,14 +100,14 @@ def _play(
 
 def _longest(env_id: str, episodes: int) -> int | None:
     """The most steps that all episodes can take together; None: the environment has no time limit."""
-    spec = gym.registry.get(env_id.rsplit(":", 1)[-1])
+    spec = gym.registry.get(registered(env_id))
     return None if spec is None or spec.max_episode_steps is None else episodes * spec.max_episode_steps
 
 
-def data_returns(trained: Trained) -> tuple[np.ndarray | None, str | None]:
+def data_returns(trained: Trained, trust: bool) -> tuple[np.ndarray | None, str | None]:
     """The returns (E,) of the episodes that the model was trained on; where they cannot be read None, and why."""
     try:
-        config = read_config(trained.path, "train it with this version of the program")
+        config = read_config(trained.path, "train it with this version of the program", trust)
         if config is None:
             return None, f"{trained.path} has no config.yaml of its run beside it"
         data = config["data"]
@@ -156,7 +157,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--ckpt", type=Path, required=True, help="Folder of a run, or a checkpoint.")
     add("--env", default=None, metavar="ID", help="Environment to act in. Default: that of the data.")
-    add("--trust", action="store_true", help="Import what the checkpoint names for its environment, such as module:ID.")
+    add("--trust", action="store_true", help=f"{TRUST}, of its environment too.")
     add("--episodes", type=int, default=20, metavar="N", help="Number of episodes.")
     how = "Search method, or actor, the policy of a run of `imagine`. Default: the actor if there is one, else cem."
     add("--planner", default=None, metavar="|".join(CHOOSERS), help=how)

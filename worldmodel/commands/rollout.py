@@ -7,20 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from worldmodel.arguments import TRUST
 from worldmodel.data.episodes import Episodes
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError, at_least
-from worldmodel.evaluation.calibration import with_bands
-from worldmodel.evaluation.curves import HorizonCurves, curves_from
+from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.figures import free_run_figure, rollout_figure, save, save_animation
 from worldmodel.evaluation.free_run import FreeRun, free_run, long_enough
-from worldmodel.evaluation.linear import linear_baseline
-from worldmodel.evaluation.rollouts import Example, Start
-from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, Selection, episode_numbers, select_rollouts
+from worldmodel.evaluation.rollouts import Example
+from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, episode_numbers
 from worldmodel.experiments.result import horizon_lines, horizon_table, print_free_run
 from worldmodel.experiments.world_model import TrainingParser
 from worldmodel.model import Model, rebuilt
 from worldmodel.modules.data_module import EpisodeDataModule
+from worldmodel.modules.of_run import open_loop, split_of
 from worldmodel.runs.checkpoint import data_spaces, read_checkpoint
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import console
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     at_least(2, "--", samples=arguments.samples)
     data = EpisodeDataModule(**arguments.data.as_dict())
     data.prepare_data()
-    model, rule = _model(path, data)
-    split, episodes = _split(data, arguments.split)
+    model, rule = _model(path, data, arguments.trust)
+    split, episodes = split_of(data, arguments.split)
     seed = f"-s{config['seed_everything']}" if "seed_everything" in config else ""
     name, source = file_name(f"{rule}-{data.env_id}{seed}"), data.path
     if split == "test" and data.test_path:
@@ -57,23 +57,17 @@ def main(argv: list[str]) -> None:
         print_free_run(run)
         _print_end(f"{len(chosen)} {of_split}", files, folder.parent)
         return
-    asked = arguments.episodes, arguments.start, arguments.burn_in, arguments.horizon
-    selection = select_rollouts(episodes, data.steps, *asked)
-    starts = [Start(i, selection.burn_in, length) for i, length in enumerate(selection.lengths)]
     threshold = config.get("rollout", {}).get("threshold", RolloutOptions.threshold)
-    how = starts, data.steps, selection.burn_in, threshold, list(range(len(starts))), episodes
-    curves = _named(curves_from(model, selection.episodes, *how), selection)
     train, missing = _trained_on(data, config, path)
-    if train is not None and (line := linear_baseline(train, data.steps)) is not None:
-        curves = replace(curves, linear=curves_from(line, selection.episodes, *how).nmse)
-    if model.noise is not None:
-        curves = with_bands(model, selection.episodes, curves, data.steps, arguments.samples)
+    asked = {name: getattr(arguments, name) for name in ("start", "burn_in", "horizon")}
+    how: dict[str, Any] = {"chosen": arguments.episodes, **asked}
+    curves, selection = open_loop(model, episodes, data.steps, train, arguments.samples, threshold, **how)
     with result_folder("rollout", name, arguments.out) as folder:
         files = _write(folder, curves, selection.episodes, data.steps, f"{data.env_id}, {rule}: open loop")
     for note in [*selection.notes, *missing]:
         print(note)
     _print(curves, data.steps)
-    _print_end(f"{len(starts)} {of_split}", files, folder.parent)
+    _print_end(f"{len(selection.lengths)} {of_split}", files, folder.parent)
 
 
 def _check_from_start(arguments: Any) -> None:
@@ -111,7 +105,7 @@ def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
     if given.ckpt is None:
         raise UserError(UNTRAINED.format("rollout"))
     path = find_checkpoint(given.ckpt)
-    config = read_config(path, "say which data with --data PATH")
+    config = read_config(path, "say which data with --data PATH", given.trust)
     known = config["data"] if config else {"steps": _trained_steps(path)}
     if given.data.path is not None:
         known = {key: value for key, value in known.items() if key not in OF_ONE_DATASET}
@@ -134,6 +128,7 @@ def _parser(data: dict[str, Any] | None) -> TrainingParser:
     add("--burn_in", type=int, default=None, help="Frames seen before --start. Default: all, or T without --start.")
     add("--from_start", type=int, default=None, help="Free run to each episode's end, after its first N frames.")
     add("--samples", type=int, default=32, help="Futures drawn of each rollout, of a model with a distribution.")
+    add("--trust", action="store_true", help=f"{TRUST}.")
     add("--out", type=Path, default=None, help="New folder. Default: runs/rollout/<rule>-<environment>.")
     parser.add_class_arguments(EpisodeDataModule, "data", skip={"path"})
     add("--data.path", type=Path, default=None, help="Dataset instead of the run's; --data PATH is the same.")
@@ -150,7 +145,7 @@ def _trained_steps(path: Path) -> int:
     return read_checkpoint(path).get("EpisodeDataModule", {}).get("stream", {}).get("steps", 32)
 
 
-def _model(path: Path, data: EpisodeDataModule) -> tuple[Model, str]:
+def _model(path: Path, data: EpisodeDataModule, trust: bool) -> tuple[Model, str]:
     """The model of a checkpoint in evaluation mode, and its rule; a UserError if the data does not fit it."""
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["hyper_parameters"]
@@ -171,14 +166,7 @@ def _model(path: Path, data: EpisodeDataModule) -> tuple[Model, str]:
         raise UserError(
             f"{path} predicts tokens, and rollout draws values: use `worldmodel validate --ckpt_path {path}`"
         )
-    return rebuilt(arguments, checkpoint["state_dict"], path), arguments["rule"]
-
-
-def _split(data: EpisodeDataModule, asked: Literal["test", "val", "train"] | None) -> tuple[str, Episodes]:
-    split = asked or ("test" if len(data.splits["test"]) else "val")
-    if not len(data.splits[split]):
-        raise UserError(f"the {split} split is empty: choose --split val or train")
-    return split, data.splits[split]
+    return rebuilt(arguments, checkpoint["state_dict"], path, trust, checkpoint.get("parts")), arguments["rule"]
 
 
 def _trained_on(data: EpisodeDataModule, config: dict[str, Any], ckpt: Path) -> tuple[Episodes | None, list[str]]:
@@ -192,13 +180,6 @@ def _trained_on(data: EpisodeDataModule, config: dict[str, Any], ckpt: Path) -> 
     own = EpisodeDataModule(**_parser(config["data"]).parse_args([]).data.as_dict())
     own.take_origins(data_spaces(read_checkpoint(ckpt)))
     return own.splits["train"], []
-
-
-def _named(curves: HorizonCurves, selection: Selection) -> HorizonCurves:
-    """Examples named by frames of the whole episode, of which the model may not have seen the first ones."""
-    frame = selection.first + selection.burn_in
-    names = [f"{name.split('/')[-1]}, from frame {frame}" for name in selection.episodes.names]
-    return replace(curves, examples=[replace(e, name=n) for e, n in zip(curves.examples, names, strict=True)])
 
 
 def _write(folder: Path, curves: HorizonCurves, episodes: Episodes, steps: int, title: str) -> list[str]:

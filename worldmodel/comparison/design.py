@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from worldmodel.cells import check_rule
 from worldmodel.comparison.folder import CONFIG
 from worldmodel.comparison.measure import Size, size_of
 from worldmodel.comparison.results import run_folder
 from worldmodel.errors import UserError, choose
-from worldmodel.rules import RULES
 
 STARTS = ("carry", "zero")
 KEYS = {"rule": "model.rule", "start": "tbptt.start"}  # of axes that have a name of their own
@@ -32,7 +32,7 @@ def axes_of(rules: str, start: str | None, vary: list[str], config_start: str) -
     """
     axes = {"rule": _values("--rules", rules), "start": _values("--start", start or config_start)}
     for rule in axes["rule"]:
-        choose("rule", rule, RULES)
+        check_rule(rule)
     for value in axes["start"]:
         choose("start", value, STARTS)
     for text in vary:

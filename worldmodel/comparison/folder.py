@@ -116,6 +116,11 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key, value in new["data"].items()
         if key != "env_id"  # a name, or the folder's where the data has none
     ]
+    pairs += [
+        (f"the code of {name}", was[:12], new["parts"][name][:12])
+        for name, was in old.get("parts", {}).items()
+        if name in new["parts"]
+    ]
     hidden = {row["variant"]: row["hidden_dim"] for row in old["sizes"]}
     pairs += [
         (f"hidden_dim of {row['variant']!r}", hidden[row["variant"]], row["hidden_dim"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from rich.table import Table
 
 from worldmodel import __version__
@@ -23,6 +24,7 @@ from worldmodel.evaluation.selection import RolloutOptions, default_burn_in
 from worldmodel.experiments.config import ConfigCLI
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
 from worldmodel.modules.world_model import WorldModel
+from worldmodel.parts import digests, names_in
 from worldmodel.rules import RULES
 from worldmodel.runs.cluster import own_cores
 from worldmodel.runs.display import console
@@ -157,9 +159,10 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
         "command": command,
         "versions": _versions(),
         "data": _data(base),
+        "parts": digests([*axes["rule"], *names_in(yaml.safe_load(config := base.dump()))]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Prepared(design, base.dump(), jobs, resources, missed)
+    return Prepared(design, config, jobs, resources, missed)
 
 
 def _checked(options: Any, fit: list[str], experiment: str) -> tuple[dict[str, list[str]], list[int]]:

@@ -19,6 +19,7 @@ from worldmodel.envs.recording import Session
 from worldmodel.envs.render import frame_size
 from worldmodel.envs.vector import SimulationError, Stepper, attribute, close, stop
 from worldmodel.errors import UserError
+from worldmodel.parts import digests, tell_changes
 from worldmodel.runs.files import check_readable
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def collect(
             "collect": settings,
             "collected": [settings],
             **simulator.about,
+            **({"parts": own} if (own := digests([settings["env_id"], settings["policy"]])) else {}),
             **({"render": attribute(envs, "render_settings")} if pixels else {}),
             "observation_space": observed.space,
             "action_space": describe(envs.single_action_space),
@@ -152,8 +154,10 @@ def collect_once(options: CollectOptions, path: Path) -> None:
             raise UserError(f"the dataset {path} cannot be written: {error.strerror}; choose another path") from error
         with lock:
             _collect_missing(options, path)
-    have = read_manifest(path).get("collect", {})
+    manifest = read_manifest(path)
+    have = manifest.get("collect", {})
     asked: dict[str, Any] = {**DEFAULTS, **options}
+    tell_changes(manifest.get("parts", {}), path)
     differ = [f"{key} is {have.get(key)!r}, asked is {asked[key]!r}" for key in asked if have.get(key) != asked[key]]
     if differ:
         raise UserError(

@@ -5,17 +5,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from worldmodel import parts
 from worldmodel.data.spaces import describe, describe_observation
 from worldmodel.envs.render import GL_HINT, Pixels, has_own_image, is_mujoco, may_fork, prepare_display, prepare_mujoco
-from worldmodel.envs.vector import Factory, reason_of
+from worldmodel.envs.vector import Factory
 from worldmodel.envs.wrappers import ActionMask, MixedTimeLimit, has_mask
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import UserError, nearest, reason_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def make_simulator(
         prepare_display()
         if ":" in env_id or "mujoco" in _entry(env_id):  # the user's module may import mujoco
             no_backend = prepare_mujoco()
-    probe = _made(lambda: gym.make(env_id, **options), env_id, env_kwargs)
+    probe = _made(lambda: gym.make(registered(env_id), **options), env_id, env_kwargs)
     try:
         describe_observation(probe.observation_space)
         describe(probe.action_space)
@@ -71,7 +72,7 @@ def make_simulator(
         env_kwargs = {**(env_kwargs or {}), "render_mode": "rgb_array"}
 
     def make() -> gym.Env:
-        env = gym.make(env_id, **options)
+        env = gym.make(registered(env_id), **options)  # a worker may be a new process
         if min_episode_steps is not None and max_episode_steps is not None:
             env = MixedTimeLimit(env, min_episode_steps, max_episode_steps)
         env = ActionMask(env) if masks else env
@@ -86,6 +87,37 @@ def make_simulator(
         return AsyncVectorEnv(factories, autoreset_mode=mode, context=None if may_fork() else "spawn")
 
     return Simulator(env_id, _made(side_by_side, env_id, env_kwargs), rate, about)
+
+
+def registered(env_id: str) -> str:
+    """An environment's name in Gymnasium's registry; what `file.py:name` or `module:name` means is loaded.
+
+    The name is one that the file or module registers, or a class or function in it; a class is taken as it registers
+    it, or else without a time limit.
+
+    Raises:
+        PartError: if it cannot be loaded, or there is no such environment in it.
+    """
+    if not parts.is_own(env_id):
+        return env_id
+    module, name = parts.module_of(env_id, "environment"), env_id.rpartition(":")[2]
+    if name in gym.registry:
+        return name
+    if not callable(make := getattr(module, name, None)):
+        known = [key for key, spec in gym.registry.items() if _is_of(spec.entry_point, module.__name__)]
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, gym.Env)]
+        what = f"{env_id}: there is no such environment; {nearest(name, [*known, *classes])}"
+        raise parts.PartError(f"{what} An environment is {parts.INTERFACES['environment']}")
+    if own := next((key for key, spec in gym.registry.items() if spec.entry_point is make), None):
+        return own
+    own = f"own/{name}-v0"
+    gym.registry.pop(own, None)  # of another file, or of this one before it changed
+    gym.register(own, entry_point=cast(Any, make))
+    return own
+
+
+def _is_of(entry_point: Any, module: str) -> bool:
+    return getattr(entry_point, "__module__", str(entry_point).partition(":")[0]) == module
 
 
 def rate_of(env: gym.Env) -> float:
@@ -124,6 +156,8 @@ def _made(make: Callable[[], Any], env_id: str, env_kwargs: dict[str, Any] | Non
 def _entry(env_id: str) -> str:
     """The import path of a registered environment's class, or an empty string."""
     spec = gym.registry.get(env_id.rsplit(":", 1)[-1])
+    if parts.is_own(env_id) and not (spec and isinstance(spec.entry_point, str)):
+        return env_id  # a class of the user's file
     return str(spec.entry_point) if spec else ""
 
 

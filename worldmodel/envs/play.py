@@ -13,8 +13,8 @@ from worldmodel.durable import whole_file
 from worldmodel.envs.make import Simulator
 from worldmodel.envs.policies import CheckedPolicy, Policy
 from worldmodel.envs.render import area_average
-from worldmodel.envs.vector import SimulationError, Stepper, close, reason_of, shares
-from worldmodel.errors import UserError
+from worldmodel.envs.vector import SimulationError, Stepper, close, shares
+from worldmodel.errors import UserError, reason_of
 from worldmodel.statistics import t_interval
 
 SUCCESS = ("success", "is_success")  # names in an environment's info

@@ -1,9 +1,6 @@
 """Policies that collect data: callables `(observations, is_first) -> actions` on all environments at once."""
 
-import importlib
-import importlib.util
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,10 +9,9 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldmodel.envs.vector import SimulationError, reason_of
-from worldmodel.errors import UserError, nearest
-from worldmodel.presets import packaged
-from worldmodel.runs.files import check_readable
+from worldmodel import parts
+from worldmodel.envs.vector import SimulationError
+from worldmodel.errors import UserError, nearest, reason_of
 
 # (observations, is_first) -> actions (N, ...). Observations (N, ...) are the environments' own, with all entries and
 # without rendered frames; a dict of arrays for a Dict space. is_first (N,) bool: an episode starts.
@@ -37,9 +33,12 @@ def make_policy(name: str, space: spaces.Space, num_envs: int, seed: int) -> Pol
             return _uniform(space, num_envs, seed)
         case "smooth":
             return _smooth(space, num_envs, seed)
-    if ":" not in name:
-        raise UserError(f"unknown policy {name!r}: {nearest(name, ['uniform', 'smooth'])} Your own: module:function")
-    return _load(name)
+    if not parts.is_own(name):
+        raise UserError(f"unknown policy {name!r}: {nearest(name, ['uniform', 'smooth'])} Your own: file.py:function")
+    policy = parts.load(name, "policy")
+    if not callable(policy):
+        raise parts.misfit(name, "policy", f"it is {type(policy).__name__}")
+    return cast(Policy, policy)
 
 
 class CheckedPolicy:
@@ -129,24 +128,3 @@ def _smooth(space: spaces.Space, num_envs: int, seed: int, memory: float = 0.9) 
         return last
 
     return act_sticky
-
-
-def _load(name: str) -> Policy:
-    where, function = name.rsplit(":", 1)
-    try:
-        if where.endswith(".py"):
-            file = check_readable(packaged(where))
-            spec = importlib.util.spec_from_file_location(file.stem, file)
-            assert spec and spec.loader
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
-            module = importlib.import_module(where)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise UserError(f"the policy {name!r} cannot be loaded: {error}") from error
-    policy = getattr(module, function, None)
-    if not callable(policy):
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"{where} has no function {function!r}: {nearest(function, names)}")
-    return cast(Policy, policy)

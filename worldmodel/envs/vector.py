@@ -4,16 +4,14 @@ import logging
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +97,6 @@ def close(envs: VectorEnv) -> None:
         envs.close()
     except Exception as error:  # of the user's environment: of any type
         log.warning("closing the environments: %s", reason_of(error))
-
-
-def reason_of(error: BaseException) -> str:
-    """An exception in one line: type, message, and the line of code that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{where}"
 
 
 class Factory:

@@ -25,6 +25,7 @@ from worldmodel.experiments.parser import ExperimentParser, add_run_options
 from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.experiments.start import Start, start_from
 from worldmodel.experiments.trainer import FitTrainer, check_trainer, make_trainer
+from worldmodel.parts import tell_changes
 from worldmodel.runs.checkpoint import (
     check_arguments,
     check_training,
@@ -140,6 +141,8 @@ class ExperimentCLI(LightningCLI):
 
     def _read(self, path: Path) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
+        if is_first_rank():
+            tell_changes(checkpoint.get("parts", {}), path)
         if self.config["subcommand"] == "fit":
             check_training(checkpoint, path)
         return checkpoint
@@ -298,7 +301,7 @@ class ExperimentCLI(LightningCLI):
         env = file_name(self.datamodule.env_id)
         prefix = "" if self.subcommand == "fit" else f"{self.subcommand}-"
         seed = self.config[str(self.subcommand)]["seed_everything"]
-        return f"{prefix}{self.model.hparams['rule']}-{env}-s{seed}"
+        return f"{prefix}{file_name(self.model.hparams['rule'])}-{env}-s{seed}"
 
     def _resumed_folder(self) -> Path | None:
         """The folder of the run to resume, whose checkpoint is read; None if a new run begins."""

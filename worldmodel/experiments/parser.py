@@ -2,15 +2,20 @@
 
 from argparse import SUPPRESS, Action
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+import yaml
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.arguments import explain, fail
 from worldmodel.errors import UserError
 from worldmodel.experiments.help import short_help
 from worldmodel.experiments.loggers import WandbMode
+from worldmodel.parts import by_import_path, by_name, load, misfit, names_in
 from worldmodel.presets import located
 
 
@@ -29,12 +34,25 @@ class ExperimentParser(LightningArgumentParser):
             UserError: for lists in lists without end, and for null where a value is needed.
         """
         try:
-            config = super().parse_args(located(args) if isinstance(args, list) else args, *further, **kwargs)
+            words = [_with_own(word, before) for before, word in pairwise(["", *located(args)])] if args else args
+            config = super().parse_args(words, *further, **kwargs)
         except RecursionError:
             raise UserError("an option, or a file of options, is nested too deeply") from None
         job = config.get("subcommand")
         _refuse_nulls(self._jobs()[job] if job else self, config[job] if job else config)
         return config
+
+    def _load_config_parser_mode(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's, of a configuration whose Trainer may name the user's own classes."""
+        with suppress(yaml.YAMLError):  # jsonargparse's to report
+            config = yaml.safe_load(content)
+            if isinstance(config, dict) and isinstance(trainer := config.get("trainer"), dict):
+                content = by_import_path(content, _own_classes(trainer))
+        return super()._load_config_parser_mode(content, *args, **kwargs)
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """As jsonargparse's, with the names of the user's own classes."""
+        return by_name(super().dump(*args, **kwargs))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Of a subcommand the short form; `--help-all` prints the parser's own."""
@@ -70,6 +88,29 @@ def _refuse_nulls(parser: Any, config: Any) -> None:
             continue
         if config.get(action.dest) is None and type(None) not in get_args(hint) and hint is not Any:
             raise UserError(f"{action.dest} is null: it needs a value, such as {action.default}")
+
+
+def _with_own(word: str, before: str) -> str:
+    """A word of the command line in which a class of the user's own, for the Trainer, has its dotted path."""
+    option, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+    if not option.startswith("--trainer.") or ":" not in value:
+        return word
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return word
+    key = option.partition("=")[0].rstrip("+").split(".")[-1]
+    value = by_import_path(value, _own_classes({key: parsed}))
+    return f"{option}={value}" if equals else value
+
+
+def _own_classes(config: Any) -> set[str]:
+    """The user's own classes among the Trainer's options; a callback must be one."""
+    for name in names_in({"callbacks": config.get("callbacks")}):
+        part = load(name, "callback")
+        if not isinstance(part, type) or not issubclass(part, Callback):
+            raise misfit(name, "callback", f"it is {part if isinstance(part, type) else type(part).__name__}")
+    return set(names_in(config))
 
 
 class _HelpAll(Action):

@@ -8,9 +8,11 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from worldmodel.durable import whole_file
+from worldmodel.durable import whole_file, write_json
 from worldmodel.experiments.loggers import define_metrics
+from worldmodel.parts import digests, names_in
 
+PARTS = "parts.json"  # beside config.yaml: name of own code -> SHA-256 of its file
 UNWRITABLE = "Unable to serialize instance"  # what a config has in place of an object
 
 
@@ -36,6 +38,8 @@ class SaveConfig(SaveConfigCallback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(self.path) as temporary:
             temporary.write_text(text)
+        if own := digests(names_in(yaml.safe_load(text))):
+            write_json(self.path.with_name(PARTS), own)
         config = self.config.as_dict()
         for logger in trainer.loggers:
             logger.log_hyperparams(config)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from worldmodel.arguments import TRUST
 from worldmodel.callbacks.evaluation import RecallEvaluation, RolloutEvaluation
 from worldmodel.callbacks.tbptt import TruncatedBPTT
 from worldmodel.envs.collect import CollectOptions
@@ -43,6 +44,7 @@ class TrainingCLI(ExperimentCLI):
         if "fit" not in self.asked:  # replaced before the parser sees it: experiments/of_run.py
             what = "Folder of a run, or a checkpoint: --ckpt_path, and without --config the options of that run."
             parser.add_argument("--ckpt", type=str | None, default=None, help=what)
+            parser.add_argument("--trust", action="store_true", help=f"{TRUST}.")
         parser.add_lightning_class_args(TruncatedBPTT, "tbptt")
         parser.add_lightning_class_args(RolloutEvaluation, "rollout")
         parser.add_lightning_class_args(RecallEvaluation, "recall")
@@ -51,7 +53,8 @@ class TrainingCLI(ExperimentCLI):
         parser.link_arguments("model.gradient", "data.whole_episodes", compute_fn=lambda gradient: gradient == "bptt")
 
     def _parse_ckpt_path(self) -> None:
-        self.config[self.config["subcommand"]].pop("ckpt", None)
+        for name in ("ckpt", "trust"):
+            self.config[self.config["subcommand"]].pop(name, None)
         super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:

@@ -16,7 +16,7 @@ from worldmodel.data.episode import Source
 from worldmodel.data.episodes import Episodes, Layout
 from worldmodel.data.lanes import LaneSchedule
 from worldmodel.data.load import NonFinite, cache_folder, load, load_compressed, only_finite
-from worldmodel.data.readers import Alignment, Format, open_source
+from worldmodel.data.readers import Alignment, check_format, open_source
 from worldmodel.data.segments import Segments, StreamSampler
 from worldmodel.data.spaces import Json, check_leaf
 from worldmodel.data.splits import Split, check_split, folds_of_frames, split
@@ -41,7 +41,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     Args:
         path: Dataset: a folder of `worldmodel collect`, or one of the other formats (see data.readers).
         collect: What to collect where there is nothing at the path yet; null: the dataset must exist.
-        format: Format of the dataset; null: detected.
+        format: Format of the dataset, or a reader of your own, file.py:name; null: detected.
         alignment: For npz rows: `next` if a row's action follows its observation, `previous` if it led to it.
         schema: Where your own HDF5, npz or zarr file or table holds what: a mapping, or a YAML file with one.
         observations: Keys of the observations to use, as `worldmodel data info` lists them; null: all.
@@ -78,7 +78,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self,
         path: Path,
         collect: CollectOptions | None = None,
-        format: Format | None = None,
+        format: str | None = None,
         alignment: Alignment | None = None,
         schema: dict[str, Any] | str | None = None,
         observations: list[str] | str | None = None,
@@ -133,6 +133,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise UserError(f"data.crop is {crop}: it must be a multiple of the segment, data.steps {steps}, or null")
         if test_path is None and not (test_collect is None and test_schema is None):
             raise UserError("test_collect and test_schema say what the test's data is, data.test_path must say where")
+        if format is not None:
+            check_format(format)
         check_split(val_fraction, test_fraction, folds, fold)
 
     def prepare_data(self) -> None:

@@ -49,7 +49,8 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         lr_schedule: Constant, or a cosine to a hundredth over the planned steps.
         warmup_steps: Steps over which the learning rate rises linearly.
         episodes: Episodes in the real environment, in validation and in test.
-        trust: Import what the world model's checkpoint names for that environment, such as module:ID.
+        trust: Run the code that the world model's checkpoint names: of its environment, such as module:ID, of its rule,
+            encoder and decoder.
     """
 
     returns_range: Tensor
@@ -76,7 +77,7 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         at_least(1, "model.", horizon=horizon, starts=starts, episodes=episodes)
         if not 0 <= discount < 1:
             raise UserError(f"model.discount is {discount}: it must be at least 0 and below 1")
-        trained = read_trained(find_checkpoint(Path(world)))
+        trained = read_trained(find_checkpoint(Path(world)), trust)
         if trained.policy is not None:
             raise UserError(f"model.world {world} is a run of `imagine`: give the run of its world model")
         if not trust:

@@ -38,6 +38,7 @@ HELD = {  # what a checkpoint holds; the callbacks check their own states
         "data?": {"env_id?": str, "observation_space?": dict, "action_space?": dict, "collect?": (COLLECTED, None)},
     },
     "ExperienceDataModule?": {"steps": int, "rollouts": int},
+    "parts?": {str: str},  # name of own code -> SHA-256 of its file
     "metrics_file?": {"rows": int, "pending": {str: Plain}},
 }
 TRAINING = {  # what it needs besides to continue a fit

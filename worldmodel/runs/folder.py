@@ -26,9 +26,9 @@ def is_first_rank() -> bool:
     return not ranks or ranks[0] == "0"
 
 
-def file_name(env_id: str) -> str:
-    """An environment's name as part of a folder's name."""
-    return env_id.replace("/", "-").replace(":", "-")
+def file_name(name: str) -> str:
+    """The name of an environment or a rule as part of a folder's name."""
+    return name.replace("/", "-").replace(":", "-")
 
 
 def new_folder(experiment: str, name: str, asked: Path | None, option: str = "--run_dir") -> Path:

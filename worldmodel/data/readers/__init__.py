@@ -7,8 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from worldmodel import parts
 from worldmodel.data.episode import Reader, Source
 from worldmodel.data.readers.choice import Names, choice_of, picked, renamed
+from worldmodel.data.readers.own import own_reader
 from worldmodel.data.readers.view import Numbers, view_of, viewed
 from worldmodel.errors import UserError, choose
 from worldmodel.runs.files import check_readable, read_yaml
@@ -23,7 +25,7 @@ OPTIONS += ("image_crop", "image_size")
 
 def open_source(
     path: Path,
-    format: Format | None = None,
+    format: str | None = None,
     alignment: Alignment | None = None,
     schema: dict[str, Any] | str | None = None,
     observations: Names = None,
@@ -38,7 +40,8 @@ def open_source(
 
     Args:
         path: a folder, a file (HDF5, npz, CSV, Parquet, MATLAB), or a pattern of table names such as `lab/run-*.csv`.
-        format: None: recognised. `hdf5`, `npz` and `zarr` are files of arrays, of a known layout or by a schema.
+        format: None: recognised. `hdf5`, `npz` and `zarr` are files of arrays, of a known layout or by a schema; or a
+            reader of your own, file.py:name.
         alignment: of a row's action in files of arrays, where they do not show it.
         schema: of your own file of arrays or table, or a YAML file that holds it; see data.readers.schema.
         observations: the keys to read, in this order, a list or "a,b"; None: all that are observations by their names.
@@ -57,8 +60,8 @@ def open_source(
     view = view_of(image_crop, image_size)
     if isinstance(schema, str):
         schema = _read_schema(Path(schema))
-    name = choose("format", format, FORMATS) if format else _recognise(path, schema is not None)
-    reader = _reader(name)
+    name = check_format(format) if format else _recognise(path, schema is not None)
+    reader = own_reader(name) if parts.is_own(name) else _reader(name)
     options: dict[str, Any] = {"alignment": alignment, "schema": schema, "choice": choice, "view": view}
     taken = {*reader.options, *(("action", "reward") if reader.names else ())}
     given = {"alignment": alignment, "schema": schema, "action": choice.action or None, "reward": choice.reward}
@@ -74,8 +77,14 @@ def open_source(
         source = renamed(source, choice.rename)
     # the same files read in another way are another dataset
     how = [source.format, alignment, schema, *([astuple(choice)] if choice else []), *([astuple(view)] if view else [])]
+    how += parts.digests([name]).values()
     mark = sha256(f"{source.fingerprint} {json.dumps(how, sort_keys=True)}".encode())
     return replace(source, fingerprint=mark.hexdigest())
+
+
+def check_format(name: str) -> str:
+    """The format, if it is known or a reader of the user's own; else a UserError."""
+    return name if parts.is_own(name) else choose("format", name, FORMATS)
 
 
 def _reader(name: str) -> Reader:
