@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "tests" / "mutants.txt"
-COPIED = ("worldmodel", "tests", "conf", "pyproject.toml")
+COPIED = ("worldmodel", "tests", "conf", "docs", "pyproject.toml")
 IMPORTED = ("torch", "lightning.pytorch", "gymnasium", "h5py", "hypothesis", "matplotlib.figure")  # once for all
 RESULTS = {0: "SURVIVED", 1: "killed"}  # by pytest's exit status
 

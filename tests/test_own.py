@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -123,11 +124,12 @@ def test_members_of_a_function_stand_side_by_side(here):
 
 def test_a_module_of_the_current_folder_is_found_and_one_that_is_installed_comes_first(here, monkeypatch):
     monkeypatch.syspath_prepend("nowhere")  # what is appended is taken back
-    (here / "json.py").write_text("def dumps(h, u): raise AssertionError\n")
+    monkeypatch.delitem(sys.modules, "tabnanny", raising=False)
+    (here / "tabnanny.py").write_text("def check(h, u): return h + u\n")
     (here / "mine_alone.py").write_text(FILES["leaky.py"])
     assert LatentPredictor(4, 1, 8, "mine_alone:leaky").state_dim == 8
-    with pytest.raises(PartError, match="json:dumps is no rule"):
-        LatentPredictor(4, 1, 8, "json:dumps")
+    with pytest.raises(PartError, match="tabnanny:check is no rule: it takes"):
+        LatentPredictor(4, 1, 8, "tabnanny:check")
 
 
 WRONG = """

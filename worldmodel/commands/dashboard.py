@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from worldmodel.arguments import Parser
 from worldmodel.durable import write_json
 from worldmodel.errors import UserError
+from worldmodel.runs.listing import find_runs
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import Report
     from wandb_workspaces.workspaces import Section, Workspace
 
-HORIZONS = (32, 64, 160, 320, 1600)  # 1, 2, 5, 10 and 50 times the default segment
+HORIZONS = [32, 64, 160, 320]  # 1, 2, 5 and 10 times the default segment, where no run says more
+RUNS = Path("runs")
+ERROR = "rollout/nmse@"
 STEP = "trainer/global_step"
 RULE, START = "model.rule", "tbptt.start"  # keys of a run's configuration
 VARIANT = "variant"  # key of the rule, start and other axes that a comparison varies
@@ -45,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 def _write(arguments: argparse.Namespace) -> None:
     """Write the specification; without an account, the entity may be empty."""
-    about = arguments.project, arguments.entity or "", arguments.group, arguments.horizons
+    about = arguments.project, arguments.entity or "", arguments.group, _chosen(arguments)
     spec = specification(build_workspace(*about), build_report(*about))
     try:
         write_json(arguments.spec, spec)
@@ -59,7 +62,7 @@ def _save(arguments: argparse.Namespace) -> None:
     from wandb.errors import Error as WandbError
 
     wandb.setup(settings=wandb.Settings(silent=True))
-    about: Any = (arguments.project, arguments.entity or _account(), arguments.group, arguments.horizons)
+    about: Any = (arguments.project, arguments.entity or _account(), arguments.group, _chosen(arguments))
     try:
         workspace = build_workspace(*about).save()
         print(f"workspace: {workspace.url}")
@@ -95,7 +98,12 @@ def _parser() -> Parser:
     add("--project", required=True, metavar="P", help="Project in W&B, as in fit --project.")
     add("--entity", metavar="E", help="User or team that owns the project. Default: the account's own.")
     add("--group", metavar="G", help="Only runs of this experiment or comparison. Default: all runs.")
-    add("--horizons", type=_horizons, default=list(HORIZONS), metavar="H,H", help="Steps of rollout/nmse@H.")
+    add(
+        "--horizons",
+        type=_horizons,
+        metavar="H,H",
+        help="Steps of rollout/nmse@H. Default: those of the runs in runs/.",
+    )
     add("--spec", type=Path, metavar="FILE", help="Write the specification as JSON, without account or network.")
     return parser
 
@@ -108,6 +116,20 @@ def _horizons(text: str) -> list[int]:
     if min(horizons) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of steps such as 32,64,160")
     return horizons
+
+
+def _chosen(arguments: argparse.Namespace) -> list[int]:
+    """The horizons that were asked for, or that runs of the project and group below runs/ have logged."""
+    if arguments.horizons or not RUNS.is_dir():
+        return arguments.horizons or HORIZONS
+    names = {
+        name
+        for run in find_runs(RUNS)
+        if run.config.get("project") == arguments.project and arguments.group in (None, run.config.get("experiment"))
+        for name in run.metrics
+        if name.startswith(ERROR)
+    }
+    return sorted(int(name.removeprefix(ERROR)) for name in names) or HORIZONS
 
 
 def build_workspace(project: str, entity: str, group: str | None, horizons: Sequence[int]) -> "Workspace":
@@ -208,7 +230,7 @@ def _placed(panel: Any, number: int) -> Any:
 
 
 def _errors(horizons: Sequence[int]) -> list[str]:
-    return [f"rollout/nmse@{horizon}" for horizon in horizons]
+    return [f"{ERROR}{horizon}" for horizon in horizons]
 
 
 def _filters(group: str | None) -> Any:

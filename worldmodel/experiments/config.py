@@ -11,7 +11,16 @@ from worldmodel.experiments.experiment import ExperimentCLI
 from worldmodel.modules.sharding import FullySharded
 
 HARMLESS = {  # keys that change no result; the data's fingerprint is compared instead of its path
-    *("experiment", "run_dir", "wandb", "project", "checkpoint_every", "trainer.enable_progress_bar"),
+    *(
+        "experiment",
+        "run_dir",
+        "wandb",
+        "project",
+        "tensorboard",
+        "mlflow",
+        "checkpoint_every",
+        "trainer.enable_progress_bar",
+    ),
     *("data.path", "data.test_path", "data.num_workers", "data.memory_gb", "data.cache_dir"),
     *("recall.multiples", "recall.sequences", "recall.limit", "recall.seed"),
 }

@@ -21,6 +21,7 @@ from worldmodel.experiments.configs import Kind
 from worldmodel.experiments.errors import explained
 from worldmodel.experiments.loggers import make_loggers
 from worldmodel.experiments.monitor import early_stopping
+from worldmodel.experiments.more_loggers import check_packages, more_loggers
 from worldmodel.experiments.parser import ExperimentParser, add_run_options
 from worldmodel.experiments.save_config import SaveConfig
 from worldmodel.experiments.start import Start, start_from
@@ -155,6 +156,7 @@ class ExperimentCLI(LightningCLI):
                 "trainer.precision 16-true ends at 65,504, and squares and products of the model's go beyond it: choose"
                 " 16-mixed, bf16-mixed or bf16-true"
             )
+        check_packages(config)
         check_trainer(self.trainer_class, config["trainer"].as_dict())
         if threads := config["threads"]:
             torch.set_num_threads(threads)
@@ -205,6 +207,7 @@ class ExperimentCLI(LightningCLI):
         tags = [*self.tags(), self.datamodule.env_id]
         logged = (self.checkpoint or {}).get(LOGGED) if resumed else None
         loggers = make_loggers(self.folder, config["wandb"], config["project"], is_first_rank(), tags, logged, **names)
+        loggers += more_loggers(config, self.folder, config["experiment"], name, tags)
         return self.checked_trainer(
             logger=loggers + as_list(None if isinstance(given, bool) else given),
             callbacks=self.callbacks(),

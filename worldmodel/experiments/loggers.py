@@ -1,5 +1,6 @@
 """The loggers of a run: metrics.csv always, Weights & Biases unless it is disabled."""
 
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,7 @@ class _WandbLogger(WandbLogger):
     def __init__(self, earlier: Earlier | None, **options: Any) -> None:
         super().__init__(**options)
         self._earlier, self._begun = earlier, False
+        self._options: dict[str, Any] = {}  # the run's configuration, once it is logged
 
     @property
     def experiment(self) -> Any:
@@ -76,6 +78,16 @@ class _WandbLogger(WandbLogger):
                 raise
             self._wandb_init["settings"] = _offline(settings, _first_line(error))
             return super().experiment
+
+    def log_hyperparams(self, params: Any, *further: Any, **kwargs: Any) -> None:
+        """Log each option once: the model's arguments, which Lightning logs too, are those under `model`."""
+        values = dict(vars(params)) if isinstance(params, Namespace) else dict(params)
+        if "model" in values:
+            self._options = values
+        else:
+            own = {name: value for name, value in values.items() if not name.startswith("_")}
+            values = {"model": {**self._options.get("model", {}), **own}} if own else {}
+        super().log_hyperparams(values)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log a row that no earlier session has; before the first, those of metrics.csv that they lack."""

@@ -132,6 +132,11 @@ def add_run_options(parser: LightningArgumentParser, monitor: str) -> None:
     add("--run_dir", Path | None, None, "Folder of the run, new or empty. Null: runs/<experiment>/<run>.")
     add("--wandb", WandbMode, "offline", "Weights & Biases; without an account, online falls back to offline.")
     add("--project", str, "worldmodel", "Name of the project in Weights & Biases.")
+    for flag, where in {
+        "tensorboard": "Write events for TensorBoard too, into tensorboard/ in the run's folder.",
+        "mlflow": "Log to MLflow too, at MLFLOW_TRACKING_URI, or else in mlflow.db here.",
+    }.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=where)
     add("--threads", int | None, None, "Number of torch's threads on the CPU; 1 is often fastest. Null: all cores.")
     precision = "Precision of float32 matrix products on a GPU; high uses TF32."
     add("--matmul_precision", Literal["highest", "high", "medium"], "high", precision)

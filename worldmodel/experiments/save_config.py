@@ -40,7 +40,7 @@ class SaveConfig(SaveConfigCallback):
             temporary.write_text(text)
         if own := digests(names_in(yaml.safe_load(text))):
             write_json(self.path.with_name(PARTS), own)
-        config = self.config.as_dict()
+        config = yaml.safe_load(text)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
             define_metrics(logger, self.metrics, self.best)

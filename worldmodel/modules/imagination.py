@@ -16,6 +16,7 @@ from worldmodel.callbacks import TruncatedBPTT, missing
 from worldmodel.envs.play import EpisodeReturns, play
 from worldmodel.errors import UserError, at_least
 from worldmodel.losses import lambda_returns
+from worldmodel.model import own_parts
 from worldmodel.modules.optimizer import Schedule, adamw
 from worldmodel.runs.files import find_checkpoint
 
@@ -92,6 +93,11 @@ class Imagine(ImaginedPolicy, pl.LightningModule):
         self.register_buffer("returns_range", torch.zeros(()))
         self.imagined_return = MeanMetric()
         self.episode_returns: EpisodeReturns | None = None  # of the last validation or test
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the digests of the world model's own code."""
+        if own := own_parts(self.hparams["world_arguments"]):
+            checkpoint["parts"] = own
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What carries the world model's state, unless the Trainer has its own."""
