@@ -28,7 +28,7 @@ BRIEF = {  # what makes a command of the page quick
     "fit": TINY + SMALL,
     "compare": [*TINY, *SMALL, "--seeds=0", "--match=hidden", "--jobs=1"],
     "rollout": ["--horizon=4", "--episodes=0"],
-    "plan": ["--horizon=2", "--candidates=4", "--elites=2", "--iterations=1", "--no_film"],
+    "plan": ["--horizon=2", "--candidates=4", "--elites=2", "--iterations=1"],
     "diagnose": ["--batches=1"],
 }
 SELDOM = ("compare", "runs/walk", "test --ckpt", "diagnose")  # with --full; compare has a test of its own

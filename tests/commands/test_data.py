@@ -177,7 +177,7 @@ def test_compact_makes_one_file_of_many(worldmodel, tmp_path):
             "is no dataset of a known format: a folder of `worldmodel collect` (manifest.json), ",
         ),
         (["info", "TOY", "--alignment", "next"], "is of the format worldmodel, which takes no alignment"),
-        (["info", "TOY", "--format", "minary"], "invalid choice: 'minary'"),
+        (["info", "TOY", "--format", "minary"], "unknown format 'minary': did you mean 'minari'?"),
         (["convert", "lab.h5", "--out", "TOY", "--schema", "lab.yaml"], "already holds a dataset"),
         (["convert", "npz", "--out", "x"], "--alignment"),
         (["convert", "lab.h5", "--out", "x"], "schema"),

@@ -37,7 +37,11 @@ def main(argv: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser("worldmodel collect", "Step a Gymnasium environment and write its episodes as a dataset.")
     add = parser.add_argument
-    add("env_id", metavar="ENV_ID", help="Environment, such as Pendulum-v1, or module:ID where a module registers it.")
+    add(
+        "env_id",
+        metavar="ENV_ID",
+        help="Environment, such as Pendulum-v1; module:ID where a module registers it, or your own, file.py:name.",
+    )
     add("--out", type=_folder, required=True, metavar="DIR", help="New folder for the dataset.")
     add("--append", action="store_true", help="Add to the dataset in --out, with another --seed.")
     add("--steps", type=int, default=100_000, metavar="N", help="Number of transitions in all.")

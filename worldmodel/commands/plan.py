@@ -81,7 +81,9 @@ def _play(
     number, film = min(options.episodes, options.num_envs), None
     returns: dict[str, EpisodeReturns] = {}
     for name in (options.planner, RANDOM):
-        simulator, observed = environments(trained, env_id, number, options.observe, film=name != RANDOM)
+        simulator, observed = environments(
+            trained, env_id, number, options.observe, film=name != RANDOM and not options.no_film
+        )
         envs, shown = simulator.envs, None
         policy: Policy = make_policy("uniform", envs.single_action_space, number, options.seed)
         if name != RANDOM:

@@ -49,7 +49,12 @@ def parser() -> Parser:
     add = parser.add_argument
     add("--config", action="append", metavar="CONF", help="Configuration that all runs share.")
     add("--out", type=Path, required=True, metavar="DIR", help="Folder of the comparison.")
-    add("--rules", default=",".join(RULES), metavar="A,B", help="Update rules to compare. Default: all (%(default)s).")
+    add(
+        "--rules",
+        default=",".join(RULES),
+        metavar="A,B",
+        help="Update rules to compare, of your own too: file.py:name. Default: all (%(default)s).",
+    )
     add("--seeds", default="0,1,2", metavar="N,N", help="Seeds of each variant. Default: %(default)s.")
     add("--start", metavar="carry,zero", help="State at a segment's start. Default: tbptt.start of the configuration.")
     add("--vary", action="append", default=[], metavar="KEY=A,B", help="Option to vary too: model.layers=1,2.")

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 class CollectOptions(TypedDict):
     """What to collect, as `worldmodel collect` takes it and as the manifest keeps it."""
 
-    env_id: str  # of Gymnasium's registry, or module:ID where a module registers it
+    env_id: str  # of Gymnasium's registry, module:ID where a module registers it, or file.py:name
     steps: int  # transitions in all
     seed: NotRequired[int]  # environment i gets seed + i
-    policy: NotRequired[str]  # uniform, smooth, or module:function
+    policy: NotRequired[str]  # uniform, smooth, module:function or file.py:function
     observe: NotRequired[list[int] | list[str] | None]  # entries, or keys of a Dict, to record; None: all
     pixels: NotRequired[int | list[int] | None]  # side or [H, W] of the frames to record as `image`; None: no frames
     keep_state: NotRequired[bool]  # with pixels: also record the observation

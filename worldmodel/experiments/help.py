@@ -23,7 +23,7 @@ SECTIONS = {  # the first part of an option's name -> title, in this order
 }
 FIRST = ("model.rule", "model.hidden_dim", "model.latent_dim", "model.learning_rate", "data.path", "data.steps")
 OWN_WORDS = {  # of Lightning's options those that most runs set
-    "model.rule": f"Update rule of the hidden state: {', '.join(RULES)}.",
+    "model.rule": f"Update rule of the hidden state: {', '.join(RULES)}, or your own, file.py:name.",
     "config": "File of options, or a preset (worldmodel configs); may be repeated, the last one wins.",
     "print_config": "Print all options, and end.",
     "seed_everything": "Seed of the random generators.",
@@ -40,7 +40,7 @@ OWN_WORDS = {  # of Lightning's options those that most runs set
     "trainer.accumulate_grad_batches": "Batches whose gradients are added up for a step.",
     "trainer.gradient_clip_val": "Highest norm of a gradient; null: no clipping.",
     "trainer.log_every_n_steps": "Steps between two rows of metrics.csv.",
-    "trainer.callbacks": "Callbacks of your own.",
+    "trainer.callbacks": "Callbacks of your own: class_path file.py:name, and init_args.",
 }
 LEFT_OUT = ("help", "weights_only")
 HELPERS = ("_ActionConfigLoad", "_ActionHelpClassPath", "ActionLink")  # of the parser

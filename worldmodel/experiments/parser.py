@@ -34,7 +34,9 @@ class ExperimentParser(LightningArgumentParser):
             UserError: for lists in lists without end, and for null where a value is needed.
         """
         try:
-            words = [_with_own(word, before) for before, word in pairwise(["", *located(args)])] if args else args
+            words = args
+            if isinstance(args, list):
+                words = [_with_own(word, before) for before, word in pairwise(["", *located(args)])]
             config = super().parse_args(words, *further, **kwargs)
         except RecursionError:
             raise UserError("an option, or a file of options, is nested too deeply") from None
