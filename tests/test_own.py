@@ -59,7 +59,7 @@ def brief(words, data):
 def test_every_line_of_the_page_runs(here, pendulum_data, often, capsys):
     write_lines(here / "lines")
     for line in SHELL:
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         if not any(word in line for word in often((), SELDOM)):
             try:
                 main(brief(words, pendulum_data))

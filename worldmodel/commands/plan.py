@@ -81,14 +81,13 @@ def _play(
     number, film = min(options.episodes, options.num_envs), None
     returns: dict[str, EpisodeReturns] = {}
     for name in (options.planner, RANDOM):
-        simulator, observed = environments(
-            trained, env_id, number, options.observe, film=name != RANDOM and not options.no_film
-        )
+        filmed = name != RANDOM and not options.no_film
+        simulator, observed = environments(trained, env_id, number, options.observe, film=filmed)
         envs, shown = simulator.envs, None
         policy: Policy = make_policy("uniform", envs.single_action_space, number, options.seed)
         if name != RANDOM:
             policy = trained.agent(observed, chooser)
-            shown = film = None if options.no_film else Film(envs)
+            shown = film = Film(envs) if filmed else None
         with Display(name, _longest(env_id, options.episodes)) as display:
 
             def on_step(counted: np.ndarray, display: Display = display, film: Film | None = shown) -> None:
