@@ -199,6 +199,7 @@ def test_going_on_from_a_checkpoint(worldmodel, toy_conf, tmp_path):
     assert "data.steps is 4, was 8" in line
 
 
+@pytest.mark.full
 def test_two_processes_train_on_their_own_lanes(worldmodel, toy_conf, tmp_path):
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.lanes", "4"]
     options += [*QUICK, *SMALL, "--trainer.log_every_n_steps", "1"]

@@ -24,7 +24,7 @@ WRITES = (
 NOT_THE_USERS = {
     "durable.py": "the helper itself",
     "runs/folder.py": "who holds a lock",
-    "comparison/launch.py": "a log, which grows as its run does",
+    "comparison/processes.py": "a log, which grows as its run does",
     "data/load.py": "a cache, which is valid once its index is there",
 }
 

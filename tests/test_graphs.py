@@ -14,7 +14,7 @@ from worldmodel.graphs import SUFFIX, difference, write_graphs
 from worldmodel.model import Model
 
 SIZES = {"obs_dim": 3, "action_dim": 2, "latent_dim": 4, "hidden_dim": 12, "width": 8}
-USUAL = (("gated_norm", "onnx"), ("lstm", "torch"))
+USUAL = (("gated_norm", "onnx"),)
 FORMS = (
     {"base": "none"},
     {"base": "last"},

@@ -82,6 +82,7 @@ def test_every_line_of_the_page_runs(here, pendulum_data, often, capsys):
     assert load_exported(here / "exported", trust=True).predictor.state_dim == 8
 
 
+@pytest.mark.full
 def test_a_comparison_trains_them_and_goes_on_while_they_are_the_same(here, pendulum_data, capsys):
     words = ["compare", "--config", "quickstart", "--rules", "leaky.py:leaky", "--out", "own"]
     main(brief(words, pendulum_data))

@@ -11,6 +11,7 @@ FIT += ["--trainer.max_steps", "4", "--trainer.log_every_n_steps", "1"]
 FIT += ["--model.latent_dim", "6", "--model.hidden_dim", "10", "--model.width", "12"]
 
 
+@pytest.mark.full
 def test_a_fit_has_the_same_numbers(toy_data, tmp_path):
     arguments = [*FIT, "--data.path", toy_data, "--run_dir"]
     ends = warm.run([*arguments, "warm"], tmp_path), warm.run([*arguments, "cold"], tmp_path, NOT="warm")

@@ -214,7 +214,8 @@ class Rollout:
         self.obs, self.actions = [self.start.obs], list[Tensor]()
         self.innovations: list[Tensor] = []
         self._older = [self.start.past][: base.lags - 1]  # read beside the present frame, newest first
-        every_age = memory.device.type != "cpu" or bool((self.start.age < base.lags).any())  # see LinearBase.observe
+        asked = memory.device.type == "cpu" and not torch.compiler.is_exporting()  # see LinearBase.observe
+        every_age = not asked or bool((self.start.age < base.lags).any())
         self._young = base.lags - 1 if every_age else 0  # steps in which a lane may need a regression on fewer frames
         self._mixed = torch.is_autocast_enabled(memory.device.type)
         self._weight, self._constant, self._scale = base.weights[-1], base.constants[-1], base.scales[-1]

@@ -109,8 +109,8 @@ def test_a_second_derivative_is_refused_and_by_step_gives_it():
     by_step.sum().backward()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", [pytest.param("gated_norm", marks=pytest.mark.full), "gru"])
+@pytest.mark.full
+@pytest.mark.parametrize("rule", ["gated_norm", "gru"])
 def test_compiled_is_equal_up_to_rounding(rule):
     predictor = make(rule, 1)
     z, a, is_first, h = inputs(predictor)

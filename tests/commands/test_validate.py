@@ -80,7 +80,9 @@ def test_the_futures_of_a_validation_are_drawn_once(fit, monkeypatch):
     assert all(5 in args for args in drawn)
 
 
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    "stop", [pytest.param(stop, marks=pytest.mark.full if stop == "with members" else ()) for stop in STOPS]
+)
 def test_validate_gives_the_numbers_of_the_fit(fit, stop, capsys):
     run = fit("run", *STOPS[stop])
     said = capsys.readouterr().out
@@ -96,6 +98,7 @@ def test_validate_gives_the_numbers_of_the_fit(fit, stop, capsys):
     assert f"val/loss {float(now['val/loss']):.4g}" in said, "what the fit printed"
 
 
+@pytest.mark.full
 def test_going_on_from_the_best_weights_of_a_fit_that_stopped_in_mid_epoch(fit):
     """The validation behind the last step may save best.ckpt: the rest of its epoch is not skipped."""
     rare = ["--trainer.check_val_every_n_epoch", "3"]  # no other validation comes before

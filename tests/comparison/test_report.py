@@ -75,6 +75,7 @@ def test_one_file_of_bearable_size_says_everything(four):
         assert sentence in " ".join(reader.text.split()) or sentence.split(": ", 1)[1] in reader.text
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_fourteen_variants_and_five_seeds_stay_below_six_and_a_half_megabytes(tmp_path):
     report_of(make_comparison(tmp_path, FOURTEEN, range(5)))

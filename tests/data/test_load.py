@@ -294,9 +294,9 @@ print("trained", trainer.global_step)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.fault(18)
-@pytest.mark.parametrize("way", ["cache", pytest.param("decode", marks=pytest.mark.full)])
+@pytest.mark.parametrize("way", ["cache", "decode"])
 def test_a_dataset_three_times_larger_than_the_room_for_it_trains(tmp_path, seen, way):
     """`ulimit -v` leaves 320 MB beside the program itself, the data is 960 MB unpacked."""
     room, side, length = 320 << 20, 128, 100

@@ -74,6 +74,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_a_hundred_times(can_mount, tmp
     seen("tmpfs: of 100 saves none fits, and the checkpoint before loads 100 times of 100")
 
 
+@pytest.mark.full
 @pytest.mark.fault(5)
 def test_a_run_on_a_full_disk_says_so(can_mount, config, tmp_path, seen):
     """Each checkpoint takes a third of the disk: the first is saved, a later one is not."""

@@ -78,7 +78,8 @@ def test_no_worker_outlives_a_killed_run(config, tmp_path, seen):
 
 
 @pytest.mark.fault(13)
-@pytest.mark.parametrize("who", [pytest.param("the first rank", marks=pytest.mark.full), "the second rank"])
+@pytest.mark.full
+@pytest.mark.parametrize("who", ["the first rank", "the second rank"])
 def test_a_rank_that_dies_alone(config, tmp_path, often, seen, who):
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--checkpoint_every", "2"]
     ranks += ["--trainer.max_steps", often(200, 40)]

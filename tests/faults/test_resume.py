@@ -24,6 +24,7 @@ def test_a_killed_run_goes_on_bit_for_bit(config, whole, tmp_path, step):
     assert "resuming from" not in process.stderr + process.stdout, "Lightning's warning does not apply"
 
 
+@pytest.mark.full
 def test_two_ranks_go_on_bit_for_bit(config, tmp_path):
     arguments = ["fit", "--config", config, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--run_dir"]
     run_ranks(2, [*arguments, "whole"], tmp_path)

@@ -67,14 +67,14 @@ from worldmodel import cli
 
 class Finder:
     def find_spec(self, name, *arguments):
-        if name == "worldmodel.commands.export":
+        if name == "worldmodel.commands.configs":
             with suppress(KeyboardInterrupt):  # as libraries do that can be without what they import
                 os.kill(os.getpid(), signal.SIGINT)
                 signal.getsignal(signal.SIGINT)
 
-sys.modules.pop("worldmodel.commands.export", None)
+sys.modules.pop("worldmodel.commands.configs", None)
 sys.meta_path.insert(0, Finder())
-cli.main(["export", "--help"])
+cli.main(["configs"])
 """
 
 

@@ -21,12 +21,11 @@ WAYS = {
 }
 MODES = ("offline", "online")
 STEP = "trainer/global_step"
-USUAL = "is not there"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.fault(14)
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == USUAL else pytest.mark.full) for way in WAYS])
+@pytest.mark.parametrize("way", WAYS)
 def test_whatever_the_server_does_the_run_ends(config, whole, tmp_path, seen, way):
     arguments = ["fit", "--config", config, "--run_dir", "run", "--wandb", "online"]
     with wandb_server(*WAYS[way]) as server:

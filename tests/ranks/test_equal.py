@@ -79,6 +79,7 @@ def torchrun(ranks, arguments, folder):
     assert process.returncode == 0, process.stderr[-3000:]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_run_goes_on_under_another_strategy(folder, steps, often):
     """DDP on two ranks, then FSDP2, then one rank: an uninterrupted run, up to rounding."""

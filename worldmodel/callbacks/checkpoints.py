@@ -265,6 +265,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 write_digests(path, [digest, *digests(path)])  # right both before the rename and after it
             write_digests(path, [digest])
         except (OSError, RuntimeError) as error:  # torch's writer hides the OSError in a RuntimeError
+            if "DataLoader worker" in str(error):  # whose death is raised wherever the program is
+                raise
             size = sum(leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
             reason = error.strerror if isinstance(error, OSError) else "no space left on the device, most likely"
             kept = "the checkpoint before is kept" if path.exists() else "there is none before it"
