@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,6 +86,15 @@ def explain(message: str, options: Iterable[str]) -> str:
     if "arguments are required" in message and ".data.path" in message:
         return "a configuration, or data, is missing: give --config quickstart, or --data.path PATH"
     return message
+
+
+def given(words: list[str], *options: str) -> Iterator[str]:
+    """The values that the words of a command line give for an option, by any of its names."""
+    for option, word in zip(["", *words], words, strict=False):
+        if option in options:
+            yield word
+        elif word.startswith(tuple(f"{name}=" for name in options)):
+            yield word.split("=", 1)[1]
 
 
 def _of_another_type(message: str) -> str | None:

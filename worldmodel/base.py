@@ -111,9 +111,7 @@ class LinearBase(nn.Module):
         age = (count + torch.where(first > 0, 1 - first, last_age)).unsqueeze(-1)
         of_episode = torch.arange(windows.shape[-1], device=obs.device) < age.unsqueeze(-1)
         windows = rearrange(torch.where(of_episode, windows, 0.0), "b t f p -> b t (p f)")
-        # on a GPU the question would cost more, and an exported graph can ask none
-        every_age = age.device.type != "cpu" or torch.compiler.is_exporting() or bool((age < self.lags).any())
-        line = self.line(windows, age, 1 if every_age else self.lags)
+        line = self.line(windows, age, 1 if _may_be_young(age, self.lags) else self.lags)
         before = torch.cat([last_pred.unsqueeze(1), line.pred[:, :-1]], dim=1)
         innovation = torch.where(age > 1, (obs - before) / self._scale(age - 1), 0.0).clamp(-CLIP, CLIP)
         memory = Memory(obs, innovation, windows[..., self.frame_dim :], age, torch.zeros_like(age))
@@ -194,6 +192,11 @@ class LinearBase(nn.Module):
         return (age > torch.arange(1, self.lags, device=age.device)).sum(dim=-1, keepdim=True)
 
 
+def _may_be_young(age: Tensor, lags: int) -> bool:
+    """Whether an age may be below `lags`: on a GPU the question costs more, and an exported graph can ask none."""
+    return age.device.type != "cpu" or torch.compiler.is_exporting() or bool((age < lags).any())
+
+
 def _as_loaded(base: LinearBase, tensors: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
     """Before coefficients are loaded, make room for as many lags as they have."""
     weights = tensors.get(f"{prefix}weights")
@@ -214,9 +217,8 @@ class Rollout:
         self.obs, self.actions = [self.start.obs], list[Tensor]()
         self.innovations: list[Tensor] = []
         self._older = [self.start.past][: base.lags - 1]  # read beside the present frame, newest first
-        asked = memory.device.type == "cpu" and not torch.compiler.is_exporting()  # see LinearBase.observe
-        every_age = not asked or bool((self.start.age < base.lags).any())
-        self._young = base.lags - 1 if every_age else 0  # steps in which a lane may need a regression on fewer frames
+        # steps in which a lane may need a regression on fewer frames
+        self._young = base.lags - 1 if _may_be_young(self.start.age, base.lags) else 0
         self._mixed = torch.is_autocast_enabled(memory.device.type)
         self._weight, self._constant, self._scale = base.weights[-1], base.constants[-1], base.scales[-1]
         self._low, self._high, self._spread = base.low, base.high, base.spread

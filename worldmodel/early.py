@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from worldmodel.arguments import explain
+from worldmodel.arguments import explain, given
 from worldmodel.errors import UserError
 from worldmodel.experiments.configs import Kind, check_configs
 from worldmodel.presets import OPTIONS, located
@@ -48,7 +48,7 @@ def check(words: list[str]) -> None:
         if word.startswith("--") and " " not in word and not _is_known(name := word.split("=")[0], options):
             raise UserError(explain(f"unrecognized arguments: {name}", options))
     check_configs(words, KINDS.get(words[0]))
-    for path in _values(located(words), *OPTIONS):
+    for path in given(located(words), *OPTIONS):
         if not Path(path).is_file():
             missing = "Path is not a file" if Path(path).exists() else "File does not exist"
             raise UserError(explain(f"{missing}: '{path}'", options))
@@ -57,7 +57,7 @@ def check(words: list[str]) -> None:
             if not _is_known(f"--{key}", options):
                 raise UserError(f"{path}: {explain(f'does not accept option {key!r}', options)}")
     if words[0] in OF_RUN:
-        for run in _values(words, "--ckpt"):
+        for run in given(words, "--ckpt"):
             find_checkpoint(Path(run))
         if words[0] != "diagnose" and not any(
             word.startswith(("--ckpt", "--config", "-c", "--help")) for word in words
@@ -92,15 +92,6 @@ def _is_known(name: str, options: list[str]) -> bool:
 
 def _is_group(option: str, options: list[str]) -> bool:
     return any(other.startswith(f"{option}.") and other != f"{option}.help" for other in options)
-
-
-def _values(words: list[str], *options: str) -> Iterator[str]:
-    """What the words give for an option."""
-    for option, word in zip(["", *words], words, strict=False):
-        if option in options:
-            yield word
-        elif word.startswith(tuple(f"{name}=" for name in options)):
-            yield word.split("=", 1)[1]
 
 
 def _keys(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

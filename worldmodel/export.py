@@ -52,14 +52,19 @@ def write_export(
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
         with whole_file(folder / ABOUT) as temporary:
             temporary.write_text(text)
-        with whole_file(folder / DIGESTS) as temporary:  # last: a folder without it is incomplete
-            temporary.write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in (WEIGHTS, ABOUT)))
+        write_sums(folder, WEIGHTS, ABOUT)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{folder} cannot be written to ({reason}): choose another --out") from error
     if not _holds(folder, text, weights, trust):
         raise UserError(f"{folder} does not hold what was written to it: check the disk")
     return load_exported(folder, trust)
+
+
+def write_sums(folder: Path, *names: str) -> None:
+    """Write the SHA-256 of these files; last, since a folder without them is incomplete."""
+    with whole_file(folder / DIGESTS) as temporary:
+        temporary.write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names))
 
 
 def _holds(folder: Path, about: str, weights: Mapping[str, Tensor], trust: bool) -> bool:

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from worldmodel.durable import sha256, whole_file
+from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
+from worldmodel.export import ABOUT, DIGESTS, write_sums
 from worldmodel.model import LEVELS, Model
 
 Format = Literal["onnx", "torch"]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-ABOUT, DIGESTS = "model.json", "SHA256SUMS"
 NAMES = {  # inputs and outputs of each graph, in order; their first axis is the batch
     "observe": (("obs", "is_first", "carry"), ("z", "h")),
     "predict": (("z", "h", "action"), ("next_obs", "reward", "continues", "next_z", "next_h", "next_carry")),
@@ -90,11 +90,12 @@ def write_graphs(folder: Path, model: Model, format: Format, about: Mapping[str,
         for (name, module), given in zip(modules.items(), inputs.values(), strict=True)
     }
     text = json.dumps({"graphs": described, **_intervals(model), **about}, indent=2) + "\n"
-    _check_folder(folder, {*(name + SUFFIX[format] for name in modules), ABOUT, DIGESTS}, text)
+    files = {name: name + SUFFIX[format] for name in modules}
+    _check_folder(folder, {*files.values(), ABOUT, DIGESTS}, text)
     programs = {name: _exported(module, inputs[name], NAMES[name], format) for name, module in modules.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, program in programs.items():
-        with whole_file(folder / (name + SUFFIX[format])) as temporary:
+        with whole_file(folder / files[name]) as temporary:
             if format == "onnx":
                 program.save(temporary, external_data=False)
             else:
@@ -105,9 +106,7 @@ def write_graphs(folder: Path, model: Model, format: Format, about: Mapping[str,
     worst = difference(folder, model, format)
     if not worst <= WORST:
         raise UserError(f"{folder}: the graphs are {worst:.1e} from the model: report it, with the configuration")
-    names = [name + SUFFIX[format] for name in modules]
-    with whole_file(folder / DIGESTS) as temporary:  # last: a folder without it is incomplete
-        temporary.write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in (*names, ABOUT)))
+    write_sums(folder, *files.values(), ABOUT)
     return worst
 
 

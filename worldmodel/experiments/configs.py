@@ -1,9 +1,10 @@
 """What the files that --config names hold: a mapping of options, and of which command."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from worldmodel.arguments import given
 from worldmodel.errors import UserError
 from worldmodel.presets import OPTIONS, located
 from worldmodel.runs.files import check_ends, read_yaml
@@ -26,19 +27,15 @@ def check_configs(argv: list[str], kind: Kind | None = None) -> None:
     """
     for word in argv:
         check_ends(word.split("=", 1)[-1])
-    for path in _files(located(argv)):
+    for path in map(Path, given(located(argv), *OPTIONS)):
+        if not path.is_file():
+            continue
         config = read_yaml(path)
         if config is not None and not isinstance(config, Mapping):
             raise UserError(f"{path} is not a configuration: it must be a mapping of options, such as `data: ...`")
         of = _kind(config or {})
         if kind is not None and of not in (None, kind) and (kind, of) != ("imagine", "world_model"):  # without a world
             raise UserError(f"{path} is a configuration of another command: worldmodel {COMMANDS[of]} --config {path}")
-
-
-def _files(argv: list[str]) -> Iterator[Path]:
-    for flag, word in zip(["", *argv], argv, strict=False):
-        if (flag in OPTIONS or word.startswith("--config=")) and Path(word.split("=", 1)[-1]).is_file():
-            yield Path(word.split("=", 1)[-1])
 
 
 def _kind(config: Mapping[str, Any]) -> str | None:
