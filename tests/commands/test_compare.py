@@ -94,6 +94,8 @@ def compare_here(conf, tmp_path, monkeypatch, capsys):
 def whole(conf, tmp_path_factory) -> tuple[Path, str]:
     """A comparison that was left alone, and its output."""
     cwd = tmp_path_factory.mktemp("whole")
+    (cwd / "worldmodel").mkdir()
+    (cwd / "worldmodel" / "__init__.py").write_text("raise SystemExit('a run imports what its folder holds')")
     return cwd, compare(conf, cwd, *TWO)
 
 

@@ -59,9 +59,9 @@ def a_result(run) -> Result:
 def test_values_and_seeds_may_be_added(tmp_path):
     out = tmp_path / "out"
     begin(out, a_design(out))
-    check_continues(out, a_design(out), CONFIG)
+    check_continues(out, a_design(out), CONFIG, {})
     check_continues(
-        out, a_design(out, AXES | {"rule": ["gru", "lstm", "gated"]}, (2, 1, 0)), CONFIG | {"experiment": "there"}
+        out, a_design(out, AXES | {"rule": ["gru", "lstm", "gated"]}, (2, 1, 0)), CONFIG | {"experiment": "there"}, {}
     )
 
 
@@ -92,8 +92,17 @@ def test_any_other_difference_is_named(tmp_path, change, message):
     design, config = copy.deepcopy(a_design(out)), copy.deepcopy(CONFIG)
     change(design, config)
     with pytest.raises(UserError, match="choose another --out|Choose another --out") as error:
-        check_continues(out, design, config)
+        check_continues(out, design, config, {})
     assert message in str(error.value)
+
+
+def test_an_option_that_came_later_is_no_difference_at_its_default(tmp_path):
+    out = tmp_path / "out"
+    begin(out, a_design(out))
+    defaults = {"model": {"members": 1, "learning_rate": 0.5}}
+    check_continues(out, a_design(out), CONFIG | {"model": CONFIG["model"] | {"members": 1}}, defaults)
+    with pytest.raises(UserError, match="model.members is 5, was 1"):
+        check_continues(out, a_design(out), CONFIG | {"model": CONFIG["model"] | {"members": 5}}, defaults)
 
 
 def test_what_changes_no_number_may_differ(tmp_path):
@@ -102,7 +111,7 @@ def test_what_changes_no_number_may_differ(tmp_path):
     data = {"steps": 8, "path": "there", "test_path": None, "num_workers": 2, "memory_gb": 9.0, "cache_dir": "/c"}
     config = CONFIG | {"data": data, "wandb": "online", "project": "mine", "checkpoint_every": 9}
     config["trainer"] = {"enable_progress_bar": False}
-    check_continues(out, a_design(out) | {"data": {"fingerprint": "abc", "env_id": "there"}}, config)
+    check_continues(out, a_design(out) | {"data": {"fingerprint": "abc", "env_id": "there"}}, config, {})
 
 
 def test_the_versions_of_the_first_runs_stay_on_record():

@@ -106,7 +106,9 @@ def test_700_flipped_bits_and_140_cuts_in_a_shard_are_noticed(tmp_path, seen):
     seen("shard: 700 flips, 140 cuts, 0 silent, file and episode named")
 
 
-def test_the_damaged_episode_is_the_one_that_is_named(tmp_path):
+def test_the_damaged_episode_is_the_one_that_is_named(tmp_path, monkeypatch):
+    (tmp_path / "h5py.py").write_text("open('PWNED', 'w')")  # of the folder that one happens to be in
+    monkeypatch.chdir(tmp_path)
     folder = write(tmp_path / "d")
     path = folder / "episodes-00000.h5"
     with h5py.File(path) as file:
@@ -118,6 +120,7 @@ def test_the_damaged_episode_is_the_one_that_is_named(tmp_path):
     path.write_bytes(raw)
     assert damaged_episodes(path) in ([2, 3], [3], [2])
     assert re.search(r"episodes? 2, 3 of 4 cannot be trusted|episode [23] of 4", error_of(folder))
+    assert not (tmp_path / "PWNED").exists()
 
 
 # --- made to harm: with sums that are right ----------------------------------------------------------------------

@@ -53,7 +53,7 @@ def evolve(folder, steps, mode="min", seed=0):
     """Members report these steps in some order, with the hyperparameters that were decided on."""
     folder.mkdir(exist_ok=True)
     population = Population(
-        out=folder, config="", trains="world_model", data="", size=4, interval=10, last_step=50, mutate=[],
+        out=folder, config="", defaults={}, trains="world_model", data="", size=4, interval=10, last_step=50, mutate=[],
         mutations=[Mutation(RATE, 1e-4, 1.0, log=True)], starts=[], quantile=0.25, metric="val/loss", mode=mode,
         seed=seed, data_seed=0, threads=1, gpus=0, keep=2,
     )  # fmt: skip

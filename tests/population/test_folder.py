@@ -73,7 +73,7 @@ def test_the_picture_has_a_panel_a_hyperparameter_and_an_arrow_an_exploit_in_eac
 @pytest.mark.fault(23)
 def test_a_population_killed_as_it_began_goes_on_and_a_damaged_one_is_named(lineage, tmp_path, seen):
     population = Population(
-        *(tmp_path, "model:\n  width: 1\n", "world_model", "data", 2, 1, 2, [], [], [{}, {}]),
+        *(tmp_path, "model:\n  width: 1\n", {}, "world_model", "data", 2, 1, 2, [], [], [{}, {}]),
         *(0.25, "val/loss", "min", 0, 0, 1, 0, 2),
     )
     begin(population)

@@ -16,7 +16,7 @@ RATE = "model.learning_rate"
 @pytest.mark.parametrize(("keep", "kept"), [(1, 2), (5, 5)])
 def test_members_differ_in_seeds_and_hyperparameters_and_save_at_exchanges_alone(keep, kept):
     population = Population(
-        out=Path("out"), config="", trains="policy", data="", size=4, interval=10, last_step=50, mutate=[],
+        out=Path("out"), config="", defaults={}, trains="policy", data="", size=4, interval=10, last_step=50, mutate=[],
         mutations=[], starts=[], quantile=0.25, metric="val/return_mean", mode="max", seed=7, data_seed=30, threads=2,
         gpus=0, keep=keep,
     )  # fmt: skip

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was read to check it
     with RunLock(out, "--out"):
-        if differences := write_design(out, prepared.design, prepared.config):
+        if differences := write_design(out, prepared.design, prepared.config, prepared.defaults):
             CONSOLE.print(f"versions differ from the first runs', and may round differently: {'; '.join(differences)}")
         print_sizes(prepared.design)
         if prepared.unreached:

@@ -50,12 +50,12 @@ def read_config(out: Path) -> dict[str, Any]:
         return dict(yaml.safe_load(path.read_text()))
 
 
-def write_design(out: Path, design: dict[str, Any], config: str) -> list[str]:
+def write_design(out: Path, design: dict[str, Any], config: str, defaults: Mapping[str, Any]) -> list[str]:
     """Write design and configuration (YAML), if they continue what the folder holds.
 
     Returns versions that differ from those of the first runs, in words.
     """
-    check_continues(out, design, yaml.safe_load(config))
+    check_continues(out, design, yaml.safe_load(config), defaults)
     before = read_design(out)
     differences = keep_record(before, design) if before else []
     write_json(out / DESIGN, design, summed=True)
@@ -64,7 +64,9 @@ def write_design(out: Path, design: dict[str, Any], config: str) -> list[str]:
     return differences
 
 
-def check_continues(out: Path, design: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def check_continues(
+    out: Path, design: Mapping[str, Any], config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
     """Compare the design with the one in the folder, which it may only extend by values of axes and by seeds.
 
     Raises:
@@ -73,7 +75,8 @@ def check_continues(out: Path, design: Mapping[str, Any], config: Mapping[str, A
     old = read_design(out)
     if old is None:
         return
-    differences = [*_narrowed(old, design), *_changed(old, design), *config_differences(read_config(out), config)]
+    differences = [*_narrowed(old, design), *_changed(old, design)]
+    differences += config_differences(read_config(out), config, defaults)
     if differences:
         more = len(differences) - MOST_DIFFERENCES
         named = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")

@@ -119,6 +119,7 @@ class Prepared:
 
     design: dict[str, Any]
     config: str  # YAML
+    defaults: dict[str, Any]  # of the configuration
     jobs: int
     resources: Resources
     unreached: str | None  # horizons that the test episodes are too short for, in words
@@ -167,7 +168,7 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
         "parts": digests([*axes["rule"], *names_in(yaml.safe_load(config := base.dump()))]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Prepared(design, config, jobs, resources, missed)
+    return Prepared(design, config, base.defaults(), jobs, resources, missed)
 
 
 def _checked(options: Any, fit: list[str], experiment: str) -> tuple[dict[str, list[str]], list[int]]:

@@ -70,7 +70,11 @@ def stop(processes: list[BaseProcess]) -> None:
 
 
 def _import_first(variables: dict[str, str]) -> None:
-    """Start the process that is forked, unless it runs, with variables that an import may read."""
+    """Start the process that is forked, unless it runs, with variables that an import may read.
+
+    It imports nothing from the folder that it starts in, as the command itself.
+    """
+    variables = variables | {"PYTHONSAFEPATH": "1"}
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -121,7 +121,7 @@ def checked_path(folder: Path, entry: dict[str, Any]) -> Path:
 
 def _describe_damage(path: Path, episodes: int) -> str:
     """In words, which of the shard's `episodes` episodes are damaged."""
-    command = [sys.executable, "-m", "worldmodel.data.manifest", str(path)]
+    command = [sys.executable, "-P", "-m", "worldmodel.data.manifest", str(path)]
     try:  # in a process of its own, since HDF5 may crash on a file whose structure was hit
         process = subprocess.run(command, capture_output=True, text=True, timeout=60)
         damaged: list[int] | None = json.loads(process.stdout) if process.returncode == 0 else None

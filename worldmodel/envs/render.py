@@ -205,7 +205,7 @@ def _failure_of(backend: str) -> str:
     """Why a MuJoCo backend does not work; empty if it does. Tried in a new process: PyOpenGL can choose only once."""
     code = f"from mujoco.{backend} import GLContext; GLContext(64, 64).make_current()"
     environment = {**os.environ, "MUJOCO_GL": backend}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-P", "-c", code]  # -P: nothing of the folder it starts in
     try:
         process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
@@ -59,6 +60,11 @@ class ConfigCLI(ExperimentCLI):
         """The complete configuration as YAML, which `fit --config` takes."""
         return self._parser("fit").dump(self.settings, skip_none=False)
 
+    def defaults(self) -> dict[str, Any]:
+        """The configuration that no option was given for."""
+        parser = self._parser("fit")
+        return dict(yaml.safe_load(parser.dump(parser.get_defaults(), skip_none=False, skip_validation=True)))
+
     def gpus(self) -> int:
         """Number of GPUs that one run takes."""
         return self.trainer.num_devices if isinstance(self.trainer.accelerator, CUDAAccelerator) else 0
@@ -77,9 +83,12 @@ def check_options(command: str, not_here: dict[str, str], rest: list[str], confi
             raise UserError(f"{option} is no option of {command}: {not_here[option]}")
 
 
-def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys in which two configurations differ and results may, in words; none if `old` is empty."""
-    was, now = _flat(old), _flat(new)
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Keys in which two configurations differ and results may, in words; none if `old` is empty.
+
+    An option that came into the program after `old` was written, and that has its default in `new`, is no difference.
+    """
+    was, now = _flat(defaults) | _flat(old), _flat(new)
     keys = [key for key in {**now, **was} if key not in HARMLESS] if old else []
     return [f"{key} is {now.get(key)!r}, was {was.get(key)!r}" for key in keys if now.get(key) != was.get(key)]
 

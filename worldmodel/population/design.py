@@ -111,6 +111,7 @@ class Population:
 
     out: Path  # its folder
     config: str  # of the members, YAML
+    defaults: dict[str, Any]  # of that configuration
     trains: str  # what members are, of options.KINDS
     data: str  # identifies the members' data
     size: int  # number of members

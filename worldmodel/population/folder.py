@@ -171,11 +171,11 @@ def begin(population: Population) -> Lineage:
     out, lineage = population.out, Lineage()
     if (out / SETTINGS).is_file():
         with intact(out / SETTINGS, RESTORE):
-            differences = config_differences(read_json(out / SETTINGS), population.settings)
+            differences = config_differences(read_json(out / SETTINGS), population.settings, {})
         if (out / CONFIG).is_file():  # it may have been killed between the two
             with intact(out / CONFIG, RESTORE):
                 before = yaml.safe_load((out / CONFIG).read_text())
-                differences += config_differences(before, yaml.safe_load(population.config))
+                differences += config_differences(before, yaml.safe_load(population.config), population.defaults)
         if differences:
             raise UserError(f"the population in {out} differs: {'; '.join(differences[:3])}. Choose another --out")
         lineage = Lineage.read(out)

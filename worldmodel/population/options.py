@@ -120,6 +120,7 @@ class PopulationCLI(ConfigCLI):
         return Population(
             out=self.option("out") or Path("runs", self.settings["experiment"], f"pbt-{self._run_name()}"),
             config=self.member_config(),
+            defaults=self.defaults(),
             trains=self.kind,
             data=self.data(),
             size=size,
