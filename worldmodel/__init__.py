@@ -6,10 +6,10 @@ The names are imported on first use, so that `worldmodel --help` and `worldmodel
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from worldmodel.evaluation.plot import plot
     from worldmodel.export import load_exported
     from worldmodel.modules.data_module import EpisodeDataModule
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from worldmodel.runs.metrics import read_metrics
 
 __all__ = ["RULES", "EpisodeDataModule", "LatentPredictor", "WorldModel", "load_exported", "plot", "read_metrics"]
-
-try:
-    __version__ = version("worldmodel")
-except PackageNotFoundError:  # a checkout on the path, not installed
-    __version__ = "0.0.0"
 
 _HOMES = {
     "RULES": "worldmodel.rules",
@@ -39,4 +34,15 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'worldmodel' has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # a third of what `--help` takes
+
+    try:
+        return version("worldmodel")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return "0.0.0"

@@ -4,12 +4,12 @@ import errno
 import sys
 from importlib import import_module
 
-from worldmodel import __version__
+import worldmodel
 from worldmodel.arguments import fail
 from worldmodel.durable import DISK
 from worldmodel.early import OF_RUN, check, help_page
 from worldmodel.errors import UserError, nearest
-from worldmodel.runs.signals import ended_at_once
+from worldmodel.runs.signals import ended_at_once, insistent
 from worldmodel.runs.streams import keep_open
 
 COMMANDS = {
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     elif (page := help_page(argv)) is not None:
         print(page)
     elif command in ("-V", "--version"):
-        print(f"worldmodel {__version__}")
+        print(f"worldmodel {worldmodel.__version__}")
     elif command not in COMMANDS:
         fail(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
     else:
@@ -72,7 +72,8 @@ def _run(command: str, argv: list[str]) -> None:
         try:
             with ended_at_once():
                 module = import_module(f"worldmodel.commands.{name}")
-            module.main(rest)
+            with insistent():
+                module.main(rest)
         finally:
             sys.stdout.flush()
     except UserError as error:

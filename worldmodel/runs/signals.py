@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -10,6 +12,7 @@ from typing import Any, NoReturn
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TERMINATED = 128 + signal.SIGTERM  # an exit status; Ray's own handler exits with the bare number
 STDERR = 2
+LOST = 0.5  # seconds after which a Ctrl-C that was lost is raised again
 A_STEP = "this step ends, then a checkpoint is saved"
 A_VALIDATION = "the validation ends first, then a checkpoint is saved"
 
@@ -72,6 +75,12 @@ def _write_line(number: int, text: str) -> None:
         os.write(STDERR, f"\n{signal.Signals(number).name}: {text}\n".encode())
 
 
+def _interruptible() -> bool:
+    """Whether Ctrl-C is for this program: a shell's script that starts it with `&` has it ignored."""
+    here = threading.current_thread() is threading.main_thread()
+    return here and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
 @contextmanager
 def ended_at_once() -> Iterator[None]:
     """Ctrl-C ends the program with status 130 at once, for as long as modules are imported.
@@ -84,13 +93,59 @@ def ended_at_once() -> Iterator[None]:
             os.write(STDERR, b"worldmodel: interrupted\n")
         os._exit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():
+    if not _interruptible():
         yield
         return
     before = signal.signal(signal.SIGINT, end)
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Interrupt(KeyboardInterrupt):
+    """A Ctrl-C of which one can tell whether it is still on its way: a reference to it in `alive` lives as long."""
+
+    def __init__(self, alive: "list[weakref.ref[Interrupt]]") -> None:
+        super().__init__()
+        alive[:] = [weakref.ref(self)]
+
+
+@contextmanager
+def insistent() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, and again if it is lost, until it leaves the block.
+
+    An exception raised in a signal handler can be lost: Python ignores it in a destructor, and libraries in callbacks
+    of theirs. What catches it to save something holds it until that is done, and is left alone.
+    """
+    if not _interruptible():
+        yield
+        return
+    process, ended = os.getpid(), threading.Event()
+    alive: list[weakref.ref[Interrupt]] = []
+    before, complain = signal.getsignal(signal.SIGINT), sys.unraisablehook
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        if not alive and os.getpid() == process:  # a fork has not the thread
+            threading.Thread(target=insist, daemon=True).start()
+        raise Interrupt(alive)  # never a variable here, which its own traceback would keep
+
+    def insist() -> None:
+        while not ended.wait(LOST):
+            if alive and alive[0]() is None:
+                os.kill(process, signal.SIGINT)
+
+    def ignored(what: Any) -> None:
+        if not isinstance(what.exc_value, Interrupt):
+            complain(what)
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        ended.set()
+        sys.unraisablehook = complain
         signal.signal(signal.SIGINT, before)
 
 
