@@ -1,8 +1,13 @@
 """A mistake that can be seen without data is one clear line before any is collected, and leaves nothing behind."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+import worldmodel
 from worldmodel.cli import main
+from worldmodel.experiments.configs import SECTIONS
 
 MISTAKES = {
     "fit": "a configuration, or data, is missing: give --config quickstart, or --data.path PATH",
@@ -19,6 +24,9 @@ MISTAKES = {
     "fit quickstart --seed_everything hello": "seed_everything is 'hello': it must be true or false or a whole number",
     "fit --config .": "is a folder: name a file in it, or a preset (acrobot, ",
     "fit --config text": "text is not a configuration: it must be a mapping of options",
+    "fit --config empty": "empty: model holds nothing: indent its options below it, or leave it out",
+    "diagnose --config number": "number: trainer holds 5: indent its options below it, or leave it out",
+    "fit quickstart --model gru": "--model is a group of options: name the one that is to be 'gru', such as",
     "fit policy/cartpole": "is a configuration of another command: worldmodel policy fit --config",
     "fit pbt/pendulum": "is a configuration of another command: worldmodel pbt --config",
     "policy fit --config quickstart": "is a configuration of another command: worldmodel fit --config",
@@ -31,15 +39,23 @@ MISTAKES = {
     "pbt --config quickstart": "pbt needs a number of optimizer steps: set --trainer.max_steps",
     "pbt --config quickstart --trainer.max_steps 100 --interval 33": "--interval 25 does",
 }
+FILES = {"text": "not options\n", "empty": "model:\n# rule: gru\n", "number": "trainer: 5\ndata: {path: data}\n"}
 
 
 @pytest.mark.parametrize("words", MISTAKES)
 def test_a_mistake_is_reported_before_data_is_collected(words, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").write_text("not options\n")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit) as stop:
         main(words.split())
     output, lines = capfd.readouterr()
     assert stop.value.code == 2 and lines.startswith("worldmodel: error: ") and len(lines.splitlines()) == 1, lines
     assert MISTAKES[words] in lines and "collecting" not in output
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+def test_every_section_of_a_configuration_is_known():
+    pages = json.loads((Path(worldmodel.__file__).parent / "help.json").read_text())
+    options = {option.removeprefix("--") for command in ("fit", "policy fit") for option in pages[command]["options"]}
+    assert {option.split(".")[0] for option in options if "." in option} == set(SECTIONS)

@@ -34,6 +34,11 @@ SYNONYMS = {
 }
 
 
+USUAL = {
+    "model": "model.rule",
+    "data": "data.path",
+    "trainer": "trainer.max_steps",
+}  # what a group stands for mostly
 TYPES = {
     "float": "a number",
     "int": "a whole number",
@@ -74,6 +79,10 @@ def explain(message: str, options: Iterable[str]) -> str:
         if wrong := re.search(r"[Uu]nexpected keys: \{'(\w+)'", reason):
             return _unknown_key(f"{key}.{wrong[1]}", keys)
         return f"{key}: {reason}"
+    if match := re.search(r"Parser key \"(\S+)\": Unable to load config '(.+?)'", message):
+        group, value = match.groups()
+        example = USUAL.get(group) or next((key for key in keys if key.startswith(f"{group}.")), group)
+        return f"--{group} is a group of options: name the one that is to be {value!r}, such as --{example}"
     if match := re.search(r"File does not exist: '(.+?)'", message):
         path = Path(match[1])
         siblings = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []

@@ -10,6 +10,7 @@ from worldmodel.presets import OPTIONS, located
 from worldmodel.runs.files import check_ends, read_yaml
 
 Kind = Literal["world_model", "policy", "imagine"]  # of what is trained
+SECTIONS = ("data", "early_stopping", "hidden", "model", "recall", "rollout", "tbptt", "trainer")  # of options
 COMMANDS = {"world_model": "fit", "policy": "policy fit", "imagine": "imagine fit", "population": "pbt"}
 
 
@@ -23,7 +24,8 @@ def check_configs(argv: list[str], kind: Kind | None = None) -> None:
         kind: what the command trains; None: of several kinds.
 
     Raises:
-        UserError: for a file that is not YAML, not a mapping, or a configuration of another command.
+        UserError: for a file that is not YAML, not a mapping, or a configuration of another command, and for a section
+            that holds no options.
     """
     for word in argv:
         check_ends(word.split("=", 1)[-1])
@@ -33,6 +35,10 @@ def check_configs(argv: list[str], kind: Kind | None = None) -> None:
         config = read_yaml(path)
         if config is not None and not isinstance(config, Mapping):
             raise UserError(f"{path} is not a configuration: it must be a mapping of options, such as `data: ...`")
+        for name in SECTIONS:
+            if name in (config or {}) and not isinstance(config[name], Mapping):
+                holds = "nothing" if config[name] is None else repr(config[name])
+                raise UserError(f"{path}: {name} holds {holds}: indent its options below it, or leave it out")
         of = _kind(config or {})
         if kind is not None and of not in (None, kind) and (kind, of) != ("imagine", "world_model"):  # without a world
             raise UserError(f"{path} is a configuration of another command: worldmodel {COMMANDS[of]} --config {path}")

@@ -59,10 +59,10 @@ def choice_of(
     """A choice as users write it: lists, or text with commas; a UserError if a name is empty or is not renamed."""
 
     def names(raw: Names, option: str) -> tuple[str, ...]:
-        found = tuple(name.strip() for name in (raw.split(",") if isinstance(raw, str) else raw or ()))
-        if raw is not None and not all(found):
+        found = raw.split(",") if isinstance(raw, str) else raw or ()
+        if not isinstance(found, list | tuple) or not all(isinstance(name, str) and name.strip() for name in found):
             raise UserError(f"{option} must be names with commas between them, not {raw!r}")
-        return found
+        return tuple(name.strip() for name in found)
 
     pairs = rename or {}
     if isinstance(pairs, str):
