@@ -253,6 +253,7 @@ def test_contradictions_are_named(tmp_path):
         (lambda m: m | {"observation_space": None}, "must name at least one key"),
         (lambda m: m | {"observation_space": {"o": {"type": "Bix"}}}, "observation_space, o: .* its type must be"),
         (lambda m: m | {"action_space": {"type": "Box", "shape": [-1], "dtype": "f4"}}, "sizes of the Box space are"),
+        (lambda m: m | {"action_space": {"type": "Discrete", "n": 2, "start": None}}, "first value of the Discrete"),
         (lambda m: {k: v for k, v in m.items() if k != "action_space"}, "lacks action_space"),
         (lambda m: m | {"files": [m["files"][0] | {"name": "../other/episodes-00000.h5"}]}, "not lie in its folder"),
         (lambda m: m | {"files": [m["files"][0] | {"name": "link.h5"}]}, "'link.h5', which does not lie in its folder"),

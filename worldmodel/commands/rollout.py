@@ -101,7 +101,8 @@ def _whole(episodes: Episodes, chosen: str | None, seen: int) -> Episodes:
 def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
     """The options, with the run's data options as defaults; the checkpoint; the run's configuration."""
     argv = [f"--data.path{word[6:]}" if word == "--data" or word.startswith("--data=") else word for word in argv]
-    given: Any = _parser(None).parse_args(argv)
+    bare = _parser(None)
+    given: Any = bare.parse_args(argv)
     if given.ckpt is None:
         raise UserError(UNTRAINED.format("rollout"))
     path = find_checkpoint(given.ckpt)
@@ -111,7 +112,9 @@ def _arguments(argv: list[str]) -> tuple[Any, Path, dict[str, Any]]:
         known = {key: value for key, value in known.items() if key not in OF_ONE_DATASET}
     elif config is None:
         raise UserError(f"{path} has no config.yaml of its run beside it: say which data with --data PATH")
-    return _parser(known).parse_args(argv), path, config or {}
+    parser = _parser(known)
+    bare.parse_object({"data": known})  # a parser doesn't check its own defaults
+    return parser.parse_args(argv), path, config or {}
 
 
 def _parser(data: dict[str, Any] | None) -> TrainingParser:

@@ -193,6 +193,9 @@ def check_leaf(leaf: Any, where: str) -> None:
     entries, most = (math.prod(sizes), MOST_ENTRIES) if is_box else (sum(sizes), MOST_VALUES)
     if entries > most:
         raise UserError(f"{where}: the {kind} space has {entries:,} entries; at most {most:,} are read")
+    start = leaf.get("start", 0)
+    if kind == "Discrete" and not (type(start) is int and abs(start) < 2**62):
+        raise UserError(f"{where}: the first value of the Discrete space is {start!r}; it must be a whole number")
     if kind == "Box":
         if leaf["dtype"] not in DTYPES:
             raise UserError(f"{where}: a Box of {leaf['dtype']!r} is not read; its dtype must be a number's")
