@@ -25,7 +25,7 @@ from worldmodel.evaluation.floor import filtered
 from worldmodel.evaluation.kalman import KalmanFilter
 from worldmodel.evaluation.scores import scores
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions
-from worldmodel.model import rebuilt
+from worldmodel.restore import rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.runs.files import find_checkpoint
 

@@ -12,7 +12,7 @@ from worldmodel.evaluation.calibration import summary, widths
 from worldmodel.evaluation.rollouts import Start
 from worldmodel.evaluation.scores import Scores, scores
 from worldmodel.futures import futures
-from worldmodel.model import LEVELS
+from worldmodel.networks import LEVELS
 
 B, H, O, A = 3, 7, 2, 1  # noqa: E741
 EXACT = {"rtol": 0, "atol": 1e-12}

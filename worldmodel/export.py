@@ -12,7 +12,8 @@ from torch import Tensor
 
 from worldmodel.durable import sha256, whole_file
 from worldmodel.errors import UserError
-from worldmodel.model import ARGUMENTS, Model, own_parts, rebuilt
+from worldmodel.model import Model
+from worldmodel.restore import ARGUMENTS, own_parts, rebuilt
 
 FORMAT = 1
 WEIGHTS, ABOUT, DIGESTS = "model.safetensors", "model.json", "SHA256SUMS"
@@ -32,7 +33,7 @@ def write_export(
 
     `arguments` and `tensors` are a checkpoint's `hyper_parameters` and `state_dict`, of which those of the model are
     kept; `about` is further JSON for the reader; `source` names the file that the model comes from, in messages.
-    `trust` and `recorded` are those of `model.rebuilt`.
+    `trust` and `recorded` are those of `restore.rebuilt`.
 
     Raises:
         UserError: if the folder is not empty, cannot be written to, or the weights are of another model.

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from worldmodel.durable import whole_file
 from worldmodel.errors import UserError
 from worldmodel.export import ABOUT, DIGESTS, write_sums
-from worldmodel.model import LEVELS, Model
+from worldmodel.model import Model
+from worldmodel.networks import LEVELS
 
 Format = Literal["onnx", "torch"]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}

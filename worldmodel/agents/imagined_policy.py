@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from worldmodel.agents.distributions import ActionSpace, Categorical, Gaussian
 from worldmodel.errors import UserError
-from worldmodel.model import Model, rebuilt
+from worldmodel.model import Model
 from worldmodel.nets import MLP
+from worldmodel.restore import rebuilt
 
 MIN_LOG_STD = -3.0  # of a Box's actions, relative to half its range; the maximum is 0
 
@@ -109,7 +110,7 @@ def rebuilt_policy(
     trust: bool = False,
     recorded: Mapping[str, str] | None = None,
 ) -> ImaginedPolicy:
-    """A policy with its world, in evaluation mode, from a checkpoint of `imagine`; see `model.rebuilt`.
+    """A policy with its world, in evaluation mode, from a checkpoint of `imagine`; see `restore.rebuilt`.
 
     Raises:
         UserError: if the weights do not fit the arguments.

@@ -22,7 +22,8 @@ from worldmodel.envs.make import Simulator, make_simulator
 from worldmodel.envs.observe import Observed
 from worldmodel.envs.render import frame_size, prepare_display
 from worldmodel.errors import UserError, at_least
-from worldmodel.model import ARGUMENTS, Model, rebuilt
+from worldmodel.model import Model
+from worldmodel.restore import ARGUMENTS, rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.runs.files import check_readable
 

@@ -8,7 +8,7 @@ from worldmodel import __version__
 from worldmodel.arguments import TRUST, Parser
 from worldmodel.export import DIGESTS, write_export
 from worldmodel.graphs import STEPS, SUFFIX, write_graphs
-from worldmodel.model import own_parts, rebuilt
+from worldmodel.restore import own_parts, rebuilt
 from worldmodel.runs.checkpoint import read_checkpoint
 from worldmodel.runs.files import find_checkpoint
 

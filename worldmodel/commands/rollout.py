@@ -18,9 +18,10 @@ from worldmodel.evaluation.rollouts import Example
 from worldmodel.evaluation.selection import MULTIPLES, RolloutOptions, episode_numbers
 from worldmodel.experiments.result import horizon_lines, horizon_table, print_free_run
 from worldmodel.experiments.world_model import TrainingParser
-from worldmodel.model import Model, rebuilt
+from worldmodel.model import Model
 from worldmodel.modules.data_module import EpisodeDataModule
 from worldmodel.modules.of_run import open_loop, split_of
+from worldmodel.restore import rebuilt
 from worldmodel.runs.checkpoint import data_spaces, read_checkpoint
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import console

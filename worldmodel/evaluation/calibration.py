@@ -18,7 +18,8 @@ from worldmodel.evaluation.rollouts import Start, append_rows
 from worldmodel.evaluation.scores import Scores, chunks, grid, mixed, scores
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.mixture import Mixture
-from worldmodel.model import LEVELS, Model, normal_widths
+from worldmodel.model import Model
+from worldmodel.networks import LEVELS, normal_widths
 
 BINS = 10  # of the PIT's histogram
 LOW_IS_GOOD = "nll", "crps", "crps_point", "nmse_mean", "sharpness90"  # of what is logged

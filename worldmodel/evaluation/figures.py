@@ -13,7 +13,7 @@ from worldmodel.evaluation.calibration import Calibration
 from worldmodel.evaluation.curves import HorizonCurves
 from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.rollouts import Example
-from worldmodel.model import LEVELS
+from worldmodel.networks import LEVELS
 from worldmodel.tasks.recall import RecallScores
 
 # Okabe-Ito: safe for the colour-blind

@@ -16,8 +16,8 @@ from worldmodel.callbacks import TruncatedBPTT, missing
 from worldmodel.envs.play import EpisodeReturns, play
 from worldmodel.errors import UserError, at_least
 from worldmodel.losses import lambda_returns
-from worldmodel.model import own_parts
 from worldmodel.modules.optimizer import Schedule, adamw
+from worldmodel.restore import own_parts
 from worldmodel.runs.files import find_checkpoint
 
 PERCENTILES = (0.05, 0.95)  # the range of the returns lies between them

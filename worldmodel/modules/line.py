@@ -63,3 +63,14 @@ class LineFit:
         for name, tensor in self._measured[1].items():
             module.get_buffer(name).copy_(tensor)
         return self._measured[1]
+
+    def save(self, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Measure the weights that a checkpoint holds, which may be an average, and keep what was found in it."""
+        tensors = checkpoint["state_dict"]
+        averaged = "current_model_state" in checkpoint  # Lightning's WeightAveraging: these are not the module's own
+        own = {name: tensor.clone() for name, tensor in module.state_dict().items()} if averaged else {}
+        if averaged:
+            module.load_state_dict(tensors)
+        tensors |= {name: tensor.clone() for name, tensor in self.measure(module).items()}
+        if averaged:
+            module.load_state_dict(own)

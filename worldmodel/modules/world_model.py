@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -15,24 +14,20 @@ from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT, missing
 from worldmodel.errors import UserError, at_least
-from worldmodel.evaluation.plot import Rollout
 from worldmodel.evaluation.scores import Scores
 from worldmodel.members import bootstrapped, packed
-from worldmodel.model import ARGUMENTS, DEFAULTS, Model, own_parts
 from worldmodel.modules.line import LineFit
 from worldmodel.modules.objective import OBJECTIVES, Segment
-from worldmodel.modules.of_run import SplitName, data_of, open_loop, split_of
 from worldmodel.modules.optimizer import Schedule, adamw, retune
 from worldmodel.modules.sharding import check_can_shard, shard
 from worldmodel.modules.step_graph import Step, StepGraph, check_can_capture
+from worldmodel.modules.trained import Trained
 from worldmodel.nets import MLP, ObservationEncoder, check_net
-from worldmodel.parts import named_by
+from worldmodel.restore import ARGUMENTS, DEFAULTS, own_parts
 from worldmodel.rtrl import RTRL, Eligibility
-from worldmodel.runs.checkpoint import load_weights, read_checkpoint, taken_from
-from worldmodel.runs.files import find_checkpoint
 
 
-class WorldModel(Model, pl.LightningModule):
+class WorldModel(Trained):
     """A recurrent latent world model (model.py), and how it is trained.
 
     `reconstruction` decodes the predicted latent and compares it with the next observation. `latent` compares it with
@@ -74,7 +69,7 @@ class WorldModel(Model, pl.LightningModule):
         warmup_steps: Number of steps over which the learning rate rises linearly.
         compile: Compile the step of the recurrence with torch.compile; only useful together with cuda_graph.
         cuda_graph: On a GPU, capture a training step, forward and backward, and launch it as one.
-        model: The arguments of `model.Model`.
+        model: The arguments of `networks.Networks`.
     """
 
     mutable = (
@@ -115,8 +110,6 @@ class WorldModel(Model, pl.LightningModule):
         model = {name: value for name, value in {**DEFAULTS, **model}.items() if name != "images"}  # hparams name all
         self.save_hyperparameters(ignore=["compile", "cuda_graph"])  # how it runs, not what it is
         self._compile, self._cuda_graph = compile, cuda_graph
-        self.checkpoint: Path | None = None  # that it was loaded from
-        self.trust = False  # the user's, in that checkpoint's run
         self._graph: StepGraph | None = None
         self._line, self._is_loaded = LineFit(), False
         at_least(0, "model.", open_loop_steps=open_loop_steps, warmup_steps=warmup_steps)
@@ -149,68 +142,6 @@ class WorldModel(Model, pl.LightningModule):
         """
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             return cls(**{"obs_dim": 1, "action_dim": 1, **arguments})
-
-    @classmethod
-    def load(cls, run: Path | str, trust: bool = False) -> Self:
-        """The trained model of a run, in evaluation mode on the CPU.
-
-        Args:
-            run: its folder, one of its checkpoints, or @last.
-            trust: run the code of a rule, encoder, decoder or reader that the run names.
-
-        Raises:
-            UserError: if there is none, it is damaged, or it names code and is not trusted.
-        """
-        path = find_checkpoint(Path(run))
-        checkpoint = read_checkpoint(path)
-        arguments = {name: value for name, value in checkpoint["hyper_parameters"].items() if name[:1] != "_"}
-        with taken_from(path), named_by(path, trust, checkpoint.get("parts")):
-            model = cls(**arguments)
-            model.on_load_checkpoint(checkpoint)
-            load_weights(model, checkpoint, path)
-        model.checkpoint, model.trust = path, trust
-        return model.eval()
-
-    def rollout(
-        self,
-        data: Any = None,
-        horizon: int | None = None,
-        episodes: str | None = None,
-        split: SplitName | None = None,
-        start: int | None = None,
-        burn_in: int | None = None,
-        samples: int = 32,
-    ) -> Rollout:
-        """Predict chosen episodes from actions alone, as `worldmodel rollout` does; `worldmodel.plot` draws it.
-
-        Args:
-            data: an EpisodeDataModule; None: that of the run that the model was loaded from.
-            horizon: steps to predict; None: 10 T, fewer in short episodes.
-            episodes: numbers in the split, or names, with commas between; None: a few long ones.
-            split: None: the test's, or the validation's without one.
-            start: last frame that the model sees; None: `burn_in`.
-            burn_in: frames seen before that; None: all, or T without `start`.
-            samples: futures drawn of each rollout, of a model with a distribution.
-
-        Raises:
-            UserError: if there is no data, or an episode is too short.
-        """
-        if data is None and self.checkpoint is None:
-            raise UserError("rollout needs data: give an EpisodeDataModule, or load the model of a run")
-        data = data or data_of(cast(Path, self.checkpoint), self.trust)
-        _, chosen = split_of(data, split)
-        line = None if data.images else data.splits["train"]
-        asked = {"chosen": episodes, "start": start, "burn_in": burn_in, "horizon": horizon}
-        was_training = self.training
-        curves, selection = open_loop(self.eval(), chosen, data.steps, line, samples, **asked)
-        self.train(was_training)
-        return Rollout(curves, data.steps, f"{data.env_id}, {self.hparams['rule']}: open loop", selection.notes)
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, trust: bool = False, **kwargs: Any) -> Self:
-        """As Lightning's; a rule, encoder or decoder of someone's own code that the checkpoint names needs `trust`."""
-        with named_by(checkpoint_path, trust):
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def check_segment(self, length: int) -> None:
         """Raise UserError if segments of this many steps are shorter than the open-loop rollouts."""
@@ -307,16 +238,8 @@ class WorldModel(Model, pl.LightningModule):
         validation."""
         if own := own_parts(self.hparams):
             checkpoint["parts"] = own
-        trainer, tensors = self.trainer, checkpoint["state_dict"]
-        if not (trainer.should_stop or trainer.global_step == trainer.max_steps):
-            return
-        averaged = "current_model_state" in checkpoint  # Lightning's WeightAveraging: these are not the module's own
-        own = {name: tensor.clone() for name, tensor in self.state_dict().items()} if averaged else {}
-        if averaged:
-            self.load_state_dict(tensors)
-        tensors |= {name: tensor.clone() for name, tensor in self._line.measure(self).items()}
-        if averaged:
-            self.load_state_dict(own)
+        if self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps:
+            self._line.save(self, checkpoint)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the means anew: a fit cannot add to tensors that `Trainer.validate` made, in its inference mode."""
