@@ -31,6 +31,10 @@ class CannotWrite(UserError, OSError):
         return f"{self.filename} cannot be written: {reason}. Make room or choose another folder, and run it again"
 
 
+MOST_SEED = 2**32 - 1  # that NumPy takes
+MOST_THREADS = 4096
+
+
 def at_least(least: float, prefix: str, /, **values: float | None) -> None:
     """Check numbers that the user gave.
 
@@ -45,6 +49,13 @@ def at_least(least: float, prefix: str, /, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= least:
             raise UserError(f"{prefix}{name} is {value}: it must be at least {least}")
+
+
+def within(least: float, most: float, prefix: str, /, **values: float | None) -> None:
+    """As `at_least`, for numbers that may not be above `most` either."""
+    for name, value in values.items():
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{prefix}{name} is {value}: it must be from {least} to {most}")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

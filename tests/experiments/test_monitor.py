@@ -190,6 +190,11 @@ def test_no_episode_for_the_free_run_is_an_error_before_training(mistake):
     assert "--rollout.free_run 999: the longest episode has" in mistake("--rollout.free_run", 999)
 
 
+def test_more_steps_between_validations_than_an_epoch_has_are_named(mistake):
+    said = mistake("--trainer.val_check_interval", 1000)
+    assert "trainer.val_check_interval 1000 is above the 5 steps of an epoch: choose fewer, or add" in said
+
+
 class Validation:
     """What EarlyStopping sees of a trainer."""
 

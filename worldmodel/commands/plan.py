@@ -19,7 +19,7 @@ from worldmodel.durable import whole_file
 from worldmodel.envs.make import registered
 from worldmodel.envs.play import EpisodeReturns, Film, play
 from worldmodel.envs.policies import Policy, make_policy
-from worldmodel.errors import UserError, at_least, choose
+from worldmodel.errors import MOST_SEED, MOST_THREADS, UserError, at_least, choose, within
 from worldmodel.runs.config import read_config
 from worldmodel.runs.display import Display, console
 from worldmodel.runs.files import find_checkpoint
@@ -37,6 +37,8 @@ def main(argv: list[str]) -> None:
     if options.planner is not None:
         choose("planner", options.planner, CHOOSERS)
     at_least(1, "--", episodes=options.episodes)
+    within(0, MOST_SEED, "--", seed=options.seed)
+    within(1, MOST_THREADS, "--", threads=options.threads)
     if options.threads:
         torch.set_num_threads(options.threads)
     trained = read_trained(find_checkpoint(options.ckpt), options.trust)

@@ -12,7 +12,7 @@ from worldmodel.cells import check_rule
 from worldmodel.comparison.folder import CONFIG
 from worldmodel.comparison.measure import Size, size_of
 from worldmodel.comparison.results import run_folder
-from worldmodel.errors import UserError, choose
+from worldmodel.errors import MOST_SEED, UserError, choose
 
 STARTS = ("carry", "zero")
 KEYS = {"rule": "model.rule", "start": "tbptt.start"}  # of axes that have a name of their own
@@ -56,8 +56,8 @@ def seeds_of(text: str) -> list[int]:
     """The seeds; a UserError for anything but whole numbers."""
     values = _values("--seeds", text)
     for value in values:
-        if not (value.isascii() and value.isdigit() and int(value) < 2**32):
-            raise UserError(f"--seeds {text}: {value!r} is no whole number from 0 to {2**32 - 1}")
+        if not (value.isascii() and value.isdigit() and int(value) <= MOST_SEED):
+            raise UserError(f"--seeds {text}: {value!r} is no whole number from 0 to {MOST_SEED}")
     return [int(value) for value in values]
 
 

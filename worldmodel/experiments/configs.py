@@ -32,14 +32,14 @@ def check_configs(argv: list[str], kind: Kind | None = None) -> None:
     for path in map(Path, given(located(argv), *OPTIONS)):
         if not path.is_file():
             continue
-        config = read_yaml(path)
-        if config is not None and not isinstance(config, Mapping):
+        config = {} if (held := read_yaml(path)) is None else held
+        if not isinstance(config, Mapping):
             raise UserError(f"{path} is not a configuration: it must be a mapping of options, such as `data: ...`")
         for name in SECTIONS:
-            if name in (config or {}) and not isinstance(config[name], Mapping):
+            if name in config and not isinstance(config[name], Mapping):
                 holds = "nothing" if config[name] is None else repr(config[name])
                 raise UserError(f"{path}: {name} holds {holds}: indent its options below it, or leave it out")
-        of = _kind(config or {})
+        of = _kind(config)
         if kind is not None and of not in (None, kind) and (kind, of) != ("imagine", "world_model"):  # without a world
             raise UserError(f"{path} is a configuration of another command: worldmodel {COMMANDS[of]} --config {path}")
 

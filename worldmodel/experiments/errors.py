@@ -78,6 +78,11 @@ def explained(error: BaseException) -> str | None:
             " --data.num_workers 0 saves the workers' memory. The last checkpoint is whole; --resume needs its lanes,"
             " steps and model"
         )
+    if match := re.search(r"`val_check_interval` \((\d+)\) must be .*training batches \((\d+)\)", text):
+        return (
+            f"trainer.val_check_interval {match[1]} is above the {match[2]} steps of an epoch: choose fewer, or add"
+            " --trainer.check_val_every_n_epoch null to count the steps over all epochs"
+        )
     if match := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", text):
         return (
             f"a data worker (process {match[1]}) died, usually for lack of memory: use fewer of them"

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from worldmodel.arguments import explain, fail
-from worldmodel.errors import UserError
+from worldmodel.errors import MOST_SEED, MOST_THREADS, UserError, within
 from worldmodel.experiments.help import short_help
 from worldmodel.experiments.loggers import WandbMode
 from worldmodel.parts import by_import_path, by_name, load, misfit, names_in
@@ -41,7 +41,10 @@ class ExperimentParser(LightningArgumentParser):
         except RecursionError:
             raise UserError("an option, or a file of options, is nested too deeply") from None
         job = config.get("subcommand")
-        _refuse_nulls(self._jobs()[job] if job else self, config[job] if job else config)
+        options = config[job] if job else config
+        _refuse_nulls(self._jobs()[job] if job else self, options)
+        within(0, MOST_SEED, "", seed_everything=options.get("seed_everything"))
+        within(1, MOST_THREADS, "", threads=options.get("threads"))
         return config
 
     def _load_config_parser_mode(self, content: str, *args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ def make_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, An
     """
     try:
         trainer: Any = trainer_class(**options)
-    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+    except (ValueError, TypeError, OverflowError, ImportError, MisconfigurationException) as error:
         raise UserError(f"the Trainer refuses its options: {error}") from error
     if trainer.num_devices > MOST_RANKS * (os.cpu_count() or 1):  # each would be a process
         raise UserError(
@@ -69,5 +69,8 @@ def make_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, An
 
 def check_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, Any]) -> None:
     """Raise UserError if a Trainer would refuse these options, as far as they are plain values."""
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if options.get(name) == 0:
+            raise UserError(f"trainer.{name} is 0: it must be above 0; --trainer.limit_val_batches 0 validates never")
     plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | None)}
     make_trainer(trainer_class, {**plain, "logger": False, "enable_checkpointing": False})
