@@ -26,6 +26,7 @@ MISTAKES = {
     "fit quickstart --threads 0": "threads is 0: it must be from 1 to 4096",
     "fit quickstart --trainer.devices 9999999999999999999": "the Trainer refuses its options",
     "fit quickstart --trainer.val_check_interval 0": "trainer.val_check_interval is 0: it must be above 0",
+    "fit quickstart --trainer.accumulate_grad_batches 0": "trainer.accumulate_grad_batches is 0: it must be above 0",
     "fit --config .": "is a folder: name a file in it, or a preset (acrobot, ",
     "fit --config text": "text is not a configuration: it must be a mapping of options",
     "fit --config empty": "empty: model holds nothing: indent its options below it, or leave it out",

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -221,7 +222,8 @@ def attempt(
     case = change(kind, folder, Random(f"{kind} {seed} {number}"))
     warm.restore()
     process = warm.start(case.command.split(), folder, UNDRAWN)
-    resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(ProcessLookupError):  # it has ended already
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
         ended = process.end(seconds)
     except subprocess.TimeoutExpired:

@@ -27,7 +27,7 @@ def mutated(tree: Any, dice: Random, edits: int = 1) -> Any:
     for _ in range(edits):
         holder, key = dice.choice(list(_places(tree)))
         value = holder[key]
-        if isinstance(value, Tensor) and dice.random() < 0.8:
+        if isinstance(value, Tensor) and value.layout == torch.strided and dice.random() < 0.8:
             holder[key] = dice.choice(TENSORS)(value, dice)
             continue
         match dice.randrange(8):

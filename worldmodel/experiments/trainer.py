@@ -11,9 +11,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, within
 from worldmodel.experiments.callbacks import leave_out_idle_hooks
 
+MOST_COUNT = 2**53  # of steps, epochs, batches
 MOST_RANKS = 16  # for each core
 
 
@@ -69,8 +70,11 @@ def make_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, An
 
 def check_trainer(trainer_class: Callable[..., Trainer], options: Mapping[str, Any]) -> None:
     """Raise UserError if a Trainer would refuse these options, as far as they are plain values."""
-    for name in ("val_check_interval", "check_val_every_n_epoch"):
-        if options.get(name) == 0:
-            raise UserError(f"trainer.{name} is 0: it must be above 0; --trainer.limit_val_batches 0 validates never")
     plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | None)}
+    for name, value in plain.items():  # what it would divide by, or could not count to
+        if name in ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches") and value == 0:
+            never = "" if name.startswith("acc") else "; --trainer.limit_val_batches 0 leaves validations out"
+            raise UserError(f"trainer.{name} is 0: it must be above 0{never}")
+        if isinstance(value, int):
+            within(-MOST_COUNT, MOST_COUNT, "trainer.", **{name: value})
     make_trainer(trainer_class, {**plain, "logger": False, "enable_checkpointing": False})
