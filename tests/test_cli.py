@@ -300,6 +300,7 @@ def test_a_dataset_that_is_not_the_one_asked_for_is_named(worldmodel, toy_conf, 
     assert "seed is 0, asked is 5" in line and "--data.collect null" in line
 
 
+@pytest.mark.full
 def test_wandb_without_an_account_falls_back_and_says_so(worldmodel, toy_conf, tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)

@@ -143,6 +143,7 @@ def test_where_few_rollouts_reach_the_multiples_of_shorter_horizons_count():
     assert found[:, -1, 0] == pytest.approx(normal, rel=0.15) and found[:, -1, 1] == pytest.approx(normal)
 
 
+@pytest.mark.full
 def test_a_mixture_knows_that_a_coin_decides_where_a_normal_distribution_sees_the_middle():
     """At the fourth frame an observation jumps to 1 or to -1, as a coin says that nothing showed before."""
     rng = np.random.default_rng(0)

@@ -106,13 +106,14 @@ def test_an_exploit_takes_weights_moments_and_schedule_and_sets_hyperparameters(
     assert 0.3 < trainer.callback_metrics["pbt/post_exploit_loss_ratio"].item() < 3
 
 
+@pytest.mark.full
 def test_a_rate_is_set_also_in_the_midst_of_its_warm_up(pendulum_data, donor, tmp_path):
     *_, recorder = fit(pendulum_data, tmp_path, 2, {4: (donor / "last-1.ckpt", {RATE: 0.6})}, rate=0.06)
     assert recorder.rates[:4] == pytest.approx([0.01, 0.02, 0.03, 0.04])
     assert recorder.rates[4:6] == pytest.approx([0.6, 0.6]), "the donor is at step 8 of its schedule"
 
 
-@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("answered", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_fit_that_dies_behind_a_report_asks_again_and_ends_as_it_would_have(pendulum_data, donor, tmp_path, answered):
     """Whether the answer was followed when it died, or had not come: the exploit follows right after the resume."""
     answers = {8: (donor / "last-1.ckpt", {RATE: 0.02})} if answered else {}
@@ -140,6 +141,7 @@ def test_a_fit_that_dies_behind_its_last_report_still_owes_it(pendulum_data, don
     assert report_of(last) == report_of(donor / "last.ckpt")
 
 
+@pytest.mark.full
 def test_what_is_due_on_an_epochs_last_step_comes_behind_the_next_one(pendulum_data, tmp_path):
     """For LastCheckpoint's reason; where no step follows it is in the last checkpoint all the same."""
     batches = fit(pendulum_data, tmp_path / "one", 2, steps=1)[0].num_training_batches

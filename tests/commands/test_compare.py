@@ -187,6 +187,7 @@ def test_the_command_of_a_run_trains_the_same_by_hand(whole, worldmodel, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_values_and_seeds_are_added_without_repeating_what_is_finished(whole, compare_here, tmp_path):
     shutil.copytree(whole[0] / "out", tmp_path / "elsewhere")
     before = {path: path.stat() for path in tmp_path.glob("elsewhere/runs/*/*/result.json")}

@@ -21,7 +21,7 @@ RANKS = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_kills_at_random_instants_change_nothing(config, tmp_path, often, seen, ranks):
     """A save every other step, so that many kills hit one."""
-    kills = 20 if ranks == 2 else often(50, 2)
+    kills = 20 if ranks == 2 else often(50, 1)
     arguments = ["fit", "--config", config, "--checkpoint_every", "2", "--trainer.max_steps", 60 * kills, *RANKS[ranks]]
     dice, done, last = random.Random(ranks), 0, tmp_path / "run" / "checkpoints" / "last.ckpt"
     while done < kills:
@@ -45,13 +45,13 @@ def test_kills_at_random_instants_change_nothing(config, tmp_path, often, seen, 
 @pytest.mark.fault(2)
 def test_a_resume_at_every_step_changes_nothing(config, tmp_path, often, seen):
     """From every checkpoint of a run that saves at each step but an epoch's last (14, 28, ...)."""
-    end = often(62, 32)
+    end = often(62, 16)
     arguments = ["fit", "--config", config, "--checkpoint_every", "1", "--trainer.max_steps", end]
     whole = tmp_path / "whole"
     assert run([*arguments, "--checkpoint_keep", "70", "--run_dir", whole], tmp_path).returncode == 0
     saved = {read_checkpoint(path)["global_step"]: path for path in (whole / "checkpoints").glob("last*.ckpt")}
     assert sorted(saved) == [step for step in range(1, end + 1) if step % 14]
-    steps = often([step for step in saved if step <= 60], [13, 30])
+    steps = often([step for step in saved if step <= 60], [13])
 
     def differ(step):
         folder = tmp_path / f"from{step}"

@@ -55,6 +55,7 @@ def test_a_program_that_ends_takes_no_other_ones_cluster_with_it(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_cluster_that_is_named_is_joined():
     with another_program() as address:
         named = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}  # the mode of a cluster that Ray itself starts
