@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from worldmodel.data.check.alignment import Alignment
 from worldmodel.data.check.block import blocks
@@ -27,6 +28,7 @@ CHECKS: list[Callable[[Source], Check]] = [
 ]
 
 
+@threadpool_limits.wrap(limits=1)  # of BLAS: on matrices this small further threads only wait
 def check_episodes(
     source: Source, splits: Callable[[int], dict[str, np.ndarray]] | None = None, max_steps: int = 200_000
 ) -> list[Finding]:
