@@ -25,6 +25,7 @@ FORMS = (
     {"objective": "latent"},
     {"objective": "tokens"},
     {"value_discount": 0.9},
+    {"reward_head": "two_hot"},
     {"obs_dim": 3 + 16 * 16 * 3, "images": [(16, 16, 3)]},
 )
 

@@ -114,6 +114,7 @@ def segment(lanes=4, steps=6):
     [
         *[("linear", {}), ("linear", {"feedback": False}), ("linear", {"output": "mixture"})],
         *[("none", {"output": "gaussian"}), ("last", {"value_discount": 0.9})],
+        ("none", {"value_discount": 0.9, "reward_head": "two_hot"}),
     ],
 )
 def test_the_model_is_their_mean(base, options):

@@ -10,6 +10,7 @@ from worldmodel.errors import UserError, at_least
 from worldmodel.mixture import MixtureHead
 from worldmodel.nets import MLP, Normalizer, observation_decoder, observation_encoder, own_net
 from worldmodel.predictor import LatentPredictor
+from worldmodel.two_hot import Point, TwoHot
 
 LEVELS = (0.5, 0.9, 0.95)  # of a distribution's intervals
 
@@ -48,6 +49,8 @@ class Networks(nn.Module):
         decoder: Your own decoder, file.py:name, called with latent_dim and obs_dim; null: the mirror of the encoder.
         value_discount: Discount of a value head, which learns the return after a step under the policy that collected
             the data, so that a planner sees past its horizon; null: no value head.
+        reward_head: What the reward head and the value head give: a number that learns by its squared error (point), or
+            probabilities of bins that learn by cross-entropy (two_hot), for rewards of several scales.
 
     Raises:
         UserError: if a size is too small, or they do not go together.
@@ -79,6 +82,7 @@ class Networks(nn.Module):
         encoder: str | None = None,
         decoder: str | None = None,
         value_discount: float | None = None,
+        reward_head: Literal["point", "two_hot"] = "point",
     ) -> None:
         super().__init__()
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "width": width, "base_lags": base_lags}
@@ -128,13 +132,17 @@ class Networks(nn.Module):
         self.noise = None if output == "point" else MixtureHead(latent_dim, obs_dim, width, count)
         if self.noise is not None:
             self.register_buffer("widths", normal_widths(obs_dim))
-        self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, 2, width, 1)  # reward, continue
+        if self.is_tokens and reward_head != "point":
+            raise UserError(f"model.reward_head {reward_head} is not for tokens, which have no rewards: leave it out")
+        form = TwoHot if reward_head == "two_hot" else Point
+        self.reward_form, self.value_form = form(), form()  # of normalised rewards; of returns in deviations a step
+        self.heads = None if self.is_tokens else MLP(self.predictor.read_dim, form.size + 1, width, 1)  # and continue
         if value_discount is not None and (self.is_tokens or not 0 <= value_discount < 1):
             raise UserError(
                 f"model.value_discount is {value_discount}: it must be at least 0 and below 1, and without tokens"
             )
         self.value_discount = value_discount
-        self.value_head = None if value_discount is None else MLP(self.predictor.read_dim, 1, width, 1)
+        self.value_head = None if value_discount is None else MLP(self.predictor.read_dim, form.size, width, 1)
 
     @property
     def device(self) -> torch.device:
@@ -200,21 +208,37 @@ class Networks(nn.Module):
         """The return after states (..., D) under the policy of the data, (...); None without a value head."""
         if self.value_head is None or self.value_discount is None:
             return None
-        per_step = self._headed(self.value_head, h).squeeze(-1)  # of the size of a reward's deviation
+        per_step = self.value_form.expected(self.headed(self.value_head, h)).mean(dim=-1)
         return per_step * self.reward_norm.scale / (1 - self.value_discount)
 
     def head_outputs(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised reward (...) and the continue logit (...) after states (..., D); zeros with `tokens`."""
         if self.heads is None:
             return torch.zeros_like(h[..., 0]), torch.zeros_like(h[..., 0])
-        reward, continues = self._headed(self.heads, h).unbind(dim=-1)
-        return reward, continues
+        outputs = self.headed(self.heads, h)
+        return self.reward_form.expected(outputs[..., :-1]).mean(dim=-1), outputs[..., -1].mean(dim=-1)
 
-    def _headed(self, head: nn.Module, h: Tensor) -> Tensor:
-        """What a head says after states (..., D); of members that are packed (..., K D), their mean."""
+    def headed(self, head: nn.Module, h: Tensor) -> Tensor:
+        """What a head gives after states (..., D), or packed (..., K D): of each member, (..., K, X)."""
         if self.members == 1:
-            return head(self.predictor.cell.read(h))
-        return head(self.predictor.cell.read(h.unflatten(-1, (-1, self.predictor.state_dim)))).mean(dim=-2)
+            return head(self.predictor.cell.read(h)).unsqueeze(-2)
+        return head(self.predictor.cell.read(h.unflatten(-1, (-1, self.predictor.state_dim))))
+
+    def fit_rewards(self, least: float, greatest: float, deviation: float) -> None:
+        """Let the bins of two-hot heads reach as far as rewards and returns can, after `reward_norm` was fitted.
+
+        Args:
+            least: of the rewards, in the units of the data.
+            greatest: likewise.
+            deviation: mean absolute deviation of the rewards from their mean, the unit in which bins are spaced.
+        """
+        if not (isinstance(self.reward_form, TwoHot) and isinstance(self.value_form, TwoHot)):
+            return
+        mean, scale = float(self.reward_norm.mean), float(self.reward_norm.scale)
+        unit = deviation / scale if deviation > 1e-6 * (1 + abs(mean)) else 1.0
+        self.reward_form.fit((least - mean) / scale, (greatest - mean) / scale, unit)
+        # a return per step is a mean of rewards, and of zeros after a terminal state
+        self.value_form.fit(min(least, 0.0) / scale, max(greatest, 0.0) / scale, unit)
 
 
 def normal_widths(obs_dim: int) -> Tensor:

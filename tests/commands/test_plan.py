@@ -2,10 +2,12 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from worldmodel import EpisodeDataModule, WorldModel
@@ -75,6 +77,20 @@ def test_it_is_said_why_the_returns_of_the_data_are_not_shown(cartpole_run, caps
         printed = capsys.readouterr().out
         assert "the data " not in printed.split("without")[0] and "without the returns of the data: " in printed
         assert why in printed
+
+
+def test_a_return_below_the_datas_is_said_with_what_to_try(cartpole_run, capsys):
+    """The model knows nothing, and these data balance; towards a goal no rewards are sought."""
+    policy = str(ROOT / "conf" / "plan" / "drifting.py:act")
+    collect(CollectOptions(env_id="CartPole-v1", steps=600, observe=[0, 2], policy=policy), Path("better"))
+    (cartpole_run / "config.yaml").write_text("data: {path: better}\n")
+    main(["plan", "--ckpt", "run", *FEW, "--no_film", "--out", "out", "--horizon", "3"])
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a mean return of ")]
+    mean = np.mean([float(row["return"]) for row in rows_of("out/episodes.csv")[:3]])
+    assert len(said) == 1 and said[0].startswith(f"a mean return of {mean:.1f}, less than ") and "the data (" in said[0]
+    assert all(word in said[0] for word in ("--model.value_discount 0.98", "two_hot", "--horizon 6", "--penalty 1"))
+    main(["plan", "--ckpt", "run", *FEW, "--no_film", "--goal", "2.0,0.1"])
+    assert "a mean return of" not in capsys.readouterr().out
 
 
 def test_the_same_seed_plays_the_same_and_a_goal_counts(cartpole_run):

@@ -16,6 +16,7 @@ MODELS = {
     "rollouts": {"open_loop_steps": 4},
     "latent": {"objective": "latent", "open_loop_steps": 4},
     "a value head": {"value_discount": 0.9},
+    "two-hot heads": {"value_discount": 0.9, "reward_head": "two_hot"},
     "tokens": {"objective": "tokens", "rule": "triad"},
     "images": {"images": [(16, 16, 3)], "channels": 4},
 }

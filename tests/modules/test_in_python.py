@@ -4,6 +4,7 @@ from copy import deepcopy
 from itertools import pairwise
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
@@ -155,3 +156,25 @@ def test_calls_follow_each_other_in_a_session(toy_data, first, second):
 def test_paths_are_strings_too(toy_data):
     data = EpisodeDataModule(str(toy_data), test_path=str(toy_data), steps=4, lanes=2)
     assert len(data.splits["test"]) == sum(map(len, EpisodeDataModule(toy_data).splits.values()))
+
+
+def test_a_new_fit_takes_two_hot_bins_from_its_rewards_and_a_checkpoint_keeps_them(toy_data, tmp_path):
+    """Their ends are those of the training split; the loss is the cross-entropy of the normalised reward."""
+    data = EpisodeDataModule(toy_data, steps=8, lanes=3)
+    model, saved = small(data, reward_head="two_hot", value_discount=0.9), Steps(tmp_path / "7.ckpt")
+    trainer_with(saved, steps=8).fit(model, data)
+    rewards = np.concatenate([episode.rewards for _, episode in data.source.episodes()])
+    ends = model.reward_norm.inverse(model.reward_form.bins[[0, -1]])
+    assert rewards.min() <= float(ends[0]) + 1e-5 and float(ends[1]) - 1e-5 <= rewards.max()
+    per_step = model.value_form.bins[[0, -1]] * model.reward_norm.scale
+    torch.testing.assert_close(per_step, torch.stack([ends[0].clamp(max=0), ends[1].clamp(min=0)]), atol=1e-4, rtol=0)
+    batch = next(iter(data.val_dataloader()))
+    terms, h, _ = model.eval().losses(batch)
+    logits = model.heads(model.predictor.cell.read(h))[..., :-1]
+    target = model.reward_norm(batch["reward"].unsqueeze(-1)).squeeze(-1)
+    errors = -(model.reward_form.encode(target) * logits.log_softmax(dim=-1)).sum(dim=-1)[batch["valid"]]
+    torch.testing.assert_close(terms["reward"], errors.mean())
+    again = small(data, reward_head="two_hot", value_discount=0.9)
+    assert not torch.equal(again.reward_form.bins, model.reward_form.bins)
+    again.load_state_dict(torch.load(tmp_path / "7.ckpt", weights_only=True)["state_dict"])
+    assert torch.equal(again.reward_form.bins, model.reward_form.bins)

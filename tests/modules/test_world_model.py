@@ -201,13 +201,16 @@ def test_trained_rollouts_end_where_the_segment_does(toy_data, steps, options):
         torch.testing.assert_close(terms["open_loop"], total / batch["num_valid"])
 
 
-def test_the_value_of_a_step_is_the_return_behind_it(toy_data):
+@pytest.mark.parametrize("reward_head", ["point", "two_hot"])
+def test_the_value_of_a_step_is_the_return_behind_it(toy_data, reward_head):
     """Discount 1/2 on a table by hand: a value head that says v everywhere, targets by TD(0.95) within the segment."""
-    model = WorldModel(2, 1, **SMALL, value_discount=0.5).eval()
+    model = WorldModel(2, 1, **SMALL, value_discount=0.5, reward_head=reward_head).eval()
     model.reward_norm.fit(torch.tensor([0.0]), torch.tensor([2.0]))
+    model.fit_rewards(-5.0, 20.0, 0.5)
     torch.nn.init.zeros_(model.value_head[-1].weight)
-    torch.nn.init.constant_(model.value_head[-1].bias, 1.0)
-    v = 1.0 * 2.0 / (1 - 0.5)  # a head counts in rewards' deviations a step
+    said = torch.nn.init.normal_(model.value_head[-1].bias).detach()
+    form = model.value_form
+    v = float(form.expected(said)) * 2.0 / (1 - 0.5)  # a head counts in rewards' deviations a step
     batch = toy_batches(toy_data)[0] | {
         "reward": torch.tensor([[7.0, 1, 2, 3, 7, 5, 6, 7]]).expand(3, 8),
         "terminated": torch.zeros(3, 8, dtype=torch.bool),
@@ -219,10 +222,13 @@ def test_the_value_of_a_step_is_the_return_behind_it(toy_data):
     mixed = 0.05 * v
     late = [6 + 0.5 * (mixed + 0.95 * (7 + 0.5 * v)), 7 + 0.5 * v]  # behind steps 5 and 6; the last one's is not known
     early = [2 + 0.5 * (mixed + 0.95 * 3), 3.0]  # behind steps 1 and 2: nothing follows step 3
-    targets = torch.tensor([1 + 0.5 * (mixed + 0.95 * early[0]), *early, *late])
-    expected = 3 * ((v - targets) * 0.5 / 2).square().sum() / 24
+    targets = torch.tensor([1 + 0.5 * (mixed + 0.95 * early[0]), *early, *late]) * 0.5 / 2
+    if reward_head == "point":
+        errors = (said - targets).square()
+    else:
+        errors = -(form.encode(targets) * said.log_softmax(dim=-1)).sum(dim=-1)
     terms, _, _ = model.losses(batch)
-    assert float(terms["value"].detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(terms["value"].detach()) == pytest.approx(3 * float(errors.sum()) / 24, rel=1e-5)
     assert model.weights["value"] == model.hparams["reward_weight"]
     assert "value" not in WorldModel(2, 1, **SMALL).weights
 

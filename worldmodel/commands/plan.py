@@ -25,6 +25,7 @@ from worldmodel.runs.display import Display, console
 from worldmodel.runs.files import find_checkpoint
 from worldmodel.runs.folder import file_name, result_folder
 from worldmodel.statistics import t_interval
+from worldmodel.two_hot import Point
 
 ACTOR = "actor"
 CHOOSERS = (*METHODS, ACTOR)
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> None:
     _print(returns, known, f"{env_id}, {options.planner}, {options.episodes} episodes")
     if unknown:
         print(f"without the returns of the data: {unknown}")
+    if options.goal is None and (line := disappointment(trained, options, returns, known)) is not None:
+        print(line)
     if film is not None and film.problem:
         print(f"no film: {film.problem}")
     print(f"files: {', '.join(files)}")
@@ -119,6 +122,32 @@ def data_returns(trained: Trained, trust: bool) -> tuple[np.ndarray | None, str 
         return np.array([episode.rewards.sum() for _, episode in episodes], np.float64), None
     except (UserError, OSError, TypeError) as error:
         return None, str(error)
+
+
+def disappointment(
+    trained: Trained, options: Namespace, played: dict[str, EpisodeReturns], data: np.ndarray | None
+) -> str | None:
+    """One line if the mean return is below that of random actions or of the data, with what to try; else None."""
+    means = {name: float(episodes.returns.mean()) for name, episodes in played.items()}
+    own, others = means[options.planner], {"random actions": means[RANDOM]}
+    if data is not None and len(data):
+        others["the data"] = float(data.mean())
+    better = [f"{name} ({mean:.1f})" for name, mean in others.items() if mean > own]
+    if not better:
+        return None
+    model, tries = trained.model, list[str]()
+    if options.planner == ACTOR:
+        tries += ["imagine fit with more steps, a longer --model.horizon or a --model.discount nearer to 1"]
+    else:
+        if model.value_discount is None:
+            tries += ["fit --model.value_discount 0.98: a value head sees past the horizon"]
+        if isinstance(model.reward_form, Point):
+            tries += ["fit --model.reward_head two_hot: a rare large reward drowns small ones no longer"]
+        tries += [f"plan --horizon {2 * options.horizon}"]
+        if not options.penalty:
+            members = "fit --model.members 5, then " if model.members == 1 else ""
+            tries += [f"{members}plan --penalty 1: it keeps to where the model knows"]
+    return f"a mean return of {own:.1f}, less than {' and '.join(better)}; try {'; '.join(tries)}"
 
 
 def _write(path: Path, played: dict[str, EpisodeReturns]) -> str:

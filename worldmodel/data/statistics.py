@@ -69,6 +69,14 @@ def step_statistics(episodes: Episodes) -> StepStatistics:
     return StepStatistics(_merge(actions), _merge(rewards), max(ends) - min(ends))
 
 
+def reward_extent(episodes: Episodes) -> tuple[float, float, float]:
+    """The least and the greatest reward of these episodes, and the mean absolute deviation from their mean."""
+    size = episodes.layout.vector_dim
+    blocks = [episodes.frames.take(rows, axis=0)[:, size].astype(np.float64) for rows in _blocks(episodes, last=False)]
+    rewards = np.concatenate(blocks)
+    return float(rewards.min()), float(rewards.max()), float(np.abs(rewards - rewards.mean()).mean())
+
+
 def normalization(episodes: Episodes) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and standard deviation of observations (O,), actions (A,) and rewards (1,), to normalise them with.
 

@@ -234,25 +234,28 @@ def _nll(noise: MixtureHead, pred: Tensor, missed: Tensor, beta: float) -> Tenso
 
 
 def _heads(model: Model, segment: Segment) -> dict[str, Tensor]:
-    """The reward's squared error, and the cross-entropy of whether the episode continues."""
-    reward, continues = model.head_outputs(segment.loop.h)
-    target = model.reward_norm(segment.batch["reward"].unsqueeze(-1))
-    target_continues = 1 - segment.batch["terminated"].to(continues.dtype)
+    """The error of the reward, and the cross-entropy of whether the episode continues."""
+    assert model.heads is not None
+    outputs = model.headed(model.heads, segment.loop.h).squeeze(-2)
+    target = model.reward_norm(segment.batch["reward"].unsqueeze(-1)).squeeze(-1)
+    target_continues = 1 - segment.batch["terminated"].to(outputs.dtype)
     return {
-        "reward": segment.mean(losses.squared_error(reward.unsqueeze(-1), target)),
-        "continue": segment.mean(losses.binary_cross_entropy(continues, target_continues)),
+        "reward": segment.mean(model.reward_form.loss(outputs[..., :-1], target)),
+        "continue": segment.mean(losses.binary_cross_entropy(outputs[..., -1], target_continues)),
     }
 
 
 def _value(model: Model, segment: Segment) -> Tensor:
-    """The value after a step against its lambda-return, in rewards' deviations a step.
+    """The error of the value after a step against its lambda-return, in rewards' deviations a step.
 
     The return after step t begins with step t + 1: where that is no transition, or in the next segment, there is none.
     """
-    value, discount = model.value(segment.loop.h), model.value_discount
-    assert value is not None and discount is not None
-    batch = segment.batch
+    assert model.value_head is not None and model.value_discount is not None
+    outputs = model.headed(model.value_head, segment.loop.h).squeeze(-2)
+    batch, discount = segment.batch, model.value_discount
     reward, valid, continues = (x[:, 1:] for x in (batch["reward"], batch["valid"], ~batch["terminated"]))
-    target = losses.lambda_returns(reward, value.detach(), continues, discount, LAMBDA, valid)
-    error = (value[:, :-1] - target) * ((1 - discount) / model.reward_norm.scale)
-    return losses.masked_mean(error.square(), batch["valid"][:, :-1] & valid, batch["num_valid"])
+    per_step = reward * ((1 - discount) / model.reward_norm.scale)
+    value = model.value_form.expected(outputs.detach())
+    target = losses.lambda_returns(per_step, value, continues, discount, LAMBDA, valid)
+    error = model.value_form.loss(outputs[:, :-1], target)
+    return losses.masked_mean(error, batch["valid"][:, :-1] & valid, batch["num_valid"])

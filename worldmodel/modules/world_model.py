@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from worldmodel import losses
 from worldmodel.batch import Batch
 from worldmodel.callbacks import HiddenNormMonitor, RecallEvaluation, RolloutEvaluation, TruncatedBPTT, missing
+from worldmodel.data.statistics import reward_extent
 from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.scores import Scores
 from worldmodel.members import bootstrapped, packed
@@ -214,6 +215,8 @@ class WorldModel(Trained):
             return
         for name, norm in {"obs": self.obs_norm, "action": self.action_norm, "reward": self.reward_norm}.items():
             norm.fit(*data.statistics[name])
+        if self.hparams["reward_head"] == "two_hot":
+            self.fit_rewards(*reward_extent(data.splits["train"]))
         if self.base is not None:
             self._line.fit(self, data)
 
