@@ -17,9 +17,9 @@ from worldmodel.batch import Batch
 from worldmodel.errors import UserError
 from worldmodel.mixture import MixtureHead
 from worldmodel.model import Model
+from worldmodel.modules.heads import head_terms, value_term
 from worldmodel.modules.segment import Segment
 
-LAMBDA = 0.95  # of the value head's targets
 ADDED_WEIGHT = 0.01  # small: it decides only where the cross-entropy has nothing to say
 
 
@@ -48,9 +48,9 @@ class Objective:
 
     def terms(self, model: Model, segment: Segment) -> dict[str, Tensor]:
         """The terms of the loss, () each, and what is reported."""
-        terms = {} if model.heads is None else _heads(model, segment)
+        terms = {} if model.heads is None else head_terms(model, segment)
         if model.value_head is not None:
-            terms["value"] = _value(model, segment)
+            terms["value"] = value_term(model, segment)
         if steps := self.hparams["open_loop_steps"]:
             terms["open_loop"] = self._open_loop(model, segment, steps)
         return terms
@@ -231,31 +231,3 @@ def _obs_error(model: Model, segment: Segment, z: Tensor, obs: Tensor) -> Tensor
 def _nll(noise: MixtureHead, pred: Tensor, missed: Tensor, beta: float) -> Tensor:
     """-log p of what point predictions missed (B, T, O), in nats an entry, (B, T); the point is the loss's part."""
     return -noise(pred, beta).log_prob(missed.detach()) / missed.shape[-1]
-
-
-def _heads(model: Model, segment: Segment) -> dict[str, Tensor]:
-    """The error of the reward, and the cross-entropy of whether the episode continues."""
-    assert model.heads is not None
-    outputs = model.headed(model.heads, segment.loop.h).squeeze(-2)
-    target = model.reward_norm(segment.batch["reward"].unsqueeze(-1)).squeeze(-1)
-    target_continues = 1 - segment.batch["terminated"].to(outputs.dtype)
-    return {
-        "reward": segment.mean(model.reward_form.loss(outputs[..., :-1], target)),
-        "continue": segment.mean(losses.binary_cross_entropy(outputs[..., -1], target_continues)),
-    }
-
-
-def _value(model: Model, segment: Segment) -> Tensor:
-    """The error of the value after a step against its lambda-return, in rewards' deviations a step.
-
-    The return after step t begins with step t + 1: where that is no transition, or in the next segment, there is none.
-    """
-    assert model.value_head is not None and model.value_discount is not None
-    outputs = model.headed(model.value_head, segment.loop.h).squeeze(-2)
-    batch, discount = segment.batch, model.value_discount
-    reward, valid, continues = (x[:, 1:] for x in (batch["reward"], batch["valid"], ~batch["terminated"]))
-    per_step = reward * ((1 - discount) / model.reward_norm.scale)
-    value = model.value_form.expected(outputs.detach())
-    target = losses.lambda_returns(per_step, value, continues, discount, LAMBDA, valid)
-    error = model.value_form.loss(outputs[:, :-1], target)
-    return losses.masked_mean(error, batch["valid"][:, :-1] & valid, batch["num_valid"])
