@@ -22,6 +22,7 @@ from worldmodel.comparison.launch import LAUNCHERS, Launcher, Resources, side_by
 from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.selection import RolloutOptions, default_burn_in
 from worldmodel.experiments.config import ConfigCLI
+from worldmodel.experiments.errors import training_errors
 from worldmodel.experiments.world_model import TrainingCLI, TrainingParser, check_gradient
 from worldmodel.modules.world_model import WorldModel
 from worldmodel.parts import digests, names_in
@@ -65,15 +66,6 @@ def parser() -> Parser:
     return parser
 
 
-def check_report_only(argv: list[str]) -> None:
-    """Raise UserError for options that --report_only does not take."""
-    taken = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    taken.add_argument("--report_only", action="store_true")
-    taken.add_argument("--out")
-    if rest := taken.parse_known_args(argv)[1]:
-        raise UserError(f"--report_only trains nothing and takes only --out: leave out {' '.join(rest)}")
-
-
 class CompareParser(TrainingParser):
     """Suggests options of `compare` too."""
 
@@ -111,6 +103,18 @@ class CheckedCLI(CompareCLI):
 
     def instantiate_classes(self) -> None:
         """Nothing."""
+
+
+def check_report_only(argv: list[str]) -> None:
+    """Raise UserError for options that --report_only does not take, or that no command has."""
+    taken = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    taken.add_argument("--report_only", action="store_true")
+    taken.add_argument("--out")
+    if rest := taken.parse_known_args(argv)[1]:
+        fit = ["fit", "--data.path", "none", *parser().parse_known_args(argv)[1]]
+        with training_errors(fit):
+            CheckedCLI(fit, "none")  # refuses what no command has
+        raise UserError(f"--report_only trains nothing and takes only --out: leave out {' '.join(rest)}")
 
 
 @dataclass(frozen=True)
