@@ -1,13 +1,14 @@
 """Argument parsing whose errors are one line that names the nearest right choice."""
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from worldmodel.errors import nearest
+from worldmodel.errors import UserError, nearest
 from worldmodel.presets import presets
 
 TRUST = "Run the Python code that the run or checkpoint names for its rule, encoder, decoder or reader"
@@ -47,6 +48,12 @@ TYPES = {
     "list": "a list",
     "tuple": "a list",
 }
+
+
+# A range of numbers on the command line: LOW..HIGH, log:LOW..HIGH; the logarithm may come last: LOW..HIGH:log
+RANGE = re.compile(
+    r"(?P<log>log:)?(?P<low>[^:,.]+(?:\.\d*)?(?:[eE][+-]?\d+)?)\.\.(?P<high>[^:(]+?)(?P<last>:log|\(log\))?"
+)
 
 
 def fail(message: str) -> NoReturn:
@@ -104,6 +111,50 @@ def given(words: list[str], *options: str) -> Iterator[str]:
             yield word
         elif word.startswith(tuple(f"{name}=" for name in options)):
             yield word.split("=", 1)[1]
+
+
+def bounds(option: str, text: str, values: str, form: str) -> tuple[float, float, bool] | None:
+    """The lowest and the highest value of a range, and whether its scale is logarithmic; None if it is no range.
+
+    Args:
+        option: with its dashes, for the message.
+        text: all that was given for it.
+        values: the part of it that may be a range.
+        form: a half-sentence on how to write one.
+
+    Raises:
+        UserError: for a range that holds no value.
+    """
+    if (match := RANGE.fullmatch(values)) is None:
+        return None
+    low, high = (number(option, text, match[name], form) for name in ("low", "high"))
+    log = bool(match["log"] or match["last"])
+    if not low < high:
+        raise UserError(f"{option} {text}: {match['low']} is not below {match['high']}")
+    if log and low <= 0:
+        raise UserError(f"{option} {text}: {match['low']} must be above 0 on a log scale")
+    return low, high, log
+
+
+def number(option: str, text: str, word: str, form: str) -> float:
+    """A finite number; a UserError for any other word, see `bounds`."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{option} {text}: {word!r} is not a number: {form}")
+    return value
+
+
+def same_command(one: list[str], other: list[str]) -> bool:
+    """Whether two fits are the same, wherever their configuration and their folders lie."""
+
+    def without_places(argv: list[str]) -> list[str]:
+        places = {i + 1 for i, word in enumerate(argv) if word in ("--config", "--run_dir", "--experiment")}
+        return [word for i, word in enumerate(argv) if i not in places]
+
+    return without_places(one) == without_places(other)
 
 
 def _of_another_type(message: str) -> str | None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 import warm
 import yaml
@@ -57,7 +58,7 @@ sys.argv[0] = "run.py"
 from worldmodel.rules import RULES
 RULES["copy"] = RULES["gated_norm"]
 import runpy
-runpy.run_module("worldmodel.comparison.run", run_name="__main__")
+runpy.run_module("worldmodel.comparison." + sys.argv.pop(1), run_name="__main__")
 """
 
 
@@ -76,7 +77,7 @@ def compare_here(conf, tmp_path, monkeypatch, capsys):
     """The command in this process; its runs start warm, one after the other, and know one more rule, `copy`."""
 
     def start(task: launch.Task) -> Run:
-        words = ["-c", RUN, task.log, task.out, task.run["slug"], task.run["seed"]]
+        words = ["-c", RUN, task.log, task.kind, *task.words]
         return Run(list(map(str, words)), task.folder, warm.variables(**task.environment), {})
 
     def run(*options: str) -> str:
@@ -145,7 +146,7 @@ def test_a_comparison_leaves_a_verdict_and_all_it_is_made_of(whole):
             assert (out / "runs" / variant / "s0" / name).is_file(), name
     assert "training: 12 steps" in (out / "runs" / "lstm-carry" / "s0.log").read_text()
     comparison = load(out)
-    assert comparison.variants == ["gated_norm, carry", "lstm, carry"] and not comparison.failures
+    assert comparison.variants == ["gated_norm", "lstm"] and not comparison.failures
     assert [run.train_steps for run in comparison.results] == [12, 12]
     for run in comparison.results:
         assert 0 < run.train_steps / run.steps_per_second < run.seconds and 50 < run.peak_memory_mb < 5000
@@ -192,9 +193,9 @@ def test_values_and_seeds_are_added_without_repeating_what_is_finished(whole, co
     shutil.copytree(whole[0] / "out", tmp_path / "elsewhere")
     before = {path: path.stat() for path in tmp_path.glob("elsewhere/runs/*/*/result.json")}
     printed = compare_here("--out", "elsewhere", "--seeds", "0", "--rules", "direct,lstm,gated_norm")
-    assert "2 of 3 runs are finished already" in printed and "done: direct, carry, seed 0 (3 of 3)" in printed
+    assert "2 of 3 runs are finished already" in printed and "done: direct, seed 0 (3 of 3)" in printed
     assert {path: path.stat().st_ino for path in before} == {path: status.st_ino for path, status in before.items()}
-    assert load(Path("elsewhere")).variants == ["direct, carry", "lstm, carry", "gated_norm, carry"]
+    assert load(Path("elsewhere")).variants == ["direct", "lstm", "gated_norm"]
     report = Path("elsewhere/report.html")
     report.unlink()
     main(["compare", "--out", "elsewhere", "--report_only"])
@@ -243,17 +244,80 @@ def test_a_run_whose_measurement_was_damaged_is_measured_and_not_trained_again(w
     run = tmp_path / "out" / "runs" / "lstm-carry" / "s0"
     (run / "curves.csv").write_text((run / "curves.csv").read_text().replace("0.", "1.", 1))
     main(["compare", "--out", "out", "--report_only"])
-    assert "lstm, carry, seed 0: out/runs/lstm-carry/s0/curves.csv is damaged" in capsys.readouterr().out
+    assert "lstm, seed 0: out/runs/lstm-carry/s0/curves.csv is damaged" in capsys.readouterr().out
     for name in ("curves.csv", "examples.npz"):
         (run / name).unlink()
     (run / "result.json").write_bytes(b"")
     before = {path: path.stat().st_mtime_ns for path in (run / "metrics.csv", run / "checkpoints" / "last.ckpt")}
     output = compare_here(*TWO)
-    assert "result.json is damaged" in output and "done: lstm, carry, seed 0 (2 of 2)" in output
+    assert "result.json is damaged" in output and "done: lstm, seed 0 (2 of 2)" in output
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert results(tmp_path / "out") == results(whole[0] / "out")
     costs = [read_json(out / "runs/lstm-carry/s0/result.json") for out in (whole[0] / "out", tmp_path / "out")]
     assert costs[0]["steps_per_second"] == costs[1]["steps_per_second"], "of the training"
+
+
+# --- tuned ---------------------------------------------------------------------------------------------------------
+
+RATE = "model.learning_rate"
+TUNED = ["--rules", "lstm", "--seeds", "0", "--tune", f"{RATE}=log:1e-4..1e-1", "--trials", "3"]
+TUNED += ["--checkpoint_every", "2"]
+
+
+@pytest.fixture(scope="session")
+def tuned(conf, tmp_path_factory) -> tuple[Path, str]:
+    """A tuned comparison that was left alone, and its output."""
+    cwd = tmp_path_factory.mktemp("tuned")
+    return cwd, compare(conf, cwd, *TUNED)
+
+
+def scores(out: Path) -> dict[str, dict]:
+    return {path.parent.name: read_json(path)["scores"] for path in sorted(out.glob("tune/lstm-carry/*/trial.json"))}
+
+
+@pytest.mark.slow
+def test_a_rule_is_tuned_by_its_validation_before_it_is_judged(tuned, worldmodel, tmp_path):
+    cwd, output = tuned
+    out = cwd / "out"
+    comparison, found = load(out), scores(out)
+    assert "3 trials (3 to step 4, 2 to step 12: 28 steps in all) over model.learning_rate 0.0001 to 0.1" in output
+    assert [list(found[f"t{n}"]) for n in range(3)].count(["4", "12"]) == 2, "the worst ends at the first rung"
+    (last,) = comparison.tuned
+    best = min((n for n in range(3) if 12 in last.scores[n]), key=lambda n: last.scores[n][12])
+    assert last.winner == best
+    (run,) = comparison.results
+    rate = comparison.design["tuning"]["trials"][best][RATE]
+    assert run.command[run.command.index(f"--{RATE}") + 1] == rate
+    trial = out / "tune" / "lstm-carry" / f"t{best}"
+    command = read_json(trial / "trial.json")["command"]
+    assert command[command.index("--seed_everything") + 1] == "1000000", "no seed of the verdict"
+    argv = [*command[1:], "--run_dir", "by-hand"]
+    argv[argv.index("out/config.yaml")] = str(out / "config.yaml")
+    process = worldmodel(*argv)  # never paused
+    assert process.returncode == 0, process.stderr
+    paused, straight = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (trial, tmp_path / "by-hand")
+    )
+    for name, weight in straight["state_dict"].items():
+        assert torch.equal(weight, paused["state_dict"][name]), name
+    assert paused["lr_schedulers"] == straight["lr_schedulers"] and paused["global_step"] == 12
+
+
+@pytest.mark.slow
+def test_a_tuning_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(tuned, conf, tmp_path):
+    out = shutil.copytree(tuned[0] / "out", tmp_path / "out")
+    shutil.rmtree(out / "runs")
+    gone_on = next(name for name, of in scores(out).items() if len(of) == 2)
+    shutil.rmtree(out / "tune" / "lstm-carry" / gone_on)
+    process = warm.start(["compare", "--config", conf, "--out", "out", *TUNED], tmp_path)
+    wait_until((out / "tune" / "lstm-carry" / gone_on / "checkpoints" / "last.ckpt").is_file)
+    workers = children(process.pid)
+    process.kill()
+    assert workers and gone(workers, 20)
+    output = compare(conf, tmp_path, *TUNED)
+    assert "stages are finished already" in output
+    assert scores(out) == scores(tuned[0] / "out")
+    assert results(out) == results(tuned[0] / "out")
 
 
 # --- failing ----------------------------------------------------------------------------------------------------------
@@ -268,10 +332,10 @@ def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(compa
     assert stop.value.code == 1
     output, comparison = capsys.readouterr().out, load(Path("out"))
     (failure,) = comparison.failures
-    assert failure.variant == "residual, carry, trainer.detect_anomaly true" and "nan" in failure.reason.lower()
+    assert failure.variant == "residual, trainer.detect_anomaly true" and "nan" in failure.reason.lower()
     assert "Error" in failure.reason and f"FAILED: {failure.variant}, seed 0: {failure.reason}" in output
     (result,) = comparison.results
-    assert result.variant == "residual, carry, trainer.detect_anomaly false" and result.diverged
+    assert result.variant == "residual, trainer.detect_anomaly false" and result.diverged
     assert "report: out/report.html" in output
 
 
@@ -342,6 +406,9 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
     return run
 
 
+OUT = ["--config", "CONF", "--out", "o"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -385,6 +452,23 @@ def mistake(conf, tmp_path, monkeypatch, capfd):
         (["--out", "o", "--report_only", "--model.layer", "1"], "--model.layer: did you mean '--model.layers'"),
         (["--out", "o", "--report_only", "--model.layers", "1"], "takes only --out: leave out --model.layers 1"),
         (["--out", "o", "--report_only", "--rules", "gru"], "takes only --out: leave out --rules gru"),
+        ([*OUT, "--trials", "4"], "--trials 4: say what is tuned"),
+        ([*OUT, "--tune", f"{RATE}=log:0..1"], "0 must be above 0 on a log scale"),
+        ([*OUT, "--tune", f"{RATE}=log:1..1e-4"], "1 is not below 1e-4"),
+        ([*OUT, "--tune", f"{RATE}=-1..1"], "learning_rate is -1"),
+        ([*OUT, "--tune", f"{RATE}=1e-3..1e-2", "--trials", "0"], "--trials is 0: it must be at least 2"),
+        ([*OUT, "--tune", f"{RATE}=1e-3..1e-2", "--tune", f"{RATE}=1..2"], f"--tune {RATE} is given twice"),
+        ([*OUT, "--tune", f"{RATE}=1..2", "--vary", f"{RATE}=1,2"], "--vary compares its values"),
+        ([*OUT, "--tune", "model.learning_rat=1..2"], "--model.learning_rat: did you mean '--model.learning_rate'"),
+        ([*OUT, "--tune", "model.rule=gru,lstm"], "--tune model.rule: use --rules"),
+        ([*OUT, "--tune", "data.steps=8,16"], "only keys of model and tbptt, and trainer.gradient_clip_val"),
+        ([*OUT, "--tune", "model.hidden_dim=8..16"], "--tune model.hidden_dim changes the model's size"),
+        ([*OUT, "--tune", "model.width=8,16", "--match", "hidden"], "--tune model.width changes the model's size"),
+        ([*OUT, "--tune", "model.reward_weight=0..1"], "changes val/loss itself"),
+        ([*OUT, "--tune", f"{RATE}=1..2", "--seeds", "1000000"], "--seeds 1000000 is the seed of the tuning"),
+        ([*OUT, "--tune", f"{RATE}=1..2", "--early_stopping.patience", "3"], "leave early_stopping.patience"),
+        ([*OUT, "--tune", f"{RATE}=1..2", "--trainer.max_steps", "-1"], "--tune needs a length"),
+        ([*OUT, "--tune", "model.lr_schedule=cosine,linear"], "lr_schedule is 'linear'"),
         (["--config", "CONF", "--out", "full"], "full holds files, but no comparison"),
         (["--out", "o", "--report_only"], "o holds no comparison"),
     ],

@@ -186,7 +186,7 @@ def test_what_is_damaged_is_named_and_made_again(tmp_path, seen, how):
     made = make_comparison(tmp_path / "out", FOUR[:2], [0])
     out, run = made.folder, made.design["runs"][1]
     folder = run_folder(out, run["slug"], run["seed"])
-    assert finished(out, run) is not None and not list(damages(out, made.design["runs"]))
+    assert finished(out, run) is not None and not list(damages(out, made.design))
 
     def damaged(path):
         whole = path.read_bytes()
@@ -195,7 +195,7 @@ def test_what_is_damaged_is_named_and_made_again(tmp_path, seen, how):
 
     for name in ("result.json", "curves.csv", "examples.npz"):
         whole = damaged(folder / name)
-        (said,) = damages(out, made.design["runs"])
+        (said,) = damages(out, made.design)
         assert said.startswith(f"{run['variant']}, seed 0: {folder / name} is damaged")
         assert finished(out, run) is None and [of.variant for of in load(out).results] == [made.variants[0]]
         (folder / name).write_bytes(whole)
@@ -205,7 +205,7 @@ def test_what_is_damaged_is_named_and_made_again(tmp_path, seen, how):
     assert _trained(folder, run["argv"]) is None
     for path in (out / "references" / "mean.csv", out / "references.json"):
         whole = damaged(path)
-        (said,) = damages(out, made.design["runs"])
+        (said,) = damages(out, made.design)
         assert str(path) in said and not load(out).references and len(load(out).results) == 2
         path.write_bytes(whole)
     for name, read in (("comparison.json", read_design), ("config.yaml", read_config)):

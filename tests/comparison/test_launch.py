@@ -6,7 +6,7 @@ import pytest
 
 from worldmodel.comparison.design import Variant, runs_of
 from worldmodel.comparison.folder import FAILURES
-from worldmodel.comparison.launch import Resources, devices_of, launch, side_by_side
+from worldmodel.comparison.launch import Engine, Resources, devices_of, launch, side_by_side
 from worldmodel.durable import read_json
 from worldmodel.errors import UserError, failure_reason
 
@@ -58,7 +58,7 @@ def test_runs_that_fail_are_reported_each(tmp_path, capsys):
     """The folder holds no design: the process of each run fails."""
     chosen = [Variant({"rule": rule, "start": "zero"}) for rule in ("gated", "direct")]
     runs = runs_of(tmp_path, chosen, [8, 8], [0], "x")
-    failures = launch(tmp_path, runs, "local", 2, Resources(threads=1, cores=1, gpus=0))
+    failures = launch(tmp_path, runs, Engine("local", 2, Resources(threads=1, cores=1, gpus=0)))
     assert {failure.variant for failure in failures} == {"gated, zero", "direct, zero"}
     for failure in failures:
         assert failure.reason.startswith("FileNotFoundError") and "comparison.json" in failure.reason

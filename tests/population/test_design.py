@@ -19,7 +19,8 @@ def test_a_range_its_logarithm_and_choices():
         Mutation(DECAY, 0, 0.5),
         Mutation(CLIP, 0.5, 10, choices=(1, 0.5, 10)),
     ]
-    assert parse([f"--{RATE}=0.001..0.1(log)"], ALLOWED) == [Mutation(RATE, 0.001, 0.1, log=True)]
+    for text in (f"--{RATE}=0.001..0.1(log)", f"{RATE}=log:0.001..0.1"):
+        assert parse([text], ALLOWED) == [Mutation(RATE, 0.001, 0.1, log=True)]
     assert parse([f"{RATE}=1..2"], ALLOWED) == [Mutation(RATE, 1, 2)]
 
 

@@ -24,6 +24,7 @@ from worldmodel.tasks.recall import RecallScores, recall
 class _Evaluation(pl.Callback):
     """Evaluates after each validation and test, and at the end of a fit unless the last weights were just validated."""
 
+    wanted = True  # else it evaluates nothing: a fit that another metric judges is done sooner
     _evaluated_step: int | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -39,7 +40,7 @@ class _Evaluation(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # not at its end: callbacks that validate other weights, which are saved, take them back there
-        if not trainer.sanity_checking and self.applies(trainer, pl_module):
+        if self.wanted and not trainer.sanity_checking and self.applies(trainer, pl_module):
             pl_module.log_dict(self._evaluate(trainer, pl_module, "val"))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -47,7 +48,7 @@ class _Evaluation(pl.Callback):
             pl_module.log_dict(self._evaluate(trainer, pl_module, "test"))
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
-        done = self._evaluated_step == trainer.global_step or trainer.fast_dev_run
+        done = not self.wanted or self._evaluated_step == trainer.global_step or trainer.fast_dev_run
         if not done and self.applies(trainer, pl_module):
             pl_module.eval()
             metrics = self._evaluate(trainer, pl_module, "val")

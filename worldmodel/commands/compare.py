@@ -4,10 +4,12 @@ import gc
 import sys
 from pathlib import Path
 
-from worldmodel.comparison.folder import CONFIG, damages, finished, load, read_design, write_design
-from worldmodel.comparison.launch import launch
+from worldmodel.comparison.design import with_winners
+from worldmodel.comparison.folder import damages, finished, load, read_design, tuned, write_design
+from worldmodel.comparison.launch import Engine, launch
 from worldmodel.comparison.prepare import NOT_HERE, CompareCLI, check_report_only, parser, prepare, print_sizes
-from worldmodel.comparison.results import write_references
+from worldmodel.comparison.results import CONFIG, write_references
+from worldmodel.comparison.tune import tune
 from worldmodel.durable import whole_file
 from worldmodel.experiments.config import check_options
 from worldmodel.experiments.errors import training_errors
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> None:
     out: Path = options.out
     if options.report_only:  # also while runs train: every file is replaced whole
         check_report_only(argv)
-        for line in damages(out, (read_design(out) or {"runs": []})["runs"]):
+        for line in damages(out, read_design(out) or {"runs": []}):
             CONSOLE.print(f"{line}: left out")
         conclude(out)
         return
@@ -35,21 +37,30 @@ def main(argv: list[str]) -> None:
         prepared = prepare(options, fit, ["worldmodel", "compare", *argv])
     gc.collect()  # the data that was read to check it
     with RunLock(out, "--out"):
-        if differences := write_design(out, prepared.design, prepared.config, prepared.defaults):
+        design = with_winners(prepared.design, tuned(out, prepared.design))
+        if differences := write_design(out, design, prepared.config, prepared.defaults):
             CONSOLE.print(f"versions differ from the first runs', and may round differently: {'; '.join(differences)}")
-        print_sizes(prepared.design)
+        print_sizes(design)
         if prepared.unreached:
             CONSOLE.print(prepared.unreached)
-        runs = prepared.design["runs"]
-        for line in damages(out, runs):
+        for line in damages(out, design):
             CONSOLE.print(f"{line}: made again")
 
         def kept() -> str:
-            done = sum(finished(out, run) is not None for run in runs)
-            return f"{done} of {len(runs)} runs are finished and kept in {out}"
+            done = sum(finished(out, run) is not None for run in design["runs"])
+            trials = ", and the trials so far," if "tuning" in design else ""
+            return f"{done} of {len(design['runs'])} runs{trials} are finished and kept in {out}"
 
         with interruptible(kept) as stop_if_asked:
-            failures = launch(out, runs, options.launcher, prepared.jobs, prepared.resources, stop_if_asked)
+            engine = Engine(options.launcher, prepared.jobs, prepared.resources, stop_if_asked)
+            failures = tune(out, design, engine)
+            for line in failures:
+                CONSOLE.print(f"not tuned: {line}")
+            winners = tuned(out, design)
+            design = with_winners(design, winners)
+            write_design(out, design, prepared.config, prepared.defaults)
+            waiting = [slug for slug, each in winners.items() if each.winner is None]
+            failures += launch(out, [run for run in design["runs"] if run["slug"] not in waiting], engine)
             conclude(out)
     if failures:
         raise SystemExit(1)

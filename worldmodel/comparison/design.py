@@ -1,7 +1,7 @@
 """The design of a comparison: variants from axes, hidden sizes that make them fair, and a command for each run."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import product
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldmodel.cells import check_rule
-from worldmodel.comparison.folder import CONFIG
 from worldmodel.comparison.measure import Size, size_of
-from worldmodel.comparison.results import run_folder
+from worldmodel.comparison.results import CONFIG, run_folder
+from worldmodel.comparison.tuning import SEED as TUNING_SEED
+from worldmodel.comparison.tuning import Tuned, trial_folder
 from worldmodel.errors import MOST_SEED, UserError, choose
 
 STARTS = ("carry", "zero")
@@ -76,24 +77,31 @@ class Variant:
     """One combination of the axes' values."""
 
     axes: dict[str, str]  # "rule", "start", then those of --vary
+    shared: tuple[str, ...] = ()  # axes that have one value in the whole comparison: names don't repeat it
 
     @property
     def name(self) -> str:
         """As tables show it: "gated_norm, carry, model.layers 2"."""
-        rule, start, *rest = self.axes.items()
-        return ", ".join([rule[1], start[1], *(f"{key} {value}" for key, value in rest)])
+        return self._name(self.shared)
 
     @property
     def slug(self) -> str:
         """Its folder's name: it depends on the variant alone, and stays when others are added."""
-        slug = re.sub(r"[^\w.+-]+", "-", self.name).strip("-.")
+        whole = self._name()
+        slug = re.sub(r"[^\w.+-]+", "-", whole).strip("-.")
         simple = all(re.fullmatch(r"[\w.+-]+", value) for value in self.axes.values()) and len(slug) <= 100
-        return slug if simple else f"{slug[:100]}-{sha256(self.name.encode()).hexdigest()[:8]}"
+        return slug if simple else f"{slug[:100]}-{sha256(whole.encode()).hexdigest()[:8]}"
+
+    def _name(self, without: Collection[str] = ()) -> str:
+        """The rule and the start by their values alone."""
+        named = {axis: value for axis, value in self.axes.items() if axis not in without}
+        return ", ".join(value if axis in KEYS else f"{axis} {value}" for axis, value in named.items())
 
 
 def variants_of(axes: Mapping[str, list[str]]) -> list[Variant]:
     """Every combination of the axes' values; `rule` and `start` are the first two axes."""
-    return [Variant(dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    shared = tuple(axis for axis in ("start",) if len(axes[axis]) == 1)
+    return [Variant(dict(zip(axes, values, strict=True)), shared) for values in product(*axes.values())]
 
 
 def runs_of(
@@ -106,22 +114,51 @@ def runs_of(
             "slug": variant.slug,
             "axes": variant.axes,
             "seed": seed,
-            "argv": _argv(out, variant, hidden_dim, seed, experiment),
+            "argv": [
+                *command_of(out, variant, hidden_dim),
+                *_place(seed, run_folder(out, variant.slug, seed), experiment),
+            ],
         }
         for seed in seeds
         for variant, hidden_dim in zip(variants, hidden_dims, strict=True)
     ]
 
 
-def _argv(out: Path, variant: Variant, hidden_dim: int, seed: int, experiment: str) -> list[str]:
-    """The command that trains this run, by hand too."""
+def command_of(out: Path, variant: Variant, hidden_dim: int) -> list[str]:
+    """The command that trains this variant, by hand too, up to the seed."""
     values = {KEYS.get(axis, axis): value for axis, value in variant.axes.items()}
     values = {"model.rule": values.pop("model.rule"), "model.hidden_dim": str(hidden_dim)} | values
-    words = ["worldmodel", "fit", "--config", str(out / CONFIG)]
+    return ["worldmodel", "fit", "--config", str(out / CONFIG), *_options(values)]
+
+
+def trial_command(out: Path, design: Mapping[str, Any], slug: str, number: int) -> list[str]:
+    """The command of a tuning's trial, whose runs are a group of their own in W&B."""
+    tuning, experiment = design["tuning"], design["runs"][0]["argv"][-1]
+    place = _place(TUNING_SEED, trial_folder(out, slug, number), f"{experiment}-tune")
+    return [*tuning["commands"][slug], *_options(tuning["trials"][number]), *place]
+
+
+def with_winners(design: dict[str, Any], tuned: Mapping[str, Tuned]) -> dict[str, Any]:
+    """The design in which the runs of each variant whose tuning has ended have its winner's values."""
+    runs = []
+    for run in design["runs"]:
+        argv = run["argv"]
+        if run["slug"] in tuned and (winner := tuned[run["slug"]].winner) is not None:
+            values = _options(design["tuning"]["trials"][winner])
+            argv = [*design["tuning"]["commands"][run["slug"]], *values, *argv[argv.index("--seed_everything") :]]
+        runs.append({**run, "argv": argv})
+    return {**design, "runs": runs}
+
+
+def _options(values: Mapping[str, str]) -> list[str]:
+    words = []
     for key, value in values.items():
         words += [f"--{key}={value}"] if value.startswith("-") else [f"--{key}", value]
-    words += ["--seed_everything", str(seed), "--run_dir", str(run_folder(out, variant.slug, seed))]
-    return [*words, "--experiment", experiment]
+    return words
+
+
+def _place(seed: int, folder: Path, experiment: str) -> list[str]:
+    return ["--seed_everything", str(seed), "--run_dir", str(folder), "--experiment", experiment]
 
 
 def sizes_of(

@@ -1,18 +1,30 @@
 """A comparison's folder: begun, continued, and loaded."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from worldmodel.comparison.results import Comparison, Failure, Result, read_references, read_result, run_folder
+from worldmodel.arguments import same_command
+from worldmodel.comparison.design import trial_command
+from worldmodel.comparison.results import (
+    CONFIG,
+    Comparison,
+    Failure,
+    Result,
+    read_references,
+    read_result,
+    run_folder,
+)
+from worldmodel.comparison.tuning import Tuned, Tuning, check_record, read_scores, trial_folder
 from worldmodel.durable import intact, read_json, summed_file, write_json
 from worldmodel.errors import Damaged, UserError
 from worldmodel.experiments.config import config_differences
 
-DESIGN, CONFIG, FAILURES = "comparison.json", "config.yaml", "failures.json"
+DESIGN, FAILURES = "comparison.json", "failures.json"
 MOST_DIFFERENCES = 5  # named in a message
 RESTORE = "restore it from a copy, or choose another --out"
 PARTS = {"runs": list, "axes": dict, "seeds": list, "sizes": list, "versions": dict, "data": dict}  # of a design
@@ -124,13 +136,17 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name, was in old.get("parts", {}).items()
         if name in new["parts"]
     ]
-    hidden = {row["variant"]: row["hidden_dim"] for row in old["sizes"]}
-    pairs += [
-        (f"hidden_dim of {row['variant']!r}", hidden[row["variant"]], row["hidden_dim"])
-        for row in new["sizes"]
-        if row["variant"] in hidden
-    ]
+    was, now = _hidden_dims(old), _hidden_dims(new)
+    pairs += [(f"hidden_dim of {name!r}", was[slug][1], dim) for slug, (name, dim) in now.items() if slug in was]
+    was, now = old.get("tuning", {}), new.get("tuning", {})
+    pairs += [(option, was.get(name), now.get(name)) for option, name in (("--tune", "asked"), ("--trials", "count"))]
     return [f"{name} is {now}, was {was}" for name, was, now in pairs if was != now]
+
+
+def _hidden_dims(design: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Slug -> name, which changes as axes get more values, and hidden_dim."""
+    dims = {row["variant"]: row["hidden_dim"] for row in design["sizes"]}
+    return {run["slug"]: (run["variant"], dims[run["variant"]]) for run in design["runs"] if run["variant"] in dims}
 
 
 def finished(out: Path, run: Mapping[str, Any]) -> Result | None:
@@ -139,12 +155,20 @@ def finished(out: Path, run: Mapping[str, Any]) -> Result | None:
         result = read_result(run_folder(out, run["slug"], run["seed"]))
     except Damaged:  # which `damages` names
         return None
-    return result if result is not None and same_command(result.command, run["argv"]) else None
+    if result is None or not same_command(result.command, run["argv"]):
+        return None
+    return replace(result, variant=run["variant"], axes=run["axes"])  # names change as axes get more values
 
 
-def damages(out: Path, runs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What is damaged of these runs and of the references, in words."""
-    for run in runs:
+def damages(out: Path, design: Mapping[str, Any]) -> Iterator[str]:
+    """What is damaged of the design's trials and runs, and of the references, in words."""
+    for slug in design.get("tuning", {"commands": ()})["commands"]:
+        for number in range(len(design["tuning"]["trials"])):
+            try:
+                check_record(trial_folder(out, slug, number))
+            except Damaged as damage:
+                yield f"{slug}, trial {number}: {damage}"
+    for run in design["runs"]:
         try:
             read_result(run_folder(out, run["slug"], run["seed"]))
         except Damaged as damage:
@@ -155,14 +179,16 @@ def damages(out: Path, runs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f"the references: {damage}"
 
 
-def same_command(one: list[str], other: list[str]) -> bool:
-    """Whether two runs are the same, wherever their folders lie."""
-
-    def without_places(argv: list[str]) -> list[str]:
-        places = {i + 1 for i, word in enumerate(argv) if word in ("--config", "--run_dir", "--experiment")}
-        return [word for i, word in enumerate(argv) if i not in places]
-
-    return without_places(one) == without_places(other)
+def tuned(out: Path, design: Mapping[str, Any]) -> dict[str, Tuned]:
+    """Slug -> what the variant's tuning has come to; empty without tuning."""
+    if "tuning" not in design:
+        return {}
+    plan, found = Tuning.read(design["tuning"]), {}
+    for slug, variant in {run["slug"]: run["variant"] for run in design["runs"]}.items():
+        trials = [(trial_folder(out, slug, n), trial_command(out, design, slug, n)) for n in range(len(plan.trials))]
+        scores = [read_scores(*trial) for trial in trials]
+        found[slug] = Tuned(variant, scores, plan.course(scores).winner)
+    return found
 
 
 def write_failures(out: Path, failures: list[Failure]) -> None:
@@ -188,4 +214,4 @@ def load(out: Path) -> Comparison:
     references = []  # damaged ones are measured again
     with suppress(Damaged, FileNotFoundError):
         references = read_references(out)
-    return Comparison(out, design, results, failures, references)
+    return Comparison(out, design, results, failures, references, list(tuned(out, design).values()))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from worldmodel.comparison.folder import finished, write_failures
 from worldmodel.comparison.processes import Task, start, stop
 from worldmodel.comparison.progress import ComparisonProgress
-from worldmodel.comparison.results import Failure
+from worldmodel.comparison.results import Failure, run_folder
 from worldmodel.errors import UserError, failure_reason
 from worldmodel.runs.cluster import ray_cluster
 
@@ -49,46 +49,76 @@ def side_by_side(jobs: int | None, resources: Resources, cores: int, gpus: int) 
     return jobs or max(1, room)
 
 
-def launch(
-    out: Path,
-    runs: list[dict[str, Any]],
-    launcher: Launcher,
-    jobs: int,
-    resources: Resources,
-    stop_if_asked: Callable[[], None] = lambda: None,
-) -> list[Failure]:
-    """Train and measure the runs that are not finished yet; return those that failed.
+@dataclass(frozen=True)
+class Engine:
+    """What trains: where, how many side by side, and what each takes."""
 
-    Args:
-        out: folder of the comparison.
-        runs: of its design.
-        launcher: `local` processes, or `ray`: the cluster that RAY_ADDRESS names, else one on this machine. A cluster's
-            machines must share the folder, the data and the installation, at the same paths.
-        jobs: runs side by side; a Ray cluster decides by its cores and GPUs.
-        resources: of each run.
-        stop_if_asked: called now and then.
+    launcher: Launcher
+    jobs: int
+    resources: Resources
+    stop_if_asked: Callable[[], None] = lambda: None  # called now and then
+
+    def train(
+        self,
+        tasks: list[Task],
+        has_result: Callable[[Task], bool],
+        failed: Callable[[Task, str], None],
+        progress: ComparisonProgress,
+    ) -> None:
+        """Run tasks to their ends; one that fails stops no other.
+
+        Args:
+            tasks: in their order.
+            has_result: whether a task that has ended has left its result.
+            failed: called for one that has not, with the reason in one line.
+            progress: shows them.
+        """
+        for task in tasks:
+            task.log.parent.mkdir(parents=True, exist_ok=True)
+            task.log.unlink(missing_ok=True)
+        engine = _local(self.jobs, self.resources) if self.launcher == "local" else _ray(self.jobs, self.resources)
+        with progress, engine as submit:
+            pending = {submit(task): task for task in tasks}
+            while pending:
+                self.stop_if_asked()
+                for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                    task = pending.pop(future)
+                    reason = _failure(task, future, has_result)
+                    if reason is not None:
+                        failed(task, reason)
+                    progress.end(task, reason)
+                progress.update({task.label: task.log for task in pending.values() if task.log.is_file()})
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Further variables of a task."""
+        return {"OMP_NUM_THREADS": str(self.resources.threads)}
+
+
+def launch(out: Path, runs: list[dict[str, Any]], engine: Engine) -> list[Failure]:
+    """Train and measure the runs of a design that are not finished yet; return those that failed.
+
+    A Ray cluster's machines must share the folder, the data and the installation, at the same paths.
     """
-    environment = {"OMP_NUM_THREADS": str(resources.threads)}
-    tasks = [Task(out, run, Path.cwd(), environment) for run in runs if finished(out, run) is None]
+    by_task = {_task_of(out, run, engine): run for run in runs}
+    tasks = [task for task, run in by_task.items() if finished(out, run) is None]
     failures: list[Failure] = []
+
+    def failed(task: Task, reason: str) -> None:
+        run, log = by_task[task], task.log.relative_to(out).as_posix()
+        failures.append(Failure(run["variant"], run["axes"], run["seed"], reason, log))
+        write_failures(out, failures)
+
     write_failures(out, failures)
-    for task in tasks:
-        task.log.parent.mkdir(parents=True, exist_ok=True)
-        task.log.unlink(missing_ok=True)
-    engine = _local(jobs, resources) if launcher == "local" else _ray(jobs, resources)
-    with ComparisonProgress(len(runs) - len(tasks), len(runs)) as progress, engine as submit:
-        pending = {submit(task): task for task in tasks}
-        while pending:
-            stop_if_asked()
-            for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
-                task = pending.pop(future)
-                failure = _failure(task, future)
-                if failure is not None:
-                    failures.append(failure)
-                    write_failures(out, failures)
-                progress.end(task.label, failure)
-            progress.update({task.label: task.log for task in pending.values() if task.log.is_file()})
+    progress = ComparisonProgress("comparing", "runs", len(runs) - len(tasks), len(runs))
+    engine.train(tasks, lambda task: finished(out, by_task[task]) is not None, failed, progress)
     return failures
+
+
+def _task_of(out: Path, run: dict[str, Any], engine: Engine) -> Task:
+    words = (str(out), run["slug"], str(run["seed"]))
+    log = run_folder(out, run["slug"], run["seed"]).with_suffix(".log")
+    return Task("run", words, f"{run['variant']}, seed {run['seed']}", log, Path.cwd(), engine.environment)
 
 
 @contextmanager
@@ -156,13 +186,8 @@ def devices_of(place: int, gpus: int) -> str:
     return ",".join(ids[place * gpus : (place + 1) * gpus])
 
 
-def _failure(task: Task, future: "Future[int]") -> Failure | None:
-    """Why a run that has ended has no result; None if it has one."""
-    if (error := future.exception()) is None:
-        if future.result() == 0 and finished(task.out, task.run) is not None:
-            return None
-        reason = failure_reason(future.result(), task.log)
-    else:  # Ray lost the task
-        reason = " ".join(str(error).split())[:300]
-    log = task.log.relative_to(task.out).as_posix()
-    return Failure(task.run["variant"], task.run["axes"], task.run["seed"], reason, log)
+def _failure(task: Task, future: "Future[int]", has_result: Callable[[Task], bool]) -> str | None:
+    """Why a task that has ended has no result; None if it has one."""
+    if (error := future.exception()) is not None:  # Ray lost the task
+        return " ".join(str(error).split())[:300]
+    return None if future.result() == 0 and has_result(task) else failure_reason(future.result(), task.log)

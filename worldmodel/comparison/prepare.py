@@ -17,8 +17,10 @@ from rich.table import Table
 from worldmodel import __version__
 from worldmodel.arguments import Parser
 from worldmodel.comparison.design import MATCHES, axes_of, runs_of, seeds_of, sizes_of, variants_of
-from worldmodel.comparison.folder import read_config
+from worldmodel.comparison.folder import read_config, read_design
 from worldmodel.comparison.launch import LAUNCHERS, Launcher, Resources, side_by_side
+from worldmodel.comparison.tune import check_size, check_tuning, commands, plan, planned_steps
+from worldmodel.comparison.tuning import Range, Tuning
 from worldmodel.errors import UserError, at_least
 from worldmodel.evaluation.selection import RolloutOptions, default_burn_in
 from worldmodel.experiments.config import ConfigCLI
@@ -30,6 +32,7 @@ from worldmodel.rules import RULES
 from worldmodel.runs.cluster import own_cores
 from worldmodel.runs.display import console
 
+TRIALS = 8  # of a tuning, unless --trials says otherwise
 NOT_HERE = {
     "--seed_everything": "choose a comparison's seeds with --seeds",
     "--run_dir": "choose a comparison's folder with --out",
@@ -59,6 +62,14 @@ def parser() -> Parser:
     add("--seeds", default="0,1,2", metavar="N,N", help="Seeds of each variant. Default: %(default)s.")
     add("--start", metavar="carry,zero", help="State at a segment's start. Default: tbptt.start of the configuration.")
     add("--vary", action="append", default=[], metavar="KEY=A,B", help="Option to vary too: model.layers=1,2.")
+    add(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="KEY=RANGE",
+        help="Option to tune for each rule: KEY=LOW..HIGH, KEY=log:LOW..HIGH or KEY=A,B, by checkpoint_monitor.",
+    )
+    add("--trials", type=int, metavar="N", help="Values that --tune tries for each rule. Default: 8.")
     add("--match", choices=MATCHES, default="params", help="What hidden sizes make equal. Default: %(default)s.")
     add("--launcher", choices=LAUNCHERS, default="local", help="Processes or a Ray cluster. Default: %(default)s.")
     add("--jobs", type=int, metavar="N", help="Runs side by side. Default: cores / threads, or the number of GPUs.")
@@ -143,7 +154,7 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     out: Path = options.out
     experiment = out.resolve().name
     at_least(1, "--", jobs=options.jobs)
-    axes, seeds = _checked(options, fit, experiment)
+    axes, seeds, ranges = _checked(options, fit, experiment)
     base = CompareCLI(fit, experiment)
     if base.datamodule.task is not None:
         raise UserError(
@@ -156,9 +167,9 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
     base.settings["threads"] = resources.threads
     variants = variants_of(axes)
     sizes, reference = sizes_of(variants, arguments, dict(base.model.hparams), options.match)
-    steps = base.datamodule.steps
-    design = {
-        "runs": runs_of(out, variants, [row["hidden_dim"] for row in sizes], seeds, base.settings["experiment"]),
+    steps, hidden_dims = base.datamodule.steps, [row["hidden_dim"] for row in sizes]
+    design: dict[str, Any] = {
+        "runs": runs_of(out, variants, hidden_dims, seeds, base.settings["experiment"]),
         "axes": axes,
         "seeds": seeds,
         "steps": steps,
@@ -172,11 +183,16 @@ def prepare(options: Any, fit: list[str], command: list[str]) -> Prepared:
         "parts": digests([*axes["rule"], *names_in(yaml.safe_load(config := base.dump()))]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if ranges:
+        length = planned_steps(base.trainer, len(base.datamodule.training_segments()))
+        before = (read_design(out) or {}).get("tuning")
+        tuning = plan(options.tune, options.trials or TRIALS, ranges, base.settings, length, before)
+        design["tuning"] = {**tuning.plain(), "commands": commands(out, variants, hidden_dims)}
     return Prepared(design, config, base.defaults(), jobs, resources, missed)
 
 
-def _checked(options: Any, fit: list[str], experiment: str) -> tuple[dict[str, list[str]], list[int]]:
-    """The axes and the seeds, once everything that needs no data was checked, every rule and value of --vary too."""
+def _checked(options: Any, fit: list[str], experiment: str) -> tuple[dict[str, list[str]], list[int], list[Range]]:
+    """The axes, the seeds and the ranges, once everything that needs no data was checked, every rule and value too."""
     settings = CheckedCLI(fit, experiment).settings
     axes = axes_of(options.rules, options.start, options.vary, settings["tbptt"]["start"])
     seeds = seeds_of(options.seeds)
@@ -186,7 +202,12 @@ def _checked(options: Any, fit: list[str], experiment: str) -> tuple[dict[str, l
         check_gradient(WorldModel.check({**settings["model"].as_dict(), "rule": rule}), axes["start"])
     for words in _combinations(axes).values():
         CheckedCLI([*fit, *words], experiment)
-    return axes, seeds
+    ranges = check_tuning(options.tune, options.trials, axes, seeds, settings)
+    for each in ranges:
+        for value in each.ends:
+            tried = CheckedCLI([*fit, f"--{each.key}={value}"], experiment).settings
+            check_size(each.key, tried["model"].as_dict(), settings["model"].as_dict())
+    return axes, seeds, ranges
 
 
 def _combinations(axes: dict[str, list[str]]) -> dict[tuple[str, ...], list[str]]:
@@ -291,4 +312,7 @@ def print_sizes(design: dict[str, Any]) -> None:
     output.print(table)
     runs, seeds = len(design["runs"]), ", ".join(map(str, design["seeds"]))
     output.print(f"{runs} runs: {len(design['sizes'])} variants, seeds {seeds}; {shlex.join(design['command'])}")
+    if "tuning" in design:
+        tuning = Tuning.read(design["tuning"])
+        output.print(f"before, for each variant: {tuning.budget()} over {'; '.join(map(str, tuning.ranges))}")
     output.file.flush()

@@ -14,31 +14,22 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from worldmodel.comparison.results import run_folder
-
-WORKER = "worldmodel.comparison.run"
+ROOM = "worldmodel.comparison"
+WORKERS = [f"{ROOM}.{kind}" for kind in ("run", "trial")]
 GRACE = 1.0  # seconds that a process has to end after SIGTERM; it saves nothing that its next start would use
 FORKS = sys.platform == "linux"  # elsewhere a fork of a process that has imported torch isn't safe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """One run as a process."""
+    """One run, or a part of one, as a process."""
 
-    out: Path
-    run: dict[str, Any]  # of the design
+    kind: str  # the module in this room that is run
+    words: tuple[str, ...]  # its arguments
+    label: str  # its name in messages
+    log: Path  # the file of its output
     folder: Path  # that it starts in
     environment: dict[str, str]  # further variables; those that an import reads are the same for all tasks
-
-    @property
-    def label(self) -> str:
-        """The run's name in messages."""
-        return f"{self.run['variant']}, seed {self.run['seed']}"
-
-    @property
-    def log(self) -> Path:
-        """The file of its output."""
-        return run_folder(self.out, self.run["slug"], self.run["seed"]).with_suffix(".log")
 
 
 def start(task: Task) -> BaseProcess:
@@ -48,7 +39,7 @@ def start(task: Task) -> BaseProcess:
     """
     context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
     if FORKS:
-        context.set_forkserver_preload([WORKER])
+        context.set_forkserver_preload(WORKERS)
         _import_first(task.environment)
     task.log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_work, args=(task, os.environ | task.environment))
@@ -88,7 +79,7 @@ def _import_first(variables: dict[str, str]) -> None:
 
 
 def _work(task: Task, variables: dict[str, str]) -> None:
-    """Be `python -m worldmodel.comparison.run` for the task."""
+    """Be `python -m` of the task's module."""
     os.setsid()
     with task.log.open("wb") as log, open(os.devnull, "rb") as nothing:
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -97,10 +88,11 @@ def _work(task: Task, variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    sys.argv = [WORKER, str(task.out), task.run["slug"], str(task.run["seed"])]
-    sys.modules.pop(WORKER, None)
+    module = f"{ROOM}.{task.kind}"
+    sys.argv = [module, *task.words]
+    sys.modules.pop(module, None)
     try:
-        runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out
 

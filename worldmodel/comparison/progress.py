@@ -4,42 +4,44 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from worldmodel.comparison.results import Failure
+from worldmodel.comparison.processes import Task
 from worldmodel.runs.display import Display
 
 STEP = re.compile(r"^training: (\d+)/(\d+) steps", re.MULTILINE)  # a line of FitProgress
 
 
 class ComparisonProgress:
-    """Shows what becomes of a comparison's runs.
+    """Shows what becomes of a comparison's runs, or of its trials.
 
     Args:
-        done: runs that were finished before.
-        total: all runs of the comparison.
+        doing: in a word.
+        noun: what they are, in the plural.
+        done: those that were finished before.
+        total: all of them.
     """
 
-    def __init__(self, done: int, total: int) -> None:
-        self.done, self.total, self.failed = done, total, 0
+    def __init__(self, doing: str, noun: str, done: int, total: int) -> None:
+        self.noun, self.done, self.total, self.failed = noun, done, total, 0
         self._steps: dict[str, tuple[int, int]] = {}
-        self._display = Display("comparing", total, done, unit=None, more=self._state)
+        self._display = Display(doing, total, done, unit=None, more=self._state)
 
     def __enter__(self) -> Self:
         if self.done:
-            self._display.print(f"{self.done} of {self.total} runs are finished already")
+            self._display.print(f"{self.done} of {self.total} {self.noun} are finished already")
         self._display.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._display.__exit__(*error)
 
-    def end(self, label: str, failure: Failure | None) -> None:
-        """A run has ended, with a result or without."""
-        if failure is None:
+    def end(self, task: Task, reason: str | None) -> None:
+        """One has ended, with a result, or without for this reason."""
+        if reason is None:
             self.done += 1
-            self._display.print(f"done: {label} ({self.done} of {self.total})")
+            self._display.print(f"done: {task.label} ({self.done} of {self.total})")
         else:
             self.failed += 1
-            self._display.print(f"FAILED: {label}: {failure.reason} (log: {failure.log})")
+            self._display.print(f"FAILED: {task.label}: {reason} (log: {task.log})")
 
     def update(self, running: dict[str, Path]) -> None:
         """Show where things stand.
@@ -54,7 +56,7 @@ class ComparisonProgress:
         self._display.update(self.done + self.failed + sum(step / total for step, total in self._steps.values()))
 
     def _state(self) -> str:
-        words = [f"{self.done}/{self.total} runs"]
+        words = [f"{self.done}/{self.total} {self.noun}"]
         words += [f"{self.failed} failed"] if self.failed else []
         words += [f"{label} {step}/{total}" if step else label for label, (step, total) in self._steps.items()]
         return "  ".join(words)

@@ -7,6 +7,8 @@ OUT/runs/<variant>/s<seed>/             a run's folder, as `worldmodel fit` make
     curves.csv                          its Curves (loop, step, metric, value)
     examples.npz                        a few open-loop rollouts (see ExampleRollout)
     SHA256SUMS                          of these three
+OUT/tune/<variant>/t<n>/                a trial of the tuning, a run's folder too, and in it
+    trial.json                          its scores at the rungs that it has reached
 OUT/references/<name>.csv               Curves of the references: copy_last, mean, autoregression, kalman
 OUT/references.json                     their titles, and their errors at the horizons
 OUT/results.csv, verdict.json, results.md, report.html
@@ -22,11 +24,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from worldmodel.comparison.tuning import Tuned, Tuning
 from worldmodel.durable import intact, read_json, sha256, whole_file, write_json
 from worldmodel.errors import Damaged
 
 Loop = Literal["closed", "open"]
 LOOPS: tuple[Loop, ...] = ("closed", "open")
+CONFIG = "config.yaml"
 MEASURED = ("result.json", "curves.csv", "examples.npz")  # of a run
 SUMS = "SHA256SUMS"
 REPEAT = "remove it, and the same command makes it again"
@@ -123,6 +127,7 @@ class Comparison:
     results: list[Result]
     failures: list[Failure] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
+    tuned: list[Tuned] = field(default_factory=list)  # of each variant, where they are tuned
 
     @property
     def variants(self) -> list[str]:
@@ -133,6 +138,11 @@ class Comparison:
     def axes(self) -> dict[str, dict[str, str]]:
         """Variant -> its value on each axis."""
         return {run["variant"]: run["axes"] for run in self.design["runs"]}
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """The plan of the tuning, if there is one."""
+        return Tuning.read(self.design["tuning"]) if "tuning" in self.design else None
 
     @property
     def floor(self) -> Reference | None:

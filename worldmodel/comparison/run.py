@@ -19,9 +19,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from worldmodel.arguments import fail
+from worldmodel.arguments import fail, same_command
 from worldmodel.callbacks.guard import Diverged
-from worldmodel.comparison.folder import DESIGN, same_command
+from worldmodel.comparison.folder import DESIGN
 from worldmodel.comparison.measure import measure, size_of
 from worldmodel.comparison.results import Result, run_folder, write_curves, write_examples, write_result
 from worldmodel.durable import intact, read_json, write_json

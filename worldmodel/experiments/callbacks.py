@@ -41,6 +41,7 @@ def callbacks(
     first: Callback | None = None,
     save_config: Callback | None = None,
     exchange: Callable[[LastCheckpoint], Callback | None] = lambda last: None,
+    pause: Callback | None = None,
     max_skipped: int = 10,
 ) -> list[Callback]:
     """All callbacks of a run. LightningCLI adds none; the Trainer moves only the user's checkpoints, to the end.
@@ -55,6 +56,7 @@ def callbacks(
         first: runs before all others.
         save_config: writes config.yaml.
         exchange: makes the Exchange of a population's member, which saves with LastCheckpoint.
+        pause: ends the fit at a step, from where it can go on.
         max_skipped: updates in a row that NumericalGuard leaves out before it ends the training.
     """
     trainer, fit, is_policy = config["trainer"], stage == "fit", kind == "policy"
@@ -84,6 +86,7 @@ def callbacks(
         config.get("recall"),  # after FinalValidation
         early_stopping(config) if fit else None,  # before its count is saved
         save_config,  # config.yaml, once the others are set up
+        pause,  # after all that a validation measures, before the end is saved
         exchanges,  # after all that carry something to the next step, before it is saved
         last,  # after all others, when what they carry is up to date
         BestCheckpoint(checkpoints, *best) if saves else None,  # the Trainer has checkpoints last

@@ -1,18 +1,17 @@
 """The design of a population: its members, the hyperparameters that change, and when members copy each other."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+from worldmodel.arguments import bounds, number
 from worldmodel.errors import UserError, nearest
 
-RANGE = re.compile(r"(?P<low>[^:,.]+(?:\.\d*)?(?:[eE][+-]?\d+)?)\.\.(?P<high>[^:(]+?)(?P<log>:log|\(log\))?")
 DIGITS = 4  # significant digits of a value
-FORM = "write KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C"
+FORM = "write KEY=LOW..HIGH, KEY=log:LOW..HIGH or KEY=A,B,C"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Mutation:
 
 
 def parse(texts: Iterable[str], allowed: Sequence[str]) -> list[Mutation]:
-    """Read `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log`, `KEY=A,B,C`.
+    """Read `KEY=LOW..HIGH`, `KEY=log:LOW..HIGH`, `KEY=A,B,C`.
 
     Args:
         texts: one for each hyperparameter.
@@ -62,28 +61,15 @@ def parse(texts: Iterable[str], allowed: Sequence[str]) -> list[Mutation]:
 
 
 def _mutation(text: str, key: str, values: str) -> Mutation:
-    if match := RANGE.fullmatch(values):
-        low, high = _number(text, match["low"]), _number(text, match["high"])
-        if not low < high:
-            raise UserError(f"--mutate {text}: {match['low']} is not below {match['high']}")
-        if low < 0 or (match["log"] and low == 0):
-            least = "above 0 on a log scale" if match["log"] else "at least 0"
-            raise UserError(f"--mutate {text}: {match['low']} must be {least}")
-        return Mutation(key, low, high, bool(match["log"]))
-    choices = tuple(_number(text, value) for value in values.split(","))
+    if (found := bounds("--mutate", text, values, FORM)) is not None:
+        low, high, log = found
+        if low < 0:
+            raise UserError(f"--mutate {text}: {low:g} must be at least 0")
+        return Mutation(key, low, high, log)
+    choices = tuple(number("--mutate", text, value, FORM) for value in values.split(","))
     if len(set(choices)) < 2:
         raise UserError(f"--mutate {text}: one value is not a choice: {FORM}")
     return Mutation(key, min(choices), max(choices), choices=choices)
-
-
-def _number(text: str, word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"--mutate {text}: {word!r} is not a number: {FORM}")
-    return value
 
 
 def starts(

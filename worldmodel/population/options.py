@@ -43,8 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--mutate": {
         "type": str,
         "nargs": "+",
-        "default": ["model.learning_rate=1e-4..1e-2:log"],
-        "help": "Hyperparameters that members vary: KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C.",
+        "default": ["model.learning_rate=log:1e-4..1e-2"],
+        "help": "Hyperparameters that members vary: KEY=LOW..HIGH, KEY=log:LOW..HIGH or KEY=A,B,C.",
     },
     "--quantile": {"type": float, "default": 0.25, "help": "Share of the members that copy, and that are copied."},
     "--metric": {
