@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
+from opened import chromium, opened  # noqa: F401
 
 from worldmodel import RULES
 from worldmodel.envs.collect import CollectOptions, collect

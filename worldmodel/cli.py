@@ -20,6 +20,7 @@ COMMANDS = {
     "policy": "train and evaluate a policy with memory: worldmodel policy fit --config conf/policy/cartpole.yaml",
     "rollout": "predict chosen episodes from actions alone: worldmodel rollout --ckpt RUN --horizon 300",
     "plan": "act in the real environment by planning at every step: worldmodel plan --ckpt RUN --episodes 20",
+    "play": "drive a model in the browser, beside the true simulator: worldmodel play --ckpt RUN",
     "imagine": "train a policy inside a world model: worldmodel imagine fit --config CONF --model.world RUN",
     "diagnose": "find out what is wrong with a model: worldmodel diagnose --config conf/quickstart.yaml, or --ckpt RUN",
     "export": "write a trained model as safetensors and JSON: worldmodel export --ckpt RUN --out DIR",

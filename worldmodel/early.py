@@ -21,7 +21,7 @@ from worldmodel.runs.files import UNTRAINED, find_checkpoint, read_yaml
 PAGES = Path(__file__).parent / "help.json"
 AT_ONCE = 60  # seconds within which an installation, or a clone, writes all its files
 WIDTHS = (80, 120)  # columns for which help is kept
-OF_RUN = ("validate", "test", "predict", "rollout", "diagnose", "plan", "export")  # they take --ckpt RUN
+OF_RUN = ("validate", "test", "predict", "rollout", "diagnose", "plan", "play", "export")  # they take --ckpt RUN
 KINDS: dict[str, Kind] = {"fit": "world_model", "compare": "world_model", "policy": "policy", "imagine": "imagine"}
 
 

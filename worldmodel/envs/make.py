@@ -52,7 +52,7 @@ def make_simulator(
     os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # else pygame takes SIGTERM, and nobody reads its event
     options = {"max_episode_steps": max_episode_steps, **(env_kwargs or {})}
     no_backend = ""
-    if pixels:
+    if pixels or options.get("render_mode") == "rgb_array":
         prepare_display()
         if ":" in env_id or "mujoco" in _entry(env_id):  # the user's module may import mujoco
             no_backend = prepare_mujoco()

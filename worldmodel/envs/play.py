@@ -123,7 +123,7 @@ class Film:
             return
         if self.step % self.every == 0:
             try:
-                self.frames.append(_smaller(np.asarray(self.env.render()), self.side))
+                self.frames.append(smaller(np.asarray(self.env.render()), self.side))
             except Exception as error:  # drivers and environments raise anything, and a film is not worth a run
                 self.problem = reason_of(error)
         self.step += 1
@@ -137,6 +137,7 @@ class Film:
             first.save(temporary, "GIF", save_all=True, append_images=others, duration=40, loop=0)
 
 
-def _smaller(frame: np.ndarray, side: int) -> np.ndarray:
+def smaller(frame: np.ndarray, side: int) -> np.ndarray:
+    """A picture (H, W, C) whose shorter side has `side` pixels at most."""
     scale = side / min(frame.shape[:2])
     return frame if scale >= 1 else area_average(frame, *(round(scale * size) for size in frame.shape[:2]))

@@ -59,8 +59,11 @@ class _Unroll(torch.autograd.Function):
 
 
 def _resets(is_first: Tensor) -> list[Tensor | None]:
-    """The mask (B, 1) of each step; None where no lane is reset, as far as that is known without a device sync."""
+    """The mask (B, 1) of each step; None where no lane is reset, as far as that is known without a device sync.
+
+    An exported graph does not know it either.
+    """
     masks = is_first.unsqueeze(-1).unbind()
-    if is_first.device.type != "cpu":
+    if is_first.device.type != "cpu" or torch.compiler.is_exporting():
         return list(masks)
     return [mask if some else None for mask, some in zip(masks, is_first.flatten(1).any(dim=1).tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""A headless Chromium that may open one file, and nothing else."""
+"""A headless Chromium that may open one page, and nothing else: fixtures, which conftest.py takes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 def chromium() -> Iterator[Browser]:
     program = browsers.find()
     if program is None:
-        pytest.fail("no browser to open reports with: python tests/browser.py gets one")
+        pytest.fail("no browser to open pages with: python tests/browser.py gets one")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=browsers.ARGUMENTS)
         yield browser
@@ -22,15 +22,24 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(chromium) -> Callable:
-    """A context with the page of a file. It fails on any request but the file's, and on what the console says."""
+    """A context with the page of a file, or of a server of this machine, which it may ask further questions.
+
+    It fails on any other request, and on what the console says.
+    """
 
     @contextmanager
-    def open_page(path: Path, width: int = 1400, scheme: str = "light") -> Iterator[Page]:
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        address, trouble = path.as_uri(), []
+    def open_page(where: Path | str, width: int = 1400, scheme: str = "light") -> Iterator[Page]:
+        served, address = isinstance(where, str), where if isinstance(where, str) else where.as_uri()
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=not served
+        )
+        trouble = []
+
+        def ours(url: str) -> bool:
+            return url.startswith(address) if served else url == address
 
         def guard(route) -> None:
-            if route.request.url == address:
+            if ours(route.request.url):
                 route.continue_()
             else:
                 trouble.append(f"request: {route.request.url}")
@@ -41,7 +50,8 @@ def opened(chromium) -> Callable:
         page.on("console", lambda message: trouble.append(f"console {message.type}: {message.text}"))
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or trouble.append(request.url))
+        allowed = ("file:", "data:", *([address] if served else []))
+        page.on("request", lambda request: request.url.startswith(allowed) or trouble.append(request.url))
         page.goto(address)
         yield page
         context.close()
