@@ -13,7 +13,8 @@ from worldmodel.data.episodes import Episodes
 from worldmodel.data.spaces import Json, num_features
 from worldmodel.evaluation.selection import RolloutOptions
 from worldmodel.losses import part_weights
-from worldmodel.model import LEVELS, Model
+from worldmodel.model import Model
+from worldmodel.networks import LEVELS
 from worldmodel.page import labels
 from worldmodel.page.programs import programs
 
