@@ -12,7 +12,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RUNS, PAGE = ROOT / "runs" / "results", ROOT / "docs" / "results" / "line.md"
-RULE = "gated_norm, carry"
+RULES = ("gated_norm", "gru", "lstm")
 SYSTEMS = {
     "linear": "The linear system",
     "pendulum": "Pendulum",
@@ -25,22 +25,22 @@ Errors = dict[tuple[str, int], list[float]]  # (loop, horizon) -> of each seed
 
 
 def read(name: str) -> dict[str, Errors]:
-    """Variant or baseline -> its errors, of a comparison; empty if it has not been made."""
+    """Rule or baseline -> its errors, of a comparison; empty if it has not been made."""
     found: dict[str, Errors] = defaultdict(lambda: defaultdict(list))
     if not (RUNS / name / "results.csv").is_file():
         return {}
     with (RUNS / name / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            found[row["variant"]][row["loop"], int(row["horizon"])].append(float(row["error"]))
+            found[row["rule"] or row["variant"]][row["loop"], int(row["horizon"])].append(float(row["error"]))
     return found
 
 
 def rows_of(name: str) -> dict[str, Errors]:
     """The rows of a system's tables."""
     found = read(name)
-    rows = {"with the line": found[RULE]}
+    rows = {rule: found[rule] for rule in RULES}
     if without := read(f"{name}_none"):
-        rows["without"] = without[RULE]
+        rows[f"{RULES[0]} without a line"] = without[RULES[0]]
     rows |= {"the line alone": next(found[title] for title in found if title.startswith("linear autoregression"))}
     floor = [title for title in found if "filter" in title.lower()]
     return rows | {title: found[title] for title in ("mean", *floor)}
