@@ -15,8 +15,11 @@ from commands.test_plan import save_run
 from conftest import one_line
 from playwright.sync_api import expect
 
+from worldmodel.agents.trained import read_trained
 from worldmodel.cli import main
+from worldmodel.modules.of_run import data_of, split_of
 from worldmodel.page.document import document
+from worldmodel.runs.files import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,29 @@ def test_keys_drive_the_dream_beside_the_simulator(served, opened):
         until(page, f"Number(document.body.dataset.ahead) < {before}")
         page.locator("#controls input").fill("-1.5")
         expect(page.locator("#controls output")).to_have_text("-1.50")
+
+
+def test_awake_the_page_remembers_what_the_model_does(written, run, opened):
+    """The errors of its awake steps on a recording are those of the model's own closed loop."""
+    checkpoint = find_checkpoint(run)
+    model, data = read_trained(checkpoint).model, data_of(checkpoint)
+    data.prepare_data()
+    episodes = split_of(data, None)[1]
+    episode = int(episodes.num_frames.argmax())
+    rows = episodes.rows(episode)[:5]
+    obs, action = (torch.from_numpy(x(rows)).unsqueeze(0) for x in (episodes.obs, episodes.action))
+    expected = model.closed_loop(obs, action, torch.arange(5).unsqueeze(0) == 0)[0][0, :4]
+    error = (((expected - obs[0, 1:]) / model.obs_norm.scale).square().mean(dim=-1)).tolist()
+    with opened(written) as page:
+        script = """(steps) => {
+            const data = JSON.parse(document.getElementById("data").textContent), dream = new Dream(data);
+            const truth = new RecordedTruth(data.recordings, data.error_weights.length, data.controls.low.length);
+            return Array.from({ length: steps }, (_, t) => {
+                dream.see(truth.episode.obs(t));
+                return dream.error(dream.act(truth.episode.action(t), false).obs, truth.episode.obs(t + 1));
+            });
+        }"""
+        assert page.evaluate(script, 4) == pytest.approx(error, rel=1e-3)
 
 
 def test_everything_is_drawn(served, opened):

@@ -18,6 +18,7 @@ from worldmodel.page.server import Answers, Server
 from worldmodel.page.simulator import Simulation
 from worldmodel.runs.checkpoint import config_of, data_spaces, read_checkpoint
 from worldmodel.runs.files import find_checkpoint, read_yaml
+from worldmodel.runs.signals import ended_at_once
 
 
 def main(argv: list[str]) -> None:
@@ -58,7 +59,8 @@ def _serve(server: Server, page: str, simulator: Simulation | None) -> None:
             "/step": lambda asked: simulator.step(_action(asked)),
         }
     print(f"play: {server.url}  (Ctrl-C ends it)", flush=True)
-    server.run(page, policy(), answers)
+    with ended_at_once():
+        server.run(page, policy(), answers)
 
 
 def _recordings(trained: Trained, steps: int, options: Namespace) -> list[dict[str, Any]]:

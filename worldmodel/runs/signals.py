@@ -83,7 +83,7 @@ def _interruptible() -> bool:
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Ctrl-C ends the program with status 130 at once, for as long as modules are imported.
+    """Ctrl-C ends the program with status 130 at once: while modules are imported, or nothing is left to be done.
 
     An exception in the midst of an import leaves half a module, and what imports it next may take that for the whole.
     """
