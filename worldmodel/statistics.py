@@ -80,6 +80,12 @@ def scaled(estimate: Estimate, factor: float) -> Estimate:
     )
 
 
+def within(estimate: Estimate, least: float, most: float) -> Estimate:
+    """The estimate of a quantity that lies between two limits: its interval ends there."""
+    low, high = max(estimate.low, least), min(estimate.high, most)  # NaN stays: it comes first
+    return Estimate(estimate.mean, low, high, estimate.n, estimate.diverged)
+
+
 def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
     """log(a / b) of each pair; exactly 0 where the two agree to nine digits."""
     logs = [_log(x) - _log(y) for x, y in zip(a, b, strict=True)]

@@ -3,9 +3,24 @@
 import math
 
 import pytest
+from comparison.made_up import make_comparison
 
-from worldmodel.comparison.tuning import Range, Rung, Tuning, ranges_of, read_scores, rungs_of, trials_of, write_score
-from worldmodel.durable import write_json
+from worldmodel.comparison.report import write_report
+from worldmodel.comparison.tables import markdown
+from worldmodel.comparison.tuned import tuning_rows
+from worldmodel.comparison.tuning import (
+    Range,
+    Rung,
+    Tuned,
+    Tuning,
+    ranges_of,
+    read_scores,
+    rungs_of,
+    trials_of,
+    write_score,
+)
+from worldmodel.comparison.verdict import judge
+from worldmodel.durable import read_json, write_json
 from worldmodel.errors import UserError
 
 RATE, BIAS, WARM = "model.learning_rate", "model.gate_bias", "model.warmup_steps"
@@ -116,7 +131,28 @@ def test_scores_are_of_one_command_and_damage_is_none(tmp_path):
 
 
 def test_the_plan_survives_the_design(tmp_path):
-    from worldmodel.durable import read_json
-
     write_json(tmp_path / "design.json", tuning().plain())
     assert Tuning.read(read_json(tmp_path / "design.json") | {"commands": {}}) == tuning()
+
+
+def test_the_report_shows_what_was_tried_and_a_winner_at_the_edge(tmp_path):
+    comparison, plan = make_comparison(tmp_path, ["gru, carry", "lstm, carry"], [0, 1]), tuning(3)
+    comparison.design["tuning"] = plan.plain()
+    rates = [float(trial[RATE]) for trial in plan.trials]
+    middle, top = sorted(range(3), key=lambda n: rates[n])[1:]
+    for variant, winner in (("gru, carry", middle), ("lstm, carry", top)):
+        scores = [{300: 2.0 + abs(n - winner)} for n in range(3)]
+        scores[winner][900], scores[(winner + 1) % 3][900] = 1.0, math.nan
+        comparison.tuned.append(Tuned(variant, scores, winner))
+    verdict = judge(comparison)
+    (said,) = (sentence for sentence in verdict.summary if sentence.startswith("Tuned alike: 3 trials a rule over "))
+    assert (
+        f"lstm, carry with {RATE} {rates[top]:g}, the highest that was tried" in said and "gru, carry with" not in said
+    )
+    headings, rows = tuning_rows(comparison)
+    assert headings[-2:] == ["val/loss at step 300", "val/loss at step 900"]
+    assert rows[0][1:] == [f"{middle} *", plan.trials[middle][RATE], "2", "1"] and rows[1][-1] == "diverged"
+    assert "Tuning" in markdown(verdict, comparison)
+    write_report(comparison, verdict, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('id="plot-tuning-') == 2 and "3 trials, 2,100 steps" in page and plan.budget() in page

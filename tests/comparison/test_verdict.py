@@ -63,11 +63,24 @@ def test_traits_have_means_and_counts():
         assert estimate is not None
         return estimate.mean, estimate.n, estimate.diverged
 
-    assert of("a", "steps_per_second") == (20.0, 3, 0)
+    assert of("a", "steps_per_second") == (pytest.approx(6000 ** (1 / 3)), 3, 0)
     assert of("a", "norm_growth") == (0.5, 2, 1)
     assert [of("a", name)[0] for name in ("finished", "diverged", "failed")] == [3, 1, 0]
     assert [of("b", name)[0] for name in ("finished", "diverged", "failed")] == [2, 0, 1]
     assert of("b", "failed")[1] == 3  # of three that were planned
+
+
+def test_no_interval_of_a_positive_quantity_is_below_zero():
+    """Two seeds far apart: intervals are 13 standard errors wide."""
+    names = ("steps_per_second", "seconds", "peak_memory_mb", "valid_time")
+    apart = dict.fromkeys(names, lambda variant, seed: 1.0 + 90 * seed)
+    scores = {"scores": lambda variant, seed: {name: {T: 0.5 + 0.4 * seed} for name in ("conformal90", "sharpness90")}}
+    verdict = judge(compare({"a": [0.1, 0.2]}, **apart, **scores))
+    for name in apart:
+        estimate = verdict.trait("a", name)
+        assert estimate is not None and 0 <= estimate.low < estimate.mean < estimate.high, name
+    share, width = (verdict.score("a", name, T) for name in ("conformal90", "sharpness90"))
+    assert (share.low, share.high, width.low) == (0, 1, 0)
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------

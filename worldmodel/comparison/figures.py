@@ -29,6 +29,7 @@ SPARE = ["#8b7d00", "#6a3d9a", "#a6611a", "#5c7a29"]  # of all other rules
 DASHES = {"carry": ["solid", "longdash", "longdashdot"], "zero": ["dash", "dot", "dashdot"]}
 REFERENCE_DASHES = {"kalman": "dash", "autoregression": "longdashdot", "copy_last": "dot", "mean": "dashdot"}
 GREY = "#808080"  # visible on white and on black
+PLAIN = {"l": 62, "r": 14, "t": 14, "b": 44}  # pixels around a plot
 HIGHEST = 1e3  # largest error or norm that is drawn
 
 
@@ -126,7 +127,7 @@ def rollout_figure(examples: list[ExampleRollout], look: Look, steps: int, longe
     _mark(figure, [steps] if steps < longest else [])
     figure.update_traces(mode="lines")
     figure.update_xaxes(range=[0, longest], nticks=6)
-    return _styled(figure, 50 + 105 * len(entries), {"l": 36, "r": 8, "t": 18, "b": 28})
+    return styled(figure, 50 + 105 * len(entries), {"l": 36, "r": 8, "t": 18, "b": 28})
 
 
 def _figure(
@@ -162,7 +163,7 @@ def _figure(
         at = {"x": np.log10(horizon), "y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 5}
         figure.add_annotation(text=multiple, showarrow=False, font_size=11, **at)
     figure.update_xaxes(type="log", title="steps", tickvals=10 ** np.arange(7), range=[0, np.log10(longest) + 0.03])
-    return _styled(figure, 360, {"l": 58, "r": 14, "t": 30, "b": 44})
+    return styled(figure, 360, {"l": 58, "r": 14, "t": 30, "b": 44})
 
 
 def _range(calm: list[np.ndarray], every: list[np.ndarray]) -> tuple[float, float]:
@@ -221,7 +222,7 @@ def _mark(figure: go.Figure, steps: Iterable[int]) -> None:
         figure.add_vline(step, line={"color": GREY, "width": 1, "dash": "dot"}, opacity=0.7, layer="below")
 
 
-def _styled(figure: go.Figure, height: int, margin: dict[str, int]) -> go.Figure:
+def styled(figure: go.Figure, height: int, margin: dict[str, int] = PLAIN) -> go.Figure:
     """A transparent background: the page decides on light and dark."""
     axis = {"gridcolor": "rgba(128,128,128,0.22)", "linecolor": GREY, "zeroline": False, "title_standoff": 6}
     figure.update_xaxes(axis)

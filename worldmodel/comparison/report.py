@@ -23,11 +23,13 @@ from worldmodel.comparison.figures import (
     norm_figure,
     regret_figure,
     rollout_figure,
+    styled,
 )
 from worldmodel.comparison.lines import counts
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples
 from worldmodel.comparison.summary import shortly
 from worldmodel.comparison.tables import SCORES, TRAITS, number, scored, version_rows
+from worldmodel.comparison.tuned import tuning_figures, tuning_rows
 from worldmodel.durable import whole_file
 
 PANELS = 16  # of rollouts: two episodes, or one where variants are many
@@ -63,6 +65,8 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
         films=list(_films(comparison)),
         sizes={row["variant"]: row for row in comparison.design["sizes"]},
         traits=TRAITS,
+        tuning=comparison.tuning,
+        trials=tuning_rows(comparison),
         scores={name: SCORES[name] for name in scored(verdict)},
         counts={loop: counts(comparison, loop) for loop in LOOPS},
         dashes=REFERENCE_DASHES,
@@ -85,6 +89,7 @@ def _head(comparison: Comparison) -> dict[str, Any]:
     return {
         "title": str(design["data"].get("env_id") or comparison.folder.name),
         "steps": design["steps"],
+        "budget": " or ".join(f"{steps:,}" for steps in sorted({run.train_steps for run in comparison.results})) or "-",
         "date": design["created"][:10],
         "data": list(_flat(design["data"])),
         "versions": version_rows(design),
@@ -117,7 +122,11 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
         if (figure := draw(comparison, curves, loop)) is not None
     }
     html: dict[str, Any] = {name: _html(figure, name.replace(" ", "-")) for name, figure in figures.items()}
-    return html | {"rollouts": _rollouts(comparison)}
+    tuning = [
+        (variant, key, _html(styled(figure, 260), f"tuning-{number}"))
+        for number, (variant, key, figure) in enumerate(tuning_figures(comparison))
+    ]
+    return html | {"rollouts": _rollouts(comparison), "tuning": tuning}
 
 
 def _rollouts(comparison: Comparison) -> dict[str, dict[str, Markup]]:

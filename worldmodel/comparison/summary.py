@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from worldmodel.comparison import tuned
 from worldmodel.comparison.contest import Cell, Pair, Ranking, Verdict, errors_at, pairs_at
 from worldmodel.comparison.lines import relative_norm, stateful
 from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison
@@ -32,6 +33,7 @@ def summarize(verdict: Verdict, comparison: Comparison) -> list[str]:
         *_growth(verdict, comparison),
         *_starts(verdict, comparison),
         *_regret(verdict, comparison),
+        *tuned.sentences(comparison),
         *_limits(verdict, comparison),
         *_unfinished(comparison),
     ]

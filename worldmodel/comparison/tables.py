@@ -15,6 +15,7 @@ from rich.text import Text
 from worldmodel.comparison.contest import Cell, Verdict
 from worldmodel.comparison.lines import counts
 from worldmodel.comparison.results import Comparison, Loop
+from worldmodel.comparison.tuned import tuning_rows
 from worldmodel.statistics import Estimate
 
 WIDTH = 120  # columns that tables fit in, however wide the terminal
@@ -209,6 +210,7 @@ def markdown(verdict: Verdict, comparison: Comparison) -> str:
     for name in scored(verdict):
         parts += _section(SCORES[name], *score_rows(verdict, comparison, name))
     parts += [f"Bold: {BEST}. In brackets: {INTERVALS}.", *_section("Traits", *trait_rows(verdict, comparison))]
+    parts += _section("Tuning (* the winner)", *tuning_rows(comparison))
     parts += _section(f"Sizes (--match {design['match']})", *_size_rows(design.get("sizes", [])))
     parts += ["### Commands", _code([design["command"]]), "The first run of each variant:"]
     first = {run["variant"]: run["argv"] for run in reversed(design["runs"])}

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,17 @@ from worldmodel.comparison.results import DIVERGED, LOOPS, Comparison, Loop, Sco
 from worldmodel.comparison.standings import standings
 from worldmodel.comparison.summary import summarize
 from worldmodel.durable import whole_file, write_json
-from worldmodel.statistics import Estimate, arithmetic, geometric, scaled
+from worldmodel.statistics import Estimate, arithmetic, geometric, scaled, within
 
 GEOMETRIC = ("crps", "nmse")  # beginnings of the names of scores
 SCORES = ("crps", "crps_point", "nll", "coverage90", "conformal90", "sharpness90", "crps_regret", "nll_regret")
+POSITIVE = ("steps_per_second", "peak_memory_mb", "seconds")  # have geometric means too
+LIMITS = {
+    "valid_time": (0.0, math.inf),
+    "coverage90": (0.0, 1.0),
+    "conformal90": (0.0, 1.0),
+    "sharpness90": (0.0, math.inf),
+}
 MEASURED = ("norm_growth", "valid_time", "steps_per_second", "peak_memory_mb", "seconds")  # of a Result
 
 METHOD = f"""\
@@ -23,8 +31,9 @@ no better than predicting the mean. In open loop, the error at a horizon is the 
 last observed frame; in closed loop, it is the mean over the steps after the previous horizon, up to this one. Regret \
 is the error divided by the floor's on the same episodes: values below 1 are chance in finite data.
 
-Errors span decades, so their means over seeds are geometric, with 95% t-intervals of the logarithm; growth of the \
-state, valid prediction time, speed, memory and seconds have arithmetic means. One seed has no interval. A run has \
+Errors span decades, so their means over seeds are geometric, with 95% t-intervals of the logarithm; so are \
+those of speed, memory and seconds; growth of the state and valid prediction time have arithmetic means, and no \
+interval passes zero where the quantity cannot. One seed has no interval. A run has \
 diverged at a horizon if its error there is not finite or above {DIVERGED:g} variances; it is counted, and left out of \
 the mean. If all runs of a variant diverged, the mean is over them.
 
@@ -86,7 +95,7 @@ def _scores(comparison: Comparison, horizons: list[int]) -> list[Score]:
     names = list(dict.fromkeys(name for run in comparison.results for name in run.scores))
     found = []
     for name in names:
-        mean = partial(geometric, limit=DIVERGED) if name.startswith(GEOMETRIC) else arithmetic
+        mean = _mean_of(name)
         for horizon in horizons:
             at = scores_at(comparison, name, horizon)
             found += [Score(variant, name, horizon, mean(list(of.values()))) for variant, of in at.items()]
@@ -102,9 +111,18 @@ def _traits(comparison: Comparison, variant: str) -> list[Trait]:
         "finished": len(runs),
     }
     return [
-        *(Trait(variant, name, arithmetic([getattr(run, name) for run in runs])) for name in MEASURED),
+        *(Trait(variant, name, _mean_of(name)([getattr(run, name) for run in runs])) for name in MEASURED),
         *(Trait(variant, name, Estimate(count, math.nan, math.nan, planned)) for name, count in counts.items()),
     ]
+
+
+def _mean_of(name: str) -> Callable[[list[float]], Estimate]:
+    """How a trait or a score is averaged: an interval ends where the quantity does."""
+    if name.startswith(GEOMETRIC) or name in POSITIVE:
+        return partial(geometric, limit=DIVERGED) if name.startswith(GEOMETRIC) else geometric
+    if name in LIMITS:
+        return lambda values: within(arithmetic(values), *LIMITS[name])
+    return arithmetic
 
 
 def write_verdict(verdict: Verdict, path: Path) -> None:
