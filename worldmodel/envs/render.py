@@ -99,7 +99,7 @@ class Pixels(gym.Wrapper):
         self.native: list[int] = []  # H, W before averaging, known after the first frame
         self.blank = 0  # number of frames while all are blank; then -1
         if self.own_image is None and is_mujoco(env):
-            _speed_up(env, None if native else size)
+            speed_up(env, None if native else size)
 
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         own, info = self.env.reset(**kwargs)
@@ -174,7 +174,7 @@ def area_average(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(c.resize((width, height), Image.Resampling.BOX)) for c in channels], axis=-1)
 
 
-def _speed_up(env: gym.Env, size: tuple[int, int] | None) -> None:
+def speed_up(env: gym.Env, size: tuple[int, int] | None) -> None:
     """Turn expensive effects off. Call it before the first frame, when MuJoCo copies the settings into its context."""
     inner: Any = env.unwrapped
     model, renderer = inner.model, inner.mujoco_renderer

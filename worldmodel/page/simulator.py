@@ -10,6 +10,7 @@ from PIL import Image
 from worldmodel.agents.trained import Trained, environments
 from worldmodel.data import spaces
 from worldmodel.envs.play import smaller
+from worldmodel.envs.render import is_mujoco, speed_up
 from worldmodel.envs.vector import SimulationError
 from worldmodel.errors import UserError, reason_of
 from worldmodel.page.contents import bounds, encoded
@@ -36,6 +37,8 @@ class Simulation:
         simulator, self.observed = environments(trained, env_id, 1, observe, film=self.drawn)
         assert isinstance(simulator.envs, SyncVectorEnv)
         self.env, self.rate = simulator.envs.envs[0], simulator.rate
+        if self.drawn and is_mujoco(self.env):
+            speed_up(self.env, (SIDE, SIDE))
         self.over = False
 
     def reset(self, seed: int) -> dict[str, Any]:
