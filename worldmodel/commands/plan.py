@@ -142,7 +142,7 @@ def disappointment(
         if model.value_discount is None:
             tries += ["fit --model.value_discount 0.98: a value head sees past the horizon"]
         if isinstance(model.reward_form, Point):
-            tries += ["fit --model.reward_head two_hot: a rare large reward drowns small ones no longer"]
+            tries += ["fit --model.reward_head two_hot, where a rare large reward drowns small ones"]
         tries += [f"plan --horizon {2 * options.horizon}"]
         if not options.penalty:
             members = "fit --model.members 5, then " if model.members == 1 else ""
