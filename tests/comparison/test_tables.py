@@ -173,3 +173,13 @@ def test_every_table_says_how_many_episodes_its_columns_rest_on(tmp_path):
     assert rows_of(text, "Regret, open loop")[2][-1] == "18"
     assert rows_of(text, "Closed loop")[2] == ["episodes", *["75"] * 5]
     assert any(line.split() == ["rollouts", "75", "75", "75", "18", "18"] for line in printed(comparison).splitlines())
+
+
+def test_the_matrix_says_who_wins_where_and_who_is_behind_a_baseline():
+    table = {"a": [0.1, 0.101, 0.102], "b": [0.3, 0.303, 0.304], "c": [INF, 0.5, 0.5]}
+    comparison = compare(table, baselines={"copy_last": 0.2})
+    a, b, c = rows_of(markdown(judge(comparison), comparison), "Who wins in open loop")[2:]
+    assert a == ["a", "**wins**"], "c has larger errors where it did not diverge, too"
+    assert b == ["b", "2.99x, behind copying the last observation"] and c[1].startswith("diverged 1/3, behind")
+    pair = compare({"a": table["a"], "b": table["b"]})
+    assert rows_of(markdown(judge(pair), pair), "Who wins in open loop")[2:] == [["a", "**wins**"], ["b", "2.99x"]]

@@ -5,6 +5,7 @@ import io
 import math
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from worldmodel.comparison.figures import (
     styled,
 )
 from worldmodel.comparison.lines import counts
+from worldmodel.comparison.matrix import LEGEND, outcome
 from worldmodel.comparison.results import LOOPS, Comparison, ExampleRollout, Result, read_examples
 from worldmodel.comparison.summary import shortly
 from worldmodel.comparison.tables import SCORES, TRAITS, number, scored, version_rows
@@ -65,6 +67,8 @@ def write_report(comparison: Comparison, verdict: Verdict, path: Path) -> None:
         films=list(_films(comparison)),
         sizes={row["variant"]: row for row in comparison.design["sizes"]},
         traits=TRAITS,
+        outcome=partial(outcome, verdict),
+        matrix_legend=LEGEND,
         tuning=comparison.tuning,
         trials=tuning_rows(comparison),
         scores={name: SCORES[name] for name in scored(verdict)},

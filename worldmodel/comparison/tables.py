@@ -14,6 +14,7 @@ from rich.text import Text
 
 from worldmodel.comparison.contest import Cell, Verdict
 from worldmodel.comparison.lines import counts
+from worldmodel.comparison.matrix import LEGEND, matrix_rows
 from worldmodel.comparison.results import Comparison, Loop
 from worldmodel.comparison.tuned import tuning_rows
 from worldmodel.statistics import Estimate
@@ -205,6 +206,9 @@ def markdown(verdict: Verdict, comparison: Comparison) -> str:
     """Summary, tables, sizes, commands, versions and method; headings start at the third level."""
     design = comparison.design
     parts = ["\n".join(f"- {_escape(sentence)}" for sentence in verdict.summary)]
+    for loop in ("open", "closed"):
+        parts += _section(f"Who wins in {loop} loop", *matrix_rows(verdict, comparison, loop))
+    parts += [f"{LEGEND[0].upper()}{LEGEND[1:]}."] if verdict.cells else []
     for regret, loop in sorted(_tables(comparison), key=lambda table: table[1] == "closed"):
         parts += _section(_title(loop, regret), *error_rows(verdict, comparison, loop, regret))
     for name in scored(verdict):
