@@ -1,6 +1,7 @@
 """Shared fixtures: small real datasets, and the program as a user runs it."""
 
 import os
+import signal
 import subprocess
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,8 @@ from opened import chromium, opened  # noqa: F401
 from worldmodel import RULES
 from worldmodel.envs.collect import CollectOptions, collect
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a shell's script with `&`; tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 TOY = CollectOptions(

@@ -4,6 +4,8 @@ import csv
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -95,8 +97,6 @@ def compare_here(conf, tmp_path, monkeypatch, capsys):
 def whole(conf, tmp_path_factory) -> tuple[Path, str]:
     """A comparison that was left alone, and its output."""
     cwd = tmp_path_factory.mktemp("whole")
-    (cwd / "worldmodel").mkdir()
-    (cwd / "worldmodel" / "__init__.py").write_text("raise SystemExit('a run imports what its folder holds')")
     return cwd, compare(conf, cwd, *TWO)
 
 
@@ -219,6 +219,16 @@ def test_a_comparison_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(whol
     assert "1 of 2 runs are finished already" in output and f"started: {first[0]}" not in output
     assert (out / "runs" / "gated_norm-carry" / "s0" / "result.json").stat().st_ino == finished
     assert results(out) == results(whole[0] / "out") and results(out)[first] == result
+
+
+@pytest.mark.full
+def test_a_run_imports_nothing_of_the_folder_it_is_started_in(conf, tmp_path):
+    """The program that is installed: `python -m` would look there itself."""
+    (tmp_path / "worldmodel").mkdir()
+    (tmp_path / "worldmodel" / "__init__.py").write_text("raise SystemExit('a run imports what its folder holds')")
+    command = [Path(sys.executable).with_name("worldmodel"), "compare", "--config", conf, "--out", "out", *TWO]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=warm.variables())
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.slow
