@@ -71,9 +71,8 @@ def test_what_is_right_passes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in presets():
         check([*OF_PRESETS.get(name.split("/")[0], ["fit"]), "--config", name])
-    Path("own.yaml").write_text(
-        "model: {}\ndata: {collect: {env_kwargs: {a: {b: 1}}}}\ntrainer: {callbacks: [{a: b}]}\n"
-    )
+    own = "model: {}\ndata: {collect: {env_kwargs: {a: {b: 1}}}}\ntrainer: {callbacks: [{a: b}]}\n"
+    Path("own.yaml").write_text(own)
     check(
         [
             "fit",

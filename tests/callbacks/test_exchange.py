@@ -126,6 +126,7 @@ def test_a_fit_that_dies_behind_a_report_asks_again_and_ends_as_it_would_have(pe
     assert exchange.report.score == whole.callback_metrics["val/loss"].item()
 
 
+@pytest.mark.full
 def test_a_fit_that_dies_behind_its_last_report_still_owes_it(pendulum_data, donor, tmp_path):
     """Until all is measured and logged, its last checkpoint is that of the report before."""
 

@@ -314,6 +314,7 @@ def test_a_rule_is_tuned_by_its_validation_before_it_is_judged(tuned, worldmodel
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_tuning_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(tuned, conf, tmp_path):
     out = shutil.copytree(tuned[0] / "out", tmp_path / "out")
     shutil.rmtree(out / "runs")
@@ -334,6 +335,7 @@ def test_a_tuning_that_is_killed_and_goes_on_ends_as_if_it_had_not_been(tuned, c
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_run_that_fails_stops_no_other_and_one_that_diverges_is_a_result(compare_here, capsys):
     """A learning rate of 1e30 gives NaN; torch's anomaly detection takes that for an error."""
     options = ["--rules", "residual", "--seeds", "0", "--vary", "trainer.detect_anomaly=true,false"]

@@ -67,7 +67,7 @@ def overlapping(page) -> list[str]:
         }))""")
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", [400, pytest.param(1400, marks=pytest.mark.full)])
 def test_everything_is_drawn_and_nothing_sticks_out(report, opened, width):
     with opened(report, width) as page:
         assert page.locator(".js-plotly-plot").count() == PLOTS

@@ -52,7 +52,7 @@ def outcome(run):
 
 
 ALL = [(strategy, objective) for objective in OBJECTIVES for strategy in ("ddp", "fsdp2")]
-USUAL = [("ddp", "reconstruction"), ("fsdp2", "members"), ("fsdp2", "sigreg")]
+USUAL = [("ddp", "reconstruction"), ("fsdp2", "members")]
 
 
 @pytest.mark.slow
