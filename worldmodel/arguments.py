@@ -35,11 +35,8 @@ SYNONYMS = {
 }
 
 
-USUAL = {
-    "model": "model.rule",
-    "data": "data.path",
-    "trainer": "trainer.max_steps",
-}  # what a group stands for mostly
+# Group of options -> the one that is mostly meant
+USUAL = {"model": "model.rule", "data": "data.path", "trainer": "trainer.max_steps"}
 TYPES = {
     "float": "a number",
     "int": "a whole number",

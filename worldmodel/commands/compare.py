@@ -56,9 +56,9 @@ def main(argv: list[str]) -> None:
             failures = tune(out, design, engine)
             for line in failures:
                 CONSOLE.print(f"not tuned: {line}")
-            winners = tuned(out, design)
-            design = with_winners(design, winners)
-            write_design(out, design, prepared.config, prepared.defaults)
+            if winners := tuned(out, design):
+                design = with_winners(design, winners)
+                write_design(out, design, prepared.config, prepared.defaults)
             waiting = [slug for slug, each in winners.items() if each.winner is None]
             failures += launch(out, [run for run in design["runs"] if run["slug"] not in waiting], engine)
             conclude(out)

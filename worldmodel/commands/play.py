@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     out: Path | None = options.out
     if out is not None and out.exists():
         raise UserError(f"{out} exists: choose a new --out, or remove it")
-    server = Server(options.port) if out is None else None  # what is taken is told before the work
+    server = Server(options.port) if out is None else None  # a port that is taken is reported before the work
     path = find_checkpoint(options.ckpt)
     trained = read_trained(path, options.trust)
     env_id = options.env or trained.env_id

@@ -47,7 +47,7 @@ class TrialCLI(TrainingCLI):
         return super().callbacks(pause=self._pause, **further)
 
     def after_fit(self) -> None:
-        """The score is all that is told."""
+        """The score is all that is reported."""
 
 
 def main(argv: list[str]) -> None:

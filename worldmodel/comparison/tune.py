@@ -5,12 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldmodel.comparison.design import OWN_OPTIONS, Variant, command_of
+from worldmodel.comparison.design import OWN_OPTIONS, Variant, command_of, trial_command
 from worldmodel.comparison.folder import tuned
 from worldmodel.comparison.launch import Engine
 from worldmodel.comparison.processes import Task
 from worldmodel.comparison.progress import ComparisonProgress
-from worldmodel.comparison.tuning import SEED, Range, Tuning, ranges_of, rungs_of, trial_folder, trials_of
+from worldmodel.comparison.tuning import (
+    SEED,
+    Range,
+    Tuning,
+    ranges_of,
+    read_scores,
+    rungs_of,
+    trial_folder,
+    trials_of,
+)
 from worldmodel.errors import UserError, at_least
 from worldmodel.experiments.monitor import best_by
 from worldmodel.modules.world_model import WorldModel
@@ -156,7 +165,8 @@ def tune(out: Path, design: Mapping[str, Any], engine: Engine) -> list[Any]:
 
     def has_score(task: Task) -> bool:
         _, slug, number, steps = task.words
-        return int(steps) in tuned(out, design)[slug].scores[int(number)]
+        command = trial_command(out, design, slug, int(number))
+        return int(steps) in read_scores(trial_folder(out, slug, int(number)), command)
 
     while True:
         now = tuned(out, design)
